@@ -1,0 +1,41 @@
+// Exact nearest neighbours, plain and per class. float32 tiles propose within a proven rounding margin; the distances
+// reported and their order come from squared_distance() in exact.hpp.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "clear/view.hpp"
+
+namespace clear {
+
+// Packed copy of a base for searching. Keeps a view of `base`, which must outlive it.
+class NeighborIndex {
+public:
+    // base: (n, d), finite. rows: which rows of base can be found, ascending; their numbers are what searches return.
+    // labels: class of each of `rows`, in [0, n_classes). The same length as rows.
+    NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes);
+    ~NeighborIndex();
+    NeighborIndex(NeighborIndex&&) noexcept;
+    NeighborIndex& operator=(NeighborIndex&&) noexcept;
+
+    Index dimension() const;
+    Index n_classes() const;
+    Index class_size(Index label) const;
+
+    // The k nearest rows for each query, nearest first, ties to the smaller row number.
+    // exclude: per query, a row that must not be returned (-1: none). within: per query, the class to search (-1: all).
+    // Where fewer than k rows are admissible the tail is filled with distance +inf and row -1.
+    void search(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> within,
+                int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
+
+    // The same within every class: distances and indices are (m, n_classes * k), class by class.
+    void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k, int threads,
+                         MatrixView<double> distances, MatrixView<Index> indices) const;
+
+private:
+    struct Packed;
+    std::unique_ptr<Packed> packed_;
+};
+
+}  // namespace clear

@@ -1,0 +1,59 @@
+#include "arrays.hpp"
+#include "clear/neighbors.hpp"
+
+namespace clear::python {
+
+void bind_neighbors(py::module_& module) {
+    using Result = std::pair<Array<double>, Array<Index>>;
+    py::class_<NeighborIndex>(module, "NeighborIndex")
+        .def(py::init([](Array<float> base, Array<Index> rows, Array<Index> labels, Index n_classes) {
+                 auto const base_view = matrix(base, "base");
+                 auto const row_span = vector(rows, "rows");
+                 auto const label_span = vector(labels, "labels");
+                 py::gil_scoped_release release;
+                 return NeighborIndex(base_view, row_span, label_span, n_classes);
+             }),
+             py::arg("base").noconvert(), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
+             py::arg("n_classes"), py::keep_alive<1, 2>())
+        .def(
+            "search",
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> within, Index k,
+               int threads) -> Result {
+                auto const query_view = matrix(queries, "queries");
+                auto const exclude_span = vector(exclude, "exclude");
+                auto const within_span = vector(within, "within");
+                Array<double> distances({query_view.rows, k});
+                Array<Index> indices({query_view.rows, k});
+                MatrixView<double> const distance_view{distances.mutable_data(), query_view.rows, k, k};
+                MatrixView<Index> const index_view{indices.mutable_data(), query_view.rows, k, k};
+                {
+                    py::gil_scoped_release release;
+                    index.search(query_view, exclude_span, within_span, threads, distance_view, index_view);
+                }
+                return {std::move(distances), std::move(indices)};
+            },
+            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("within").noconvert(),
+            py::arg("k"), py::arg("threads"))
+        .def(
+            "search_by_class",
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Index k, int threads) -> Result {
+                auto const query_view = matrix(queries, "queries");
+                auto const exclude_span = vector(exclude, "exclude");
+                Index const cols = index.n_classes() * k;
+                Array<double> distances({query_view.rows, index.n_classes(), k});
+                Array<Index> indices({query_view.rows, index.n_classes(), k});
+                MatrixView<double> const distance_view{distances.mutable_data(), query_view.rows, cols, cols};
+                MatrixView<Index> const index_view{indices.mutable_data(), query_view.rows, cols, cols};
+                {
+                    py::gil_scoped_release release;
+                    index.search_by_class(query_view, exclude_span, k, threads, distance_view, index_view);
+                }
+                return {std::move(distances), std::move(indices)};
+            },
+            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("k"), py::arg("threads"))
+        .def_property_readonly("dimension", &NeighborIndex::dimension)
+        .def_property_readonly("n_classes", &NeighborIndex::n_classes)
+        .def("class_size", &NeighborIndex::class_size, py::arg("label"));
+}
+
+}  // namespace clear::python

@@ -1,0 +1,79 @@
+"""The only door to native code. A device is named once, here; everything above is written without knowing it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clear import _core
+from clear.errors import BackendUnavailable
+
+__all__ = ["Backend", "build_info", "get_backend"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.float32]
+
+
+class Index(Protocol):
+    """A base packed for searching; see `_core.NeighborIndex`."""
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def n_classes(self) -> int: ...
+    def class_size(self, label: int) -> int: ...
+    def search(self, queries: Rows, exclude: Ints, within: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
+    def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
+
+
+class Backend(Protocol):
+    """What a device must do. Arguments are validated and on the device already."""
+
+    device: str
+
+    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
+    def solve_hulls(
+        self, points: Rows, base: Rows, owner: Ints, members: Ints, eps: Floats, *,
+        decide: bool, relative_tolerance: float, certificates: bool, threads: int,
+    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]: ...
+
+
+class CpuBackend:
+    """The compiled C++ core."""
+
+    device = "cpu"
+
+    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index:
+        return _core.NeighborIndex(base, rows, labels, n_classes)
+
+    def solve_hulls(
+        self, points: Rows, base: Rows, owner: Ints, members: Ints, eps: Floats, *,
+        decide: bool, relative_tolerance: float, certificates: bool, threads: int,
+    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]:
+        return _core.solve_hulls(
+            points, base, owner, members, eps, decide, relative_tolerance, certificates, threads
+        )
+
+
+def get_backend(device: str = "auto") -> Backend:
+    """Return the back-end of a device: "cpu", or "auto" (the best there is). Only "auto" may choose."""
+    name = str(device)
+    if name in ("cpu", "auto"):
+        return CpuBackend()
+    if name.partition(":")[0] == "cuda":
+        raise BackendUnavailable(f'device="{name}": this build has no CUDA back-end; use device="cpu" or "auto"')
+    raise ValueError(f'device="{name}": want "auto" or "cpu"')
+
+
+def build_info() -> dict[str, Any]:
+    """Return version, compiler and instruction sets of the native core (what a bug report needs)."""
+    return {
+        "version": _core.version,
+        "compiler": _core.compiler,
+        "isa": _core.current_isa(),
+        "best_isa": _core.best_isa(),
+        "cuda": False,
+    }

@@ -1,0 +1,50 @@
+import numpy as np
+import numpy.typing as npt
+
+version: str
+compiler: str
+
+def best_isa() -> str: ...
+def current_isa() -> str: ...
+
+class CoreError(RuntimeError): ...
+
+class NeighborIndex:
+    def __init__(
+        self, base: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], n_classes: int
+    ) -> None: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def n_classes(self) -> int: ...
+    def class_size(self, label: int) -> int: ...
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        exclude: npt.NDArray[np.int64],
+        within: npt.NDArray[np.int64],
+        k: int,
+        threads: int,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
+    def search_by_class(
+        self, queries: npt.NDArray[np.float32], exclude: npt.NDArray[np.int64], k: int, threads: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
+
+def solve_hulls(
+    points: npt.NDArray[np.float32],
+    base: npt.NDArray[np.float32],
+    owner: npt.NDArray[np.int64],
+    members: npt.NDArray[np.int64],
+    eps: npt.NDArray[np.float64],
+    decide: bool,
+    relative_tolerance: float,
+    certificates: bool,
+    threads: int,
+) -> tuple[
+    npt.NDArray[np.int8],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+]: ...

@@ -1,0 +1,33 @@
+"""Errors that carry a meaning of their own; wrong arguments are plain `TypeError` and `ValueError`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["BackendUnavailable", "ClearError", "MissingExtra", "UnsafeFile", "need"]
+
+
+class ClearError(Exception):
+    """Base of the errors of this package."""
+
+
+class BackendUnavailable(ClearError, ImportError):
+    """A device was asked for that this build or this machine does not have."""
+
+
+class MissingExtra(ClearError, ImportError):
+    """An optional library is needed; the message gives the pip line."""
+
+
+class UnsafeFile(ClearError, ValueError):
+    """A file is damaged, or loading it could run code."""
+
+
+def need(module: str, *, extra: str) -> ModuleType:
+    """Import an optional library, or raise `MissingExtra` with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = f'this needs {module.partition(".")[0]}: pip install "clear-pockets[{extra}]"'
+        raise MissingExtra(message) from error

@@ -1,0 +1,139 @@
+"""Distance to convex hulls and membership in them, for batches of small vertex sets, each answer with its proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import as_features, as_float32, as_ids, as_threads, to_numpy
+from clear._backend import get_backend
+
+__all__ = ["HullResult", "HullStatus", "solve_hulls"]
+
+
+class HullStatus(IntEnum):
+    """What was proven about a point and a hull."""
+
+    INSIDE = 0
+    OUTSIDE = 1
+    UNDECIDED = 2
+    INVALID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HullResult:
+    """Answers to s hull problems."""
+
+    status: npt.NDArray[np.int8]
+    """`HullStatus` of each problem, int8 (s,)."""
+    lower: npt.NDArray[np.float64]
+    """Proven lower bound of the distance, feature units, float64 (s,)."""
+    upper: npt.NDArray[np.float64]
+    """Proven upper bound of the distance: |weights @ vertices - point|, float64 (s,)."""
+    eps: npt.NDArray[np.float64]
+    """Distance up to which a point counts as inside, float64 (s,)."""
+    weights: npt.NDArray[np.float64] | None
+    """Convex weights of the members, float64 (s, k): the proof of `upper`. None without certificates."""
+    directions: npt.NDArray[np.float64] | None
+    """Directions u, float64 (s, d), with min u.(v - point) / |u| = `lower`: the proof of `lower`."""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{s.name.lower()}: {int((self.status == s).sum())}" for s in HullStatus)
+        return f"HullResult({len(self.status)} problems, {counts})"
+
+
+def solve_hulls(
+    points: Any,
+    base: Any,
+    members: Any,
+    *,
+    owner: Any = None,
+    mode: Literal["distance", "decide"] = "distance",
+    eps: Any = None,
+    relative_tolerance: float = 1e-4,
+    certificates: bool = True,
+    device: str = "auto",
+    threads: int | None = None,
+) -> HullResult:
+    """Bound the distance of points to convex hulls of rows of `base`, with a proof for every answer.
+
+    Parameters
+    ----------
+    points : array of float, shape (m, d)
+        Query points; dtypes as in `NeighborIndex`.
+    base : array of float, shape (n, d)
+        Rows that serve as vertices.
+    members : array of int, shape (s, k)
+        Rows of `base` that span each hull, as a neighbour search returns them; -1 marks an absent vertex.
+    owner : array of int, shape (s,), optional
+        The point of each problem. Default: problem i asks about point i (then s = m).
+    mode : {"distance", "decide"}
+        "distance" bounds the distance to `relative_tolerance`; "decide" stops as soon as inside or outside is proven.
+    eps : float or array of float, shape (s,), optional
+        Distance up to which a point counts as inside, feature units. Default: 1e-5 of the RMS radius of the vertices.
+        Values below what float32 coordinates can mean (4 * 2**-24 * largest norm) are raised to that.
+    relative_tolerance : float
+        Distance mode stops when upper - lower <= relative_tolerance * upper.
+    certificates : bool
+        Whether to return weights and directions.
+    device, threads
+        As in `NeighborIndex`.
+
+    Returns
+    -------
+    HullResult
+        A hull without vertices is OUTSIDE at distance inf. Points or vertices with nan or inf are INVALID.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtypes or shapes, members or owners out of range.
+
+    Notes
+    -----
+    Bounds are evaluated in float64 on the original rows. `clear.check` verifies them with NumPy alone.
+
+    Examples
+    --------
+    >>> import numpy as np, clear
+    >>> square = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32)
+    >>> z = np.array([[0.5, 0.5], [2.0, 0.5]], dtype=np.float32)
+    >>> result = clear.solve_hulls(z, square, [[0, 1, 2, 3]] * 2)
+    >>> result
+    HullResult(2 problems, inside: 1, outside: 1, undecided: 0, invalid: 0)
+    >>> round(float(result.upper[1]), 3)
+    1.0
+    """
+    vertices = as_float32(as_features(base, "base", finite=False))
+    queries = as_float32(as_features(points, "points", width=vertices.shape[1], finite=False))
+    chosen = to_numpy(members)
+    if chosen.ndim != 2:
+        raise ValueError(f"members has shape {chosen.shape}: want two dimensions (problems, vertices)")
+    rows = as_ids(chosen.ravel(), chosen.size, "members", rows=len(vertices), optional=True).reshape(chosen.shape)
+    if owner is None and len(rows) != len(queries):
+        raise ValueError(f"members has {len(rows)} rows for {len(queries)} points: pass owner to say which is whose")
+    owners = as_ids(np.arange(len(rows)) if owner is None else owner, len(rows), "owner", rows=len(queries))
+    if mode not in ("distance", "decide"):
+        raise ValueError(f'mode is {mode!r}: want "distance" or "decide"')
+    if not 0 < relative_tolerance < 1:
+        raise ValueError(f"relative_tolerance is {relative_tolerance}: want a number between 0 and 1")
+    status, lower, upper, used, weights, directions = get_backend(device).solve_hulls(
+        queries, vertices, owners, rows, _as_eps(eps, len(rows)), decide=mode == "decide",
+        relative_tolerance=float(relative_tolerance), certificates=certificates, threads=as_threads(threads),
+    )
+    if not certificates:
+        return HullResult(status, lower, upper, used, None, None)
+    return HullResult(status, lower, upper, used, weights, directions)
+
+
+def _as_eps(eps: Any, s: int) -> npt.NDArray[np.float64]:
+    if eps is None:
+        return np.empty(0)
+    values = np.ascontiguousarray(np.broadcast_to(np.asarray(eps, dtype=np.float64), (s,)))
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError("eps holds a negative number, nan or inf: want distances of at least 0")
+    return values

@@ -1,0 +1,182 @@
+"""Exact nearest neighbours, plain and per class: features in, (distances, row numbers) out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import as_count, as_features, as_float32, as_ids, as_labels, as_threads, to_numpy
+from clear._backend import get_backend
+
+__all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
+
+MAX_K = 4096
+
+
+class Neighbors(NamedTuple):
+    """Nearest rows, nearest first; equal distances are ordered by row number."""
+
+    distances: npt.NDArray[np.float64]
+    """float64, (m, k) or (m, classes, k), in feature units; +inf where there is no row."""
+    indices: npt.NDArray[np.int64]
+    """int64, the same shape; row numbers of the base; -1 where there is no row (as `solve_hulls` expects)."""
+
+    def __repr__(self) -> str:
+        return f"Neighbors(distances={self.distances.shape} float64, indices={self.indices.shape} int64)"
+
+
+class NeighborIndex:
+    """Rows packed once for exact Euclidean nearest-neighbour search, plain or within classes.
+
+    Parameters
+    ----------
+    base : array of float, shape (n, d)
+        Rows to search, NumPy or torch. float32 is used as it is, float16 and bfloat16 are widened exactly, float64 is
+        rounded to float32. Must be finite.
+    labels : array of int, shape (n,), optional
+        Class of each row, from 0. Default: one class.
+    rows : array of int, shape (r,), optional
+        The rows that may be found (for example a trusted core). Results keep the numbering of `base`.
+    n_classes : int, optional
+        Default: the largest label + 1.
+    device : str
+        "cpu" or "auto".
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype or shape, values that are not finite (with row numbers), labels or rows out of range.
+
+    Notes
+    -----
+    Memory: one packed float32 copy of the searchable rows. Distances are measured in float64 with a fixed order of
+    summation, so results are the same for every number of threads, tile size and instruction set.
+
+    Examples
+    --------
+    >>> import numpy as np, clear
+    >>> x = np.array([[0.0], [1.0], [3.0], [7.0]], dtype=np.float32)
+    >>> index = clear.NeighborIndex(x, labels=np.array([0, 1, 0, 1]))
+    >>> index.search(x, k=1, exclude=np.arange(4)).indices.ravel().tolist()
+    [1, 0, 1, 2]
+    >>> index.search_by_class(x[:1], k=1).indices.tolist()
+    [[[0], [1]]]
+    """
+
+    def __init__(
+        self, base: Any, labels: Any = None, *, rows: Any = None, n_classes: int | None = None, device: str = "auto"
+    ) -> None:
+        values = as_float32(as_features(base, "base"))
+        n = len(values)
+        picked = np.arange(n) if rows is None else _as_rows(rows, n)
+        of_row = np.zeros(n, np.int64) if labels is None else as_labels(labels, n, classes=n_classes)
+        classes = n_classes if n_classes is not None else int(of_row.max(initial=0)) + 1
+        self._base = values
+        self._index = get_backend(device).build_index(values, picked, of_row[picked], classes)
+        self.n_rows = len(picked)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self._index.n_classes
+
+    @property
+    def class_sizes(self) -> npt.NDArray[np.int64]:
+        """Searchable rows of each class, int64 (classes,)."""
+        return np.array([self._index.class_size(c) for c in range(self.n_classes)], dtype=np.int64)
+
+    def search(
+        self, queries: Any, *, k: int, exclude: Any = None, within: Any = None, threads: int | None = None
+    ) -> Neighbors:
+        """Find the k nearest rows for every query, exactly.
+
+        Parameters
+        ----------
+        queries : array of float, shape (m, d)
+        k : int
+            Neighbours per query. Where fewer rows are admissible, the tail is (+inf, -1).
+        exclude : array of int, shape (m,), optional
+            A row of the base that must not be returned, -1 for none (a sample is excluded by its number, never by "the
+            first column").
+        within : array of int, shape (m,), optional
+            The class to search for each query, -1 for all.
+        threads : int, optional
+            Default: the cores this process may use.
+
+        Returns
+        -------
+        Neighbors
+            (m, k). Time O(m n d).
+        """
+        rows, skip, k = self._check(queries, k, exclude)
+        classes = np.full(len(rows), -1, np.int64)
+        if within is not None:
+            classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
+        return Neighbors(*self._index.search(rows, skip, classes, k, as_threads(threads)))
+
+    def search_by_class(
+        self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None
+    ) -> Neighbors:
+        """Find the k nearest rows of every class for every query, exactly; see `search`. Returns (m, classes, k)."""
+        rows, skip, k = self._check(queries, k, exclude)
+        return Neighbors(*self._index.search_by_class(rows, skip, k, as_threads(threads)))
+
+    def _check(self, queries: Any, k: int, exclude: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int]:
+        rows = as_float32(as_features(queries, "queries", width=self._index.dimension))
+        skip = as_ids(exclude, len(rows), "exclude", rows=len(self._base), optional=True)
+        return rows, skip, as_count(k, "k", high=MAX_K)
+
+
+def find_neighbors(
+    queries: Any, base: Any = None, *, k: int, exclude: Any = None, device: str = "auto", threads: int | None = None
+) -> Neighbors:
+    """Find the k nearest rows of `base` for every row of `queries`, exactly.
+
+    Parameters
+    ----------
+    queries : array of float, shape (m, d)
+        As `NeighborIndex` takes them.
+    base : array of float, shape (n, d), optional
+        Rows to search. Default: `queries`; a row is then never its own neighbour.
+    k : int
+        Neighbours per query, at most the number of admissible rows.
+    exclude : array of int, shape (m,), optional
+        For each query, the row of `base` that must not be returned; -1 for none.
+    device, threads
+        As in `NeighborIndex`.
+
+    Returns
+    -------
+    Neighbors
+        (m, k), nearest first, equal distances by row number.
+
+    Raises
+    ------
+    ValueError
+        `k` is larger than the number of admissible rows, or as `NeighborIndex`.
+
+    Examples
+    --------
+    >>> import numpy as np, clear
+    >>> x = np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], dtype=np.float32)
+    >>> clear.find_neighbors(x, k=1)
+    Neighbors(distances=(3, 1) float64, indices=(3, 1) int64)
+    """
+    own = base is None
+    if own and exclude is None:
+        exclude = np.arange(len(to_numpy(queries)))
+    index = NeighborIndex(queries if own else base, device=device)
+    admissible = index.n_rows - (exclude is not None)
+    as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
+    return index.search(queries, k=k, exclude=exclude, threads=threads)
+
+
+def _as_rows(rows: Any, n: int) -> npt.NDArray[np.int64]:
+    picked = to_numpy(rows)
+    if picked.dtype == np.bool_:
+        if picked.shape != (n,):
+            raise ValueError(f"rows is a mask of shape {picked.shape}: want ({n},)")
+        return np.flatnonzero(picked)
+    return np.unique(as_ids(picked, len(picked), "rows", rows=n))

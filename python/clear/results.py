@@ -1,0 +1,166 @@
+"""What a scan and a probe return: plain frozen data. Rows are positions in the scanned features; ids are the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clear.config import ScanConfig
+
+__all__ = ["Flag", "HullEvidence", "Level", "Pocket", "Preparation", "ProbeResult", "ScanResult", "Scores", "Verdict"]
+
+Verdict = Literal["clean", "poisoned", "undecided"]
+
+
+class Level(IntEnum):
+    """How strongly a sample is suspected."""
+
+    NONE = 0
+    REVIEW = 1
+    CERTAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How features were mapped before anything was measured: w = unit((x - mean) @ components.T)."""
+
+    mean: npt.NDArray[np.float64]
+    """float64 (d,)."""
+    components: npt.NDArray[np.float64] | None
+    """float64 (width, d), orthonormal rows; None when features are used at their own width."""
+
+
+@dataclass(frozen=True, slots=True)
+class HullEvidence:
+    """One hull answer about one sample, in prepared coordinates (unit rows), with what is needed to check it."""
+
+    role: Literal["pocket", "own", "other"]
+    """pocket: the nearest mates; own: the same label without them; other: the label that wraps the sample then."""
+    label: int
+    """Label of the vertices."""
+    rows: tuple[int, ...]
+    """Training rows that are the vertices."""
+    weights: tuple[float, ...]
+    """Convex weights: |weights @ vertices - sample| = upper."""
+    lower: float
+    """Proven lower bound of the distance."""
+    upper: float
+    """Proven upper bound of the distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A suspected sample."""
+
+    row: int
+    id: int | str
+    level: Level
+    label: int
+    """The label it carries (scan) or the model predicts (probe)."""
+    suggested_label: int
+    """The label whose hull wraps it once its mates are peeled off."""
+    collapse: float
+    """K = log own - log pocket (of the scale that decided, in a probe)."""
+    reassignment: float
+    """R = log own - log other."""
+    score: float
+    """What it was flagged by: S = R + K in a scan, robust z of K in a probe."""
+    mates: tuple[int, ...]
+    """Training rows: the nearest samples of the same label, united with the support of the pocket's hull."""
+    hulls: tuple[HullEvidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pocket:
+    """Flagged training samples that hang together: one label, one suggested label, neighbours of each other."""
+
+    label: int
+    suggested_label: int
+    rows: tuple[int, ...]
+    ids: tuple[int | str, ...]
+    score: float
+    """Sum of the members' scores: pockets are ranked by it."""
+    level: Level
+    """The highest level of a member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Per-sample results, one entry for each row scanned (or probed)."""
+
+    collapse: npt.NDArray[np.float64]
+    """K, float64 (n,). nan where the label is too small to be judged."""
+    reassignment: npt.NDArray[np.float64]
+    """R, float64 (n,)."""
+    score: npt.NDArray[np.float64]
+    """S in a scan; z in a probe. float64 (n,)."""
+    group: npt.NDArray[np.float64]
+    """G: the score supported by the nearest mates' scores, float64 (n,); equal to `score` in a probe."""
+    suggested_label: npt.NDArray[np.int64]
+    """int64 (n,)."""
+    level: npt.NDArray[np.int8]
+    """`Level`, int8 (n,)."""
+    in_core: npt.NDArray[np.bool_]
+    """Cross-validation agrees with the label, bool (n,). All False in a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """Everything a scan found; `clear.write_report` writes it."""
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    class_names: tuple[str, ...] | None
+    labels: npt.NDArray[np.int64]
+    ids: npt.NDArray[Any]
+    source: str | None
+    verdict: Verdict
+    scores: Scores
+    flags: tuple[Flag, ...]
+    """Most suspicious first."""
+    pockets: tuple[Pocket, ...]
+    """Highest score first."""
+    thresholds: dict[str, float]
+    core_accuracy: float
+    """Cross-validated accuracy of the classifier that picked the core."""
+    preparation: Preparation
+    config: ScanConfig
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know: lowered neighbourhoods, collapsed duplicates, weak features."""
+
+    def __repr__(self) -> str:
+        certain = sum(flag.level == Level.CERTAIN for flag in self.flags)
+        return (
+            f"ScanResult({self.n_samples} samples, verdict: {self.verdict}, {certain} certain, "
+            f"{len(self.flags) - certain} to review, {len(self.pockets)} pockets)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Everything a probe found. Rows number the inputs; rows in hulls and mates number the training set."""
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    class_names: tuple[str, ...] | None
+    labels: npt.NDArray[np.int64]
+    """The model's predictions for the inputs."""
+    ids: npt.NDArray[Any]
+    source: str | None
+    reference_source: str | None
+    verdict: Verdict
+    scores: Scores
+    flags: tuple[Flag, ...]
+    thresholds: dict[str, float]
+    preparation: Preparation
+    config: ScanConfig
+    notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return f"ProbeResult({self.n_samples} inputs, verdict: {self.verdict}, {len(self.flags)} flagged)"

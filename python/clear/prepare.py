@@ -1,0 +1,198 @@
+"""A training set made ready to be measured: mapped features, duplicates, the cross-validated core, two indices.
+
+Features are centred, projected when wide, and scaled to unit length; centring plus unit length was the best of the maps
+that were measured (docs/how-it-works.md). Exact duplicates with the same label count once: a copy is no mate.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
+from clear._progress import Progress, track
+from clear.config import ScanConfig
+from clear.data import Features
+from clear.neighbors import NeighborIndex
+from clear.results import Preparation
+
+__all__ = ["Reference", "apply_preparation", "fit_preparation"]
+
+Rows = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+MAX_FIT_ROWS = 100_000
+"""The cross-validated classifier is fitted on at most this many rows a fold (a seeded sample of them)."""
+
+
+def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
+    """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks."""
+    n, d = values.shape
+    mean = np.zeros(d)
+    for block in blocks(n, d * 8):
+        mean += values[block].astype(np.float64).sum(axis=0)
+    mean /= n
+    if d <= config.pca_above:
+        return Preparation(mean, None)
+    covariance = np.zeros((d, d))
+    for block in blocks(n, d * 8):
+        centred = values[block].astype(np.float64) - mean
+        covariance += centred.T @ centred
+    _, vectors = np.linalg.eigh(covariance)
+    components = vectors[:, ::-1][:, : config.pca_width].T.copy()
+    largest = np.abs(components).argmax(axis=1)
+    components *= np.sign(components[np.arange(len(components)), largest])[:, None]
+    return Preparation(mean, components)
+
+
+def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
+    """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks."""
+    width = values.shape[1] if preparation.components is None else len(preparation.components)
+    mapped = np.empty((len(values), width), dtype=np.float32)
+    for block in blocks(len(values), values.shape[1] * 8):
+        centred = values[block].astype(np.float64) - preparation.mean
+        if preparation.components is not None:
+            centred = centred @ preparation.components.T
+        centred /= np.maximum(np.abs(centred).max(axis=1, keepdims=True), 1e-300)
+        norms = np.linalg.norm(centred, axis=1, keepdims=True)
+        mapped[block] = centred / np.maximum(norms, 1e-300)
+    mapped += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
+    return mapped
+
+
+def find_representatives(rows: Rows, labels: Ints) -> Ints:
+    """Return, for each row, the first row with the same features and label (itself, where there is none)."""
+    n, width = rows.shape
+    factors = np.random.default_rng(0).integers(1, 2**63, size=width + 1, dtype=np.uint64) | np.uint64(1)
+    keys = labels.astype(np.uint64) * factors[-1]
+    for block in blocks(n, width * 16):
+        keys[block] += (rows[block].view(np.uint32).astype(np.uint64) * factors[:-1]).sum(axis=1)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    candidate = first[inverse.ravel()].astype(np.int64)
+    own = np.arange(n)
+    copies = np.flatnonzero(candidate != own)
+    same = (rows[copies] == rows[candidate[copies]]).all(axis=1) & (labels[copies] == labels[candidate[copies]])
+    candidate[copies[~same]] = copies[~same]
+    return candidate
+
+
+def cross_validated_labels(
+    rows: Rows, labels: Ints, config: ScanConfig, *, threads: int, progress: Progress = False
+) -> Ints:
+    """Predict every row's label by logistic regression fitted on the other folds (standardised, L2, C = 0.01)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    predicted = np.empty_like(labels)
+    rng = np.random.default_rng(config.seed)
+    splits = KFold(config.folds, shuffle=True, random_state=config.seed).split(rows)
+    with (
+        threadpool_limits(threads),
+        warnings.catch_warnings(),
+        track(progress, "cross-validated core", config.folds, "folds") as advance,
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a filter needs no last digit
+        for train, held_out in splits:
+            picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
+            if len(np.unique(labels[picked])) == 1:
+                predicted[held_out] = labels[picked[0]]
+            else:
+                model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+                model.fit(rows[picked], labels[picked])
+                for block in blocks(len(held_out), rows.shape[1] * 8):
+                    predicted[held_out[block]] = model.predict(rows[held_out[block]])
+            advance(1)
+    return predicted
+
+
+class Reference:
+    """A labelled training set, prepared once, against which samples are measured.
+
+    Parameters
+    ----------
+    features : Features
+        The training set. Values are read in blocks; the float32 unit rows and two packed indices of them stay in memory
+        (about 3 * 4 * n * width bytes).
+    config : ScanConfig
+    threads : int, optional
+        Default: the cores this process may use.
+    progress : bool or callable
+
+    Raises
+    ------
+    ValueError
+        Values that are not finite (row numbers are named), fewer than two classes, or fewer samples than twice the folds.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        config: ScanConfig | None = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> None:
+        self.config = config or ScanConfig()
+        self.features = features
+        self.threads = as_threads(threads)
+        values = as_features(features.values)
+        n = len(values)
+        if n < 2 * self.config.folds:
+            raise ValueError(f"features has {n} samples: want at least {2 * self.config.folds} (twice the folds)")
+        self.n_classes = _count_classes(features)
+        self.labels: Ints = as_labels(features.labels, n, classes=self.n_classes)
+        self.preparation = fit_preparation(values, self.config)
+        self.rows: Rows = apply_preparation(values, self.preparation)
+        self.representative = find_representatives(self.rows, self.labels)
+        self.units: Ints = np.flatnonzero(self.representative == np.arange(n))
+        self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
+        self.notes: list[str] = _describe(n, self.units, self.class_sizes)
+        self.in_core, self.core_accuracy = self._pick_core(progress)
+        self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
+        core_units = self.units[self.in_core[self.units]]
+        self.core_index = NeighborIndex(self.rows, self.labels, rows=core_units, n_classes=self.n_classes)
+
+    def _pick_core(self, progress: Progress) -> tuple[npt.NDArray[np.bool_], float]:
+        """Mark rows whose cross-validated label agrees; a class without any keeps all its rows."""
+        labels = self.labels[self.units]
+        predicted = cross_validated_labels(
+            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress
+        )
+        agrees = predicted == labels
+        accuracy = float(agrees.mean())
+        without = np.flatnonzero((self.class_sizes > 0) & (np.bincount(labels[agrees], minlength=self.n_classes) == 0))
+        if len(without):
+            agrees |= np.isin(labels, without)
+            self.notes.append(f"no sample of class {_join(without)} is predicted as such: all of them serve as its core")
+        in_core = np.zeros(len(self.labels), dtype=np.bool_)
+        in_core[self.units] = agrees
+        return in_core[self.representative], accuracy
+
+
+def _count_classes(features: Features) -> int:
+    present = np.unique(features.labels)
+    if len(present) < 2:
+        raise ValueError(f"labels hold {len(present)} class: want at least two, since pockets lie between classes")
+    return len(features.class_names) if features.class_names is not None else int(present[-1]) + 1
+
+
+def _describe(n: int, units: Ints, class_sizes: Ints) -> list[str]:
+    notes = []
+    if len(units) < n:
+        notes.append(f"{n - len(units)} of {n} samples are exact duplicates of another with the same label; each counts once")
+    empty = np.flatnonzero(class_sizes == 0)
+    if len(empty):
+        notes.append(f"class {_join(empty)} has no samples")
+    return notes
+
+
+def _join(values: Any, limit: int = 8) -> str:
+    text = ", ".join(str(int(v)) for v in values[:limit])
+    return text if len(values) <= limit else f"{text} and {len(values) - limit} more"

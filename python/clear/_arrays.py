@@ -1,4 +1,4 @@
-"""Checks arrays at the public door: dtype, shape, order, finiteness. The message names argument, got, wanted, remedy."""
+"""Checks arrays at the public door: dtype, shape, order, finiteness. Messages name argument, got, wanted, remedy."""
 
 from __future__ import annotations
 
@@ -47,17 +47,23 @@ def as_features(value: Any, name: str = "features", *, width: int | None = None,
     """Return `value` as a floating (n, d) array without copying it, or raise."""
     array = to_numpy(value)
     if array.dtype.kind != "f":
-        raise TypeError(f"{name} has dtype {array.dtype}: want floating point (float16, float32, float64); cast it first")
+        raise TypeError(
+            f"{name} has dtype {array.dtype}: want floating point (float16, float32, float64); cast it first"
+        )
     if array.ndim != 2:
         raise ValueError(f"{name} has shape {array.shape}: want two dimensions (samples, features)")
     if array.shape[1] == 0:
         raise ValueError(f"{name} has shape {array.shape}: want at least one feature")
     if width is not None and array.shape[1] != width:
-        raise ValueError(f"{name} has {array.shape[1]} columns: want {width}, the width of the rows it is compared with")
+        raise ValueError(
+            f"{name} has {array.shape[1]} columns: want {width}, the width of the rows it is compared with"
+        )
     if finite:
         rows, count = first_nonfinite_rows(array)
         if count:
-            raise ValueError(f"{name} has nan or inf in {count} of {len(array)} rows (first: {rows}): remove them first")
+            raise ValueError(
+                f"{name} has nan or inf in {count} of {len(array)} rows (first: {rows}): remove them first"
+            )
     return array
 
 

@@ -36,8 +36,17 @@ class Backend(Protocol):
 
     def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
     def solve_hulls(
-        self, points: Rows, base: Rows, owner: Ints, members: Ints, eps: Floats, *,
-        decide: bool, relative_tolerance: float, certificates: bool, threads: int,
+        self,
+        points: Rows,
+        base: Rows,
+        owner: Ints,
+        members: Ints,
+        eps: Floats,
+        *,
+        decide: bool,
+        relative_tolerance: float,
+        certificates: bool,
+        threads: int,
     ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]: ...
 
 
@@ -50,12 +59,19 @@ class CpuBackend:
         return _core.NeighborIndex(base, rows, labels, n_classes)
 
     def solve_hulls(
-        self, points: Rows, base: Rows, owner: Ints, members: Ints, eps: Floats, *,
-        decide: bool, relative_tolerance: float, certificates: bool, threads: int,
+        self,
+        points: Rows,
+        base: Rows,
+        owner: Ints,
+        members: Ints,
+        eps: Floats,
+        *,
+        decide: bool,
+        relative_tolerance: float,
+        certificates: bool,
+        threads: int,
     ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]:
-        return _core.solve_hulls(
-            points, base, owner, members, eps, decide, relative_tolerance, certificates, threads
-        )
+        return _core.solve_hulls(points, base, owner, members, eps, decide, relative_tolerance, certificates, threads)
 
 
 def get_backend(device: str = "auto") -> Backend:

@@ -1,4 +1,4 @@
-"""Settings of a scan or probe. Every default was measured (docs/how-it-works.md); the resolved settings go into the report."""
+"""Settings of a scan or probe. Every default was measured (docs/how-it-works.md); reports hold the resolved ones."""
 
 from __future__ import annotations
 
@@ -55,10 +55,15 @@ class ScanConfig:
     """Seed of the folds; nothing else is random."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("hull_size", 2, 512), ("pca_above", 2, None), ("pca_width", 2, 4096), ("folds", 2, 50)):
+        for name, low, high in (
+            ("hull_size", 2, 512),
+            ("pca_above", 2, None),
+            ("pca_width", 2, 4096),
+            ("folds", 2, 50),
+        ):
             as_count(getattr(self, name), name, low=low, high=high)
         as_count(self.seed, "seed", low=0)
-        for name, low, high in (
+        for name, least, most in (
             ("review_rate", 0.0, 0.5),
             ("certain_mads", 0.1, 1000.0),
             ("probe_mads", 0.1, 1000.0),
@@ -66,8 +71,8 @@ class ScanConfig:
             ("weak_accuracy", 0.0, 1.0),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}: want a number from {low} to {high}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}: want a number from {least} to {most}")
         if self.pca_width > self.pca_above:
             raise ValueError(f"pca_width is {self.pca_width}: want at most pca_above ({self.pca_above})")
 

@@ -31,8 +31,8 @@ def scan(
     Parameters
     ----------
     features : Features
-        Feature vectors (n, d) with labels; penultimate-layer features of a network not trained on the suspect labels are
-        best (docs/how-it-works.md, "Which features").
+        Feature vectors (n, d) with labels; penultimate-layer features of a network not trained on the suspect
+        labels are best (docs/how-it-works.md, "Which features").
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -69,8 +69,14 @@ def scan(
     reference = Reference(features, config=config, threads=threads, progress=progress)
     scores, threshold = _score_training_set(reference, progress)
     flags = _flags(
-        scores, reference.labels, features.ids, reference.rows, reference.representative, reference,
-        np.zeros(len(reference.labels), np.int64), (SCAN_SCALE,),
+        scores,
+        reference.labels,
+        features.ids,
+        reference.rows,
+        reference.representative,
+        reference,
+        np.zeros(len(reference.labels), np.int64),
+        (SCAN_SCALE,),
     )
     weak = reference.core_accuracy < reference.config.weak_accuracy
     return ScanResult(
@@ -138,7 +144,9 @@ def probe(
     wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
     thresholds: dict[str, float] = {"z": reference.config.probe_mads}
     z = np.empty((len(PROBE_SCALES), len(points)))
-    for i, (scale, (middle, spread)) in enumerate(zip(PROBE_SCALES, training_collapse(reference, progress), strict=True)):
+    for i, (scale, (middle, spread)) in enumerate(
+        zip(PROBE_SCALES, training_collapse(reference, progress), strict=True)
+    ):
         thresholds[f"collapse_median_{scale.mates}"], thresholds[f"collapse_spread_{scale.mates}"] = middle, spread
         z[i] = (collapse(wrap, i) - middle) / spread if spread > 0 else np.nan
     best = np.nan_to_num(z, nan=-np.inf).argmax(axis=0)
@@ -149,7 +157,9 @@ def probe(
         score=z[best, at],
         group=z[best, at],
         suggested_label=wrap.other_label,
-        level=np.where(np.nan_to_num(z[best, at], nan=-np.inf) > reference.config.probe_mads, Level.CERTAIN, Level.NONE).astype(np.int8),
+        level=np.where(
+            np.nan_to_num(z[best, at], nan=-np.inf) > reference.config.probe_mads, Level.CERTAIN, Level.NONE
+        ).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
     )
     flags = _flags(scores, labels, inputs.ids, points, exclude, reference, best, PROBE_SCALES)
@@ -176,8 +186,14 @@ def training_collapse(reference: Reference, progress: Progress = False) -> list[
     """Median and scaled MAD of K over the training set for each probe scale: where the probe's thresholds come from."""
     units = reference.units
     wrap = measure(
-        reference, reference.rows[units], reference.labels[units], PROBE_SCALES,
-        exclude=units, others=False, progress=progress, stage="training collapse",
+        reference,
+        reference.rows[units],
+        reference.labels[units],
+        PROBE_SCALES,
+        exclude=units,
+        others=False,
+        progress=progress,
+        stage="training collapse",
     )
     return [robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))]
 
@@ -185,8 +201,13 @@ def training_collapse(reference: Reference, progress: Progress = False) -> list[
 def _score_training_set(reference: Reference, progress: Progress) -> tuple[Scores, float]:
     units, config = reference.units, reference.config
     wrap = measure(
-        reference, reference.rows[units], reference.labels[units], (SCAN_SCALE,),
-        exclude=units, progress=progress, stage="hulls",
+        reference,
+        reference.rows[units],
+        reference.labels[units],
+        (SCAN_SCALE,),
+        exclude=units,
+        progress=progress,
+        stage="hulls",
     )
     n = len(reference.labels)
     position = np.empty(n, dtype=np.int64)

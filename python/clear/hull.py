@@ -122,8 +122,15 @@ def solve_hulls(
     if not 0 < relative_tolerance < 1:
         raise ValueError(f"relative_tolerance is {relative_tolerance}: want a number between 0 and 1")
     status, lower, upper, used, weights, directions = get_backend(device).solve_hulls(
-        queries, vertices, owners, rows, _as_eps(eps, len(rows)), decide=mode == "decide",
-        relative_tolerance=float(relative_tolerance), certificates=certificates, threads=as_threads(threads),
+        queries,
+        vertices,
+        owners,
+        rows,
+        _as_eps(eps, len(rows)),
+        decide=mode == "decide",
+        relative_tolerance=float(relative_tolerance),
+        certificates=certificates,
+        threads=as_threads(threads),
     )
     if not certificates:
         return HullResult(status, lower, upper, used, None, None)

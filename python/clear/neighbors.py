@@ -116,9 +116,7 @@ class NeighborIndex:
             classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
         return Neighbors(*self._index.search(rows, skip, classes, k, as_threads(threads)))
 
-    def search_by_class(
-        self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None
-    ) -> Neighbors:
+    def search_by_class(self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None) -> Neighbors:
         """Find the k nearest rows of every class for every query, exactly; see `search`. Returns (m, classes, k)."""
         rows, skip, k = self._check(queries, k, exclude)
         return Neighbors(*self._index.search_by_class(rows, skip, k, as_threads(threads)))

@@ -35,7 +35,7 @@ def robust_threshold(values: Floats, mads: float) -> float:
 
 
 def own_mates(reference: Reference, count: int) -> Ints:
-    """The nearest `count` samples of the same label for every unit of the reference, (units, count), -1 where absent."""
+    """The nearest `count` samples of the same label of every unit, (units, count), -1 where absent."""
     units = reference.units
     return reference.all_index.search(
         reference.rows[units], k=count, within=reference.labels[units], exclude=units, threads=reference.threads

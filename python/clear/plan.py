@@ -1,0 +1,137 @@
+"""What a scan will cost, before it runs: bytes, operations and seconds per stage, from rates measured here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from clear._arrays import as_count, as_threads
+from clear.collapse import BLOCK_BYTES
+from clear.config import ScanConfig
+from clear.hull import solve_hulls
+from clear.neighbors import NeighborIndex
+from clear.prepare import MAX_FIT_ROWS, cross_validated_labels
+
+__all__ = ["Plan", "Stage", "plan_scan"]
+
+SAMPLE_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a scan."""
+
+    name: str
+    operations: float
+    """Floating-point operations for neighbours, hulls solved for hulls, rows fitted for the core."""
+    seconds: float
+    """Estimate from a rate measured on this machine a moment ago."""
+    peak_bytes: int
+    """Working memory of the stage, beside what it keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The estimated cost of a scan."""
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    width: int
+    """Features per sample after the projection of wide ones."""
+    threads: int
+    stages: tuple[Stage, ...]
+    kept_bytes: int
+    """Prepared rows, packed indices and scores: kept to the end."""
+
+    @property
+    def seconds(self) -> float:
+        """Total estimate."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Kept bytes plus the largest stage, beside the features themselves and the libraries (about 150 MB)."""
+        return self.kept_bytes + max(stage.peak_bytes for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"seconds": self.seconds, "peak_bytes": self.peak_bytes}
+
+
+def plan_scan(
+    n_samples: int,
+    n_features: int,
+    n_classes: int,
+    *,
+    config: ScanConfig | None = None,
+    threads: int | None = None,
+) -> Plan:
+    """Estimate what `scan` costs for (n_samples, n_features) float features of n_classes balanced classes.
+
+    Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up.
+
+    Examples
+    --------
+    >>> plan = plan_scan(50_000, 64, 10)
+    >>> plan.peak_bytes < 1 << 30
+    True
+    """
+    config = config or ScanConfig()
+    n, d, classes = (
+        as_count(n_samples, "n_samples"),
+        as_count(n_features, "n_features"),
+        as_count(n_classes, "n_classes", low=2),
+    )
+    workers = as_threads(threads)
+    width = d if d <= config.pca_above else config.pca_width
+    rates = _measure_rates(width, min(classes, 100), config, workers)
+    row = 4 * width
+    pair_operations = 2.0 * n * n * width * (1 + 2 / classes)
+    hulls = n * (classes - 1) + 2 * n
+    fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
+    stages = (
+        Stage("prepare", 10.0 * n * d * (1 if width == d else width), n * d * rates["prepare"], 4 * (16 << 20)),
+        Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], 6 * fitted * row),
+        Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], BLOCK_BYTES),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], BLOCK_BYTES),
+    )
+    return Plan(n, d, classes, width, workers, stages, kept_bytes=3 * n * row + 12 * 8 * n)
+
+
+def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -> dict[str, float]:
+    """Seconds per value prepared, row fitted, operation of the neighbour search, and hull."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, SAMPLE_ROWS)
+    labels[:classes] = np.arange(classes)
+    rows = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(SAMPLE_ROWS, width))).astype(np.float32)
+    size = config.hull_size
+    index = NeighborIndex(rows, labels, n_classes=classes)
+    near = index.search(rows, k=size, threads=threads)
+    prepare = _seconds(lambda: np.linalg.norm(rows.astype(np.float64) - 1.0, axis=1))
+    core = _seconds(lambda: cross_validated_labels(rows, labels.astype(np.int64), config, threads=threads), repeat=1)
+    search = _seconds(lambda: index.search_by_class(rows, k=size, threads=threads))
+    hulls = _seconds(
+        lambda: solve_hulls(
+            rows, rows, near.indices, relative_tolerance=config.hull_tolerance, certificates=False, threads=threads
+        )
+    )
+    return {
+        "prepare": 3 * prepare / rows.size,
+        "core": core / (SAMPLE_ROWS * (config.folds - 1)),
+        "neighbours": search / (2.0 * SAMPLE_ROWS * SAMPLE_ROWS * width),
+        "hulls": hulls / SAMPLE_ROWS,
+    }
+
+
+def _seconds(work: Callable[[], object], repeat: int = 3) -> float:
+    best = float("inf")
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best

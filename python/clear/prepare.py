@@ -186,18 +186,20 @@ class Reference:
         self.core_index = NeighborIndex(self.rows, self.labels, rows=core_units, n_classes=self.n_classes)
 
     def _pick_core(self, progress: Progress) -> tuple[npt.NDArray[np.bool_], float]:
-        """Mark rows whose cross-validated label agrees; a class without any keeps all its rows."""
+        """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""
         labels = self.labels[self.units]
         predicted = cross_validated_labels(
             self.rows[self.units], labels, self.config, threads=self.threads, progress=progress
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())
-        without = np.flatnonzero((self.class_sizes > 0) & (np.bincount(labels[agrees], minlength=self.n_classes) == 0))
-        if len(without):
-            agrees |= np.isin(labels, without)
+        kept = np.bincount(labels[agrees], minlength=self.n_classes)
+        thin = np.flatnonzero(kept < np.minimum(self.class_sizes, self.config.hull_size))
+        if len(thin):
+            agrees |= np.isin(labels, thin)
             self.notes.append(
-                f"no sample of class {_join(without)} is predicted as such: all of them serve as its core"
+                f"fewer than {self.config.hull_size} samples of class {_join(thin)} are predicted as such: "
+                "all of its samples serve as its core"
             )
         in_core = np.zeros(len(self.labels), dtype=np.bool_)
         in_core[self.units] = agrees

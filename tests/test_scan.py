@@ -51,7 +51,7 @@ def test_clean_data_get_a_clean_verdict() -> None:
         result = clear.scan(Features(*make_classes(seed, per_class=100)))
         verdicts.append(result.verdict)
         certain += len(certain_rows(result))
-    assert verdicts.count("clean") >= 8
+    assert "poisoned" not in verdicts
     assert certain <= 10  # 2 in 1000, over 5000 samples
 
 
@@ -130,7 +130,7 @@ def test_weak_features_make_the_verdict_undecided() -> None:
     result = clear.scan(Features(rng.normal(size=(300, 8)).astype(np.float32), rng.integers(0, 3, 300)))
     assert result.core_accuracy < 0.7
     assert any(note.startswith("weak features") for note in result.notes)
-    assert result.verdict in ("undecided", "poisoned")
+    assert result.verdict == "undecided"
 
 
 def test_wide_features_are_projected_and_the_pocket_is_still_found() -> None:
@@ -165,7 +165,7 @@ def test_working_memory_does_not_grow_with_classes_times_samples() -> None:
     clear.scan(Features(values, labels))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 5000 * 200 * 20 * 24 > 4 * BLOCK_BYTES  # what all (sample, class) neighbourhoods together would take
+    assert 4 * BLOCK_BYTES < 5000 * 200 * 20 * 24  # what all (sample, class) neighbourhoods together would take
     assert peak < 3 * BLOCK_BYTES
 
 

@@ -81,7 +81,8 @@ def measure(
     """Measure pocket, own and other hull distances of prepared points.
 
     points (m, width) float32 unit rows; labels int64 (m,) the label each is held against; exclude int64 (m,) the
-    training row that is the sample itself. Time O(m n width) for the neighbours plus m * (classes + scales) small hulls.
+    training row that is the sample itself.
+    Time O(m n width) for the neighbours plus m * (classes + scales) small hulls.
     """
     m = len(points)
     nothing = np.full(m, np.nan)

@@ -12,11 +12,18 @@ from clear.config import PROBE_SCALES, SCAN_SCALE, Scale, ScanConfig
 from clear.data import Features
 from clear.pockets import find_pockets, group_scores, robust_center, sample_levels
 from clear.prepare import Ints, Reference, Rows, apply_preparation
-from clear.results import Flag, HullEvidence, Level, ProbeResult, ScanResult, Scores, Verdict
+from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores, Verdict
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
+
+CERTAIN_RATE = 1e-3
+"""Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
+CERTAIN_TOGETHER = 3
+"""Certain samples in one pocket that make the verdict "poisoned": clean data were seen to give two."""
+VERDICT_ALPHA = 1e-3
+"""Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan(
@@ -78,7 +85,7 @@ def scan(
         np.zeros(len(reference.labels), np.int64),
         (SCAN_SCALE,),
     )
-    weak = reference.core_accuracy < reference.config.weak_accuracy
+    pockets = find_pockets(reference, flags)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -87,15 +94,15 @@ def scan(
         labels=reference.labels,
         ids=features.ids,
         source=features.source,
-        verdict=_scan_verdict(scores, weak=weak),
+        verdict=_scan_verdict(reference, scores.level, pockets),
         scores=scores,
         flags=flags,
-        pockets=find_pockets(reference, flags),
+        pockets=pockets,
         thresholds={"certain": threshold},
         core_accuracy=reference.core_accuracy,
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes + _scan_notes(reference, scores, weak=weak)),
+        notes=tuple(reference.notes + _scan_notes(reference, scores)),
     )
 
 
@@ -269,16 +276,23 @@ def _equal_training_rows(reference: Reference, points: Rows, labels: Ints) -> In
     return np.where(nearest.distances[:, 0] == 0, nearest.indices[:, 0], -1)
 
 
-def _scan_verdict(scores: Scores, *, weak: bool) -> Verdict:
-    if (scores.level == Level.CERTAIN).any():
+def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:
+    """Poisoned: certain samples hang together, or are too many. Undecided: few alone, or weak features."""
+    from scipy.special import pdtrc
+
+    certain = np.flatnonzero(levels == Level.CERTAIN)
+    distinct = set(reference.representative[certain].tolist())
+    together = max((len(distinct.intersection(pocket.rows)) for pocket in pockets), default=0)
+    expected = CERTAIN_RATE * len(reference.units)
+    if together >= CERTAIN_TOGETHER or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
         return "poisoned"
-    return "undecided" if weak or np.isnan(scores.score).all() else "clean"
+    return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"
 
 
-def _scan_notes(reference: Reference, scores: Scores, *, weak: bool) -> list[str]:
+def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     config = reference.config
     notes = []
-    if weak:
+    if reference.core_accuracy < config.weak_accuracy:
         notes.append(
             f"weak features: cross-validated accuracy {reference.core_accuracy:.3f} is below {config.weak_accuracy}; "
             "samples are ranked by collapse alone, and no certain flag means undecided, not clean"

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 CERTAIN_RATE = 1e-3
 """Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
 CERTAIN_TOGETHER = 3
-"""Certain samples in one pocket that make the verdict "poisoned": clean data were seen to give two."""
+"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean data gave two."""
 VERDICT_ALPHA = 1e-3
 """Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
 
@@ -282,9 +282,10 @@ def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: t
 
     certain = np.flatnonzero(levels == Level.CERTAIN)
     distinct = set(reference.representative[certain].tolist())
-    together = max((len(distinct.intersection(pocket.rows)) for pocket in pockets), default=0)
+    members = [set(reference.representative[list(pocket.rows)].tolist()) for pocket in pockets]
+    tight = any(len(distinct & m) >= CERTAIN_TOGETHER and 2 * len(distinct & m) >= len(m) for m in members)
     expected = CERTAIN_RATE * len(reference.units)
-    if together >= CERTAIN_TOGETHER or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
+    if tight or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
         return "poisoned"
     return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"
 

@@ -1,33 +1,89 @@
-"""Files appear under their final name only when they are complete."""
+"""Writing files so that nothing partial is ever seen, and the few checks that every reader of untrusted files needs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["atomic_write", "sha256"]
+from clear.errors import UnsafeFile
+
+__all__ = ["atomic_write", "check_expansion", "open_regular", "sha256"]
+
+EXPANSION_FREE = 1 << 30
+EXPANSION_RATIO = 100
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it on success, remove it on error."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends well, and is removed otherwise.
+
+    Parameters
+    ----------
+    path : path
+        Final name. What stood there stays untouched until the block has ended. A link is followed.
+
+    Yields
+    ------
+    Path
+        An empty file in the same directory with the same suffix: write to it by name.
+
+    Raises
+    ------
+    OSError
+        The directory is missing or cannot be written to (`FileNotFoundError`, `PermissionError`, ...), or `path` is
+        not a regular file. Errors of the block, KeyboardInterrupt included, pass through unchanged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from clear._files import atomic_write
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_write(folder / "note.txt") as temporary:
+    ...     _ = temporary.write_text("done")
+    >>> [file.name for file in folder.iterdir()]
+    ['note.txt']
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise IsADirectoryError(f"cannot write {path}: want the name of a regular file")
+    temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from None
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits. Reads it once, in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; pipes and devices, which could block for ever, are refused."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnsafeFile(f"{path}: want a regular file")
+    return open(path, "rb")
+
+
+def check_expansion(name: str, declared: int, stored: int) -> None:
+    """Refuse contents of `declared` bytes that come out of `stored` bytes when they look like a decompression bomb."""
+    if declared > EXPANSION_FREE and declared > EXPANSION_RATIO * stored:
+        raise UnsafeFile(
+            f"{name}: declares {declared} bytes of data in {stored} stored bytes: refused as a decompression bomb"
+        )

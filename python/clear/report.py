@@ -92,7 +92,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(*(folder / name for name in ("report.json", "preparation.npz", "scores.parquet", "report.html")))
     with atomic_write(report.preparation) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **_preparation_arrays(result.preparation))
+        np.savez(file, allow_pickle=False, **_preparation_arrays(result.preparation))
     with atomic_write(report.scores) as temporary:
         _write_scores(result, temporary)
     document = _as_document(result) | {

@@ -37,7 +37,7 @@ def draw_scatter(result: ScanResult | ProbeResult) -> str:
             _draw_limit(axes, limit, diagonal=scan and not _weak(result))
         axes.set_xlabel("collapse K" if scan else "score z (collapse in robust standard deviations)")
         axes.set_ylabel("reassignment R")
-        axes.legend(frameon=False, loc="lower right", fontsize=9)
+        figure.legend(frameon=False, loc="outside upper left", ncols=4, fontsize=9)
         return _svg(figure, "Collapse against reassignment: suspicious samples lie towards the upper right")
 
 
@@ -55,12 +55,14 @@ def draw_histogram(result: ScanResult | ProbeResult) -> str:
                 axes.hist(scores[flagged], bins=bins, color=CERTAIN, histtype="stepfilled", label=name)
             axes.set_yscale("log")
             axes.set_ylim(bottom=0.7)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         limit = _limit(result)
         if np.isfinite(limit):
             axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {limit:.2f}")
         axes.set_xlabel("score")
         axes.set_ylabel("samples")
-        axes.legend(frameon=False, loc="upper right", fontsize=9)
+        figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=9)
         return _svg(figure, "Histogram of the score with the threshold")
 
 

@@ -92,7 +92,9 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     """What a scan of `features` finds."""
     config = config or ScanConfig()
     preparation, base = prepare(features)
-    found = [judge(base[i], int(label), base, features.labels, SCAN_SCALE, i) for i, label in enumerate(features.labels)]
+    found = [
+        judge(base[i], int(label), base, features.labels, SCAN_SCALE, i) for i, label in enumerate(features.labels)
+    ]
     collapse, reassignment = np.array([f[0] for f in found]), np.array([f[1] for f in found])
     score = reassignment + collapse
     group = score + 0.5
@@ -106,14 +108,36 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     group[5] = np.nan  # a sample that could not be judged
     rows = [int(row) for row in np.argsort(-score, kind="stable") if level[row]]
     flags = tuple(
-        Flag(row, features.ids[row].item(), Level(int(level[row])), int(features.labels[row]), int(suggested[row]),
-             float(collapse[row]), float(reassignment[row]), float(score[row]), *found[row][2:])
+        Flag(
+            row,
+            features.ids[row].item(),
+            Level(int(level[row])),
+            int(features.labels[row]),
+            int(suggested[row]),
+            float(collapse[row]),
+            float(reassignment[row]),
+            float(score[row]),
+            *found[row][2:],
+        )
         for row in rows
     )
     scores = Scores(collapse, reassignment, score, group, suggested, level, np.ones(len(features), dtype=bool))
     return ScanResult(
-        len(features), WIDTH, CLASSES, features.class_names, features.labels, features.ids, features.source,
-        "poisoned" if (level == 2).any() else "clean", scores, flags, pockets(flags), limits, 0.97, preparation, config,
+        len(features),
+        WIDTH,
+        CLASSES,
+        features.class_names,
+        features.labels,
+        features.ids,
+        features.source,
+        "poisoned" if (level == 2).any() else "clean",
+        scores,
+        flags,
+        pockets(flags),
+        limits,
+        0.97,
+        preparation,
+        config,
         ("1 sample was not judged: its label is too small",),
     )
 
@@ -124,8 +148,13 @@ def pockets(flags: tuple[Flag, ...]) -> tuple[Pocket, ...]:
     for flag in flags:
         groups.setdefault((flag.label, flag.suggested_label), []).append(flag)
     made = [
-        Pocket(*labels, tuple(f.row for f in members), tuple(f.id for f in members), sum(f.score for f in members),
-               max(f.level for f in members))
+        Pocket(
+            *labels,
+            tuple(f.row for f in members),
+            tuple(f.id for f in members),
+            sum(f.score for f in members),
+            max(f.level for f in members),
+        )
         for labels, members in groups.items()
     ]
     return tuple(sorted(made, key=lambda pocket: -pocket.score))
@@ -138,7 +167,9 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
     limits = {"z": 4.0}
     best: list[Any] = [None] * len(inputs)
     for scale in PROBE_SCALES:
-        own = [judge(base[i], int(features.labels[i]), base, features.labels, scale, i)[0] for i in range(len(features))]
+        own = [
+            judge(base[i], int(features.labels[i]), base, features.labels, scale, i)[0] for i in range(len(features))
+        ]
         median, mad = robust(np.array(own))
         limits |= {f"collapse_median_{scale.mates}": median, f"collapse_spread_{scale.mates}": mad}
         for i, label in enumerate(inputs.predictions):
@@ -149,19 +180,39 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
     level = np.where(score > 4, Level.CERTAIN, Level.NONE).astype(np.int8)
     flags = tuple(
         Flag(i, inputs.ids[i].item(), Level.CERTAIN, int(inputs.predictions[i]), b[4][2].label, *b[1:3], b[0], *b[3:])
-        for i, b in sorted(enumerate(best), key=lambda pair: -pair[1][0]) if level[i]
+        for i, b in sorted(enumerate(best), key=lambda pair: -pair[1][0])
+        if level[i]
     )
     suggested = np.array([b[4][2].label for b in best])
-    scores = Scores(np.array([b[1] for b in best]), np.array([b[2] for b in best]), score, score, suggested, level,
-                    np.zeros(len(inputs), dtype=bool))
+    scores = Scores(
+        np.array([b[1] for b in best]),
+        np.array([b[2] for b in best]),
+        score,
+        score,
+        suggested,
+        level,
+        np.zeros(len(inputs), dtype=bool),
+    )
     return ProbeResult(
-        len(inputs), WIDTH, CLASSES, inputs.class_names, inputs.predictions, inputs.ids, inputs.source, features.source,
-        "poisoned" if flags else "clean", scores, flags, limits, preparation, ScanConfig(),
+        len(inputs),
+        WIDTH,
+        CLASSES,
+        inputs.class_names,
+        inputs.predictions,
+        inputs.ids,
+        inputs.source,
+        features.source,
+        "poisoned" if flags else "clean",
+        scores,
+        flags,
+        limits,
+        preparation,
+        ScanConfig(),
     )
 
 
 class FakeImages:
-    """Images as `clear.images` serves them: `image(i)` is uint8, (height, width, 3)."""
+    """Images as `clear.images` serves them: `pixels(i)` is uint8, (height, width, 3)."""
 
     def __init__(self, n: int, shape: tuple[int, ...] = (32, 32, 3)) -> None:
         self.n, self.shape = n, shape
@@ -169,7 +220,7 @@ class FakeImages:
     def __len__(self) -> int:
         return self.n
 
-    def image(self, i: int) -> np.ndarray:
+    def pixels(self, i: int) -> np.ndarray:
         rng = np.random.default_rng(i)
         coarse = rng.integers(0, 256, size=(4, 4, *self.shape[2:]), dtype=np.uint8)
         return np.repeat(np.repeat(coarse, self.shape[0] // 4, axis=0), self.shape[1] // 4, axis=1)
@@ -180,5 +231,12 @@ def renamed(result: ScanResult, text: str) -> ScanResult:
     flags = tuple(replace(flag, id=f"{text}{flag.row}") for flag in result.flags)
     pockets_ = tuple(replace(p, ids=tuple(f"{text}{row}" for row in p.rows)) for p in result.pockets)
     ids = np.array([f"{text}{row}" for row in range(result.n_samples)])
-    return replace(result, flags=flags, pockets=pockets_, ids=ids, class_names=(text, f"{text}2", f"{text}3"),
-                   source=text, notes=(text,))
+    return replace(
+        result,
+        flags=flags,
+        pockets=pockets_,
+        ids=ids,
+        class_names=(text, f"{text}2", f"{text}3"),
+        source=text,
+        notes=(text,),
+    )

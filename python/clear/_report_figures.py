@@ -1,4 +1,4 @@
-"""The two figures of a report, as inline SVG that follows the page's colours. Points are pixels, so size stays bounded."""
+"""The two figures of a report, as inline SVG in the page's colours. Points are pixels, so that size stays bounded."""
 
 from __future__ import annotations
 
@@ -95,11 +95,21 @@ def _draw_limit(axes: Any, limit: float, *, diagonal: bool) -> None:
 
 
 def _style() -> Any:
-    return need("matplotlib", extra="report").rc_context({
-        "svg.fonttype": "none", "svg.hashsalt": "clear", "font.family": "sans-serif", "font.size": 10,
-        "axes.edgecolor": MUTED, "axes.labelcolor": INK, "xtick.color": MUTED, "ytick.color": MUTED,
-        "text.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    })
+    return need("matplotlib", extra="report").rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "clear",
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "text.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
 
 
 def _figure(height: float) -> tuple[Any, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clear._report_figures import draw_histogram, draw_scatter
-from clear.errors import need
+from clear.errors import UnsafeFile, need
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult
 
 __all__ = ["render_html"]
@@ -30,7 +29,9 @@ def render_html(
     """Return the page for a result; `document` is what report.json will hold (for the provenance)."""
     jinja2 = need("jinja2", extra="report")
     source = Path(__file__).with_name("templates") / "report.html.j2"
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {"number": _number, "percent": _percent}
     scan = isinstance(result, ScanResult)
     pictures = _Pictures(images), _Pictures(images if scan else reference_images)
@@ -59,7 +60,8 @@ def _groups(result: ScanResult | ProbeResult) -> list[Pocket]:
     if isinstance(result, ScanResult):
         return list(result.pockets)
     return [
-        Pocket(flag.label, flag.suggested_label, (flag.row,), (flag.id,), flag.score, flag.level) for flag in result.flags
+        Pocket(flag.label, flag.suggested_label, (flag.row,), (flag.id,), flag.score, flag.level)
+        for flag in result.flags
     ]
 
 
@@ -71,7 +73,9 @@ def _group(pocket: Pocket, result: ScanResult | ProbeResult, own: _Pictures, ref
     support = _support(members, inside)
     return {
         "pocket": pocket,
-        "members": [{"flag": flag, "picture": own.at(flag.row), "hulls": _hulls(flag)} for flag in members[:SHOWN_MEMBERS]],
+        "members": [
+            {"flag": flag, "picture": own.at(flag.row), "hulls": _hulls(flag)} for flag in members[:SHOWN_MEMBERS]
+        ],
         "count": len(members),
         "support": [
             {"row": row, "id": None if ids is None else ids[row], "weight": weight, "picture": reference.at(row)}
@@ -83,15 +87,13 @@ def _group(pocket: Pocket, result: ScanResult | ProbeResult, own: _Pictures, ref
 
 def _support(members: list[Flag], inside: frozenset[int]) -> list[tuple[int, float]]:
     """Mates of the members that are no members themselves, by the mean weight that they carry in the pockets' hulls."""
-    weights: Counter[int] = Counter()
+    weights = dict.fromkeys((row for flag in members for row in flag.mates), 0.0)
     for flag in members:
-        for row in flag.mates:
-            weights[row] += 0
         for hull in flag.hulls:
             if hull.role == "pocket":
                 for row, weight in zip(hull.rows, hull.weights, strict=False):
-                    weights[row] += weight / len(members)
-    found = [(row, float(weight)) for row, weight in weights.items() if row not in inside]
+                    weights[row] = weights.get(row, 0.0) + weight / len(members)
+    found = [(row, weight) for row, weight in weights.items() if row not in inside]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
 
@@ -139,8 +141,15 @@ class _Pictures:
         if self._images is None:
             return None
         if row not in self._made:
-            self._made[row] = _thumbnail(np.asarray(self._images.image(row)))
+            self._made[row] = self._make(row)
         return self._made[row]
+
+    def _make(self, row: int) -> str | None:
+        read = getattr(self._images, "pixels", None) or self._images.__getitem__
+        try:
+            return _thumbnail(np.asarray(read(row)))
+        except UnsafeFile:
+            return None  # a picture that cannot be decoded does not keep the report from being written
 
 
 def _thumbnail(pixels: Any) -> str:

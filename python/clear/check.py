@@ -22,8 +22,16 @@ WEIGHTY = 1e-9
 
 
 def check_hull(
-    vertices: Any, point: Any, *, weights: Any = None, direction: Any = None, lower: float | None = None,
-    upper: float | None = None, status: int | None = None, eps: float | None = None, tolerance: float = 1e-9,
+    vertices: Any,
+    point: Any,
+    *,
+    weights: Any = None,
+    direction: Any = None,
+    lower: float | None = None,
+    upper: float | None = None,
+    status: int | None = None,
+    eps: float | None = None,
+    tolerance: float = 1e-9,
 ) -> list[str]:
     """Return what is wrong with an answer about the distance of `point` (d,) to the hull of `vertices` (k, d).
 
@@ -160,8 +168,14 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
         found = check_hull(vertices, point, weights=hull["weights"], lower=lower, upper=upper, tolerance=SLACK)
         wrong += [f"{hull['role']}: {violation}" for violation in found] + _failed(
             ((features.labels[rows] == hull["label"]).all(), f"{hull['role']}: a vertex carries another label"),
-            (len(set(rows) - itself) == len(rows) and min(rows, default=0) >= 0, f"{hull['role']}: rows repeat or hold the sample"),
-            (upper - lower <= report["config"]["hull_tolerance"] * upper + SLACK, f"{hull['role']}: bounds too far apart"),
+            (
+                len(set(rows) - itself) == len(rows) and min(rows, default=0) >= 0,
+                f"{hull['role']}: rows repeat or hold the sample",
+            ),
+            (
+                upper - lower <= report["config"]["hull_tolerance"] * upper + SLACK,
+                f"{hull['role']}: bounds too far apart",
+            ),
         )
     return wrong + _check_level(flag, report)
 

@@ -17,7 +17,7 @@ from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
 from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
 
-__all__ = ["SCHEMA", "Report", "read_report", "write_report"]
+__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "write_report"]
 
 SCHEMA = "clear-report/1"
 SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core")
@@ -39,6 +39,12 @@ class Report:
     """For people: one file without scripts or external parts."""
 
 
+def require_extras() -> None:
+    """Raise `MissingExtra` where a library that `write_report` needs is missing: better before a scan than after it."""
+    for module in ("pyarrow", "jinja2", "matplotlib", "PIL"):
+        need(module, extra="report")
+
+
 def write_report(
     result: Result,
     directory: str | Path,
@@ -56,8 +62,8 @@ def write_report(
     directory : path
         Made if it does not exist. Reports in it are replaced, `report.json` last; no partial file is ever seen.
     images : optional
-        Anything with `image(row)` -> uint8, (height, width), (height, width, 1 or 3 or 4): pictures of the samples
-        scanned or probed, for thumbnails. `clear.images.open_images` gives one.
+        Pictures of the samples scanned or probed, for thumbnails: an array, uint8 (n, height, width[, channels]), or
+        anything with `pixels(row)`, such as what `clear.images.open_images` returns.
     reference_images : optional
         The same for the training set of a probe.
     features_path, inputs_path : path, optional
@@ -178,8 +184,9 @@ def _write_scores(result: Result, path: Path) -> None:
     arrow, parquet = need("pyarrow", extra="report"), need("pyarrow.parquet", extra="report")
     columns = {"id": result.ids, "row": np.arange(result.n_samples), "label": result.labels}
     columns |= {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
-    table = arrow.table({name: arrow.array(column.tolist() if column.dtype.kind == "U" else column)
-                         for name, column in columns.items()})
+    table = arrow.table(
+        {name: arrow.array(column.tolist() if column.dtype.kind == "U" else column) for name, column in columns.items()}
+    )
     parquet.write_table(table.replace_schema_metadata({"schema": SCHEMA}), path)
 
 
@@ -219,7 +226,9 @@ def _as_result(document: dict[str, Any], preparation: Preparation, columns: dict
     if document["verdict"] not in ("clean", "poisoned", "undecided"):
         raise ValueError(f"verdict is {document['verdict']!r}")
     names = document["class_names"]
-    shared: dict[str, Any] = {name: document[name] for name in ("n_samples", "n_features", "n_classes", "source", "verdict")}
+    shared: dict[str, Any] = {
+        name: document[name] for name in ("n_samples", "n_features", "n_classes", "source", "verdict")
+    }
     shared |= {
         "class_names": None if names is None else tuple(names),
         "thresholds": {name: _number(value) for name, value in document["thresholds"].items()},
@@ -245,19 +254,36 @@ def _row(value: Any, n: int | None = None) -> int:
 
 def _as_flag(flag: dict[str, Any], n: int) -> Flag:
     hulls = tuple(
-        HullEvidence(hull["role"], int(hull["label"]), tuple(map(_row, hull["rows"])), tuple(map(float, hull["weights"])),
-                     _number(hull["lower"]), _number(hull["upper"]))
+        HullEvidence(
+            hull["role"],
+            int(hull["label"]),
+            tuple(map(_row, hull["rows"])),
+            tuple(map(float, hull["weights"])),
+            _number(hull["lower"]),
+            _number(hull["upper"]),
+        )
         for hull in flag["hulls"]
     )
     return Flag(
-        _row(flag["row"], n), flag["id"], Level[flag["level"].upper()], int(flag["label"]), int(flag["suggested_label"]),
-        _number(flag["collapse"]), _number(flag["reassignment"]), _number(flag["score"]),
-        tuple(map(_row, flag["mates"])), hulls,
+        _row(flag["row"], n),
+        flag["id"],
+        Level[flag["level"].upper()],
+        int(flag["label"]),
+        int(flag["suggested_label"]),
+        _number(flag["collapse"]),
+        _number(flag["reassignment"]),
+        _number(flag["score"]),
+        tuple(map(_row, flag["mates"])),
+        hulls,
     )
 
 
 def _as_pocket(pocket: dict[str, Any], n: int) -> Pocket:
     return Pocket(
-        int(pocket["label"]), int(pocket["suggested_label"]), tuple(_row(row, n) for row in pocket["rows"]),
-        tuple(pocket["ids"]), _number(pocket["score"]), Level[pocket["level"].upper()],
+        int(pocket["label"]),
+        int(pocket["suggested_label"]),
+        tuple(_row(row, n) for row in pocket["rows"]),
+        tuple(pocket["ids"]),
+        _number(pocket["score"]),
+        Level[pocket["level"].upper()],
     )

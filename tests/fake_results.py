@@ -49,7 +49,8 @@ def hull(vertices: np.ndarray, point: np.ndarray) -> tuple[tuple[float, ...], fl
     weights /= weights.sum()
     nearest = weights @ offsets
     upper = float(np.linalg.norm(nearest))
-    return tuple(weights.tolist()), max(0.0, float((offsets @ nearest).min()) / upper), upper
+    lower = float((offsets @ nearest).min()) / upper
+    return tuple(weights.tolist()), min(max(0.0, lower), upper), upper
 
 
 def prepare(features: Features) -> tuple[Preparation, np.ndarray]:

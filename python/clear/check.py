@@ -1,4 +1,4 @@
-"""Checks hull answers and whole reports against the data. NumPy only; shares no code with what wrote them."""
+"""Verifies hull answers and reports with NumPy alone: imports nothing from `clear`, so that no proof rests on itself."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 __all__ = ["check_hull", "check_report"]
 
-Rows = npt.NDArray[np.float64]
 SLACK = 5e-6
-"""Distances of unit rows are compared to this: they are float32, and may differ in the last digits."""
+"""Distances of prepared rows (float32, length 1) are compared to this: their last digits depend on the machine."""
 FLOOR = 1e-6
 """What is added to distances before their logarithm."""
 WEIGHTY = 1e-9
 """Weight above which a vertex counts as support."""
+INSIDE, OUTSIDE, UNDECIDED, INVALID = 0, 1, 2, 3
 
 
 def check_hull(
@@ -33,68 +32,84 @@ def check_hull(
     eps: float | None = None,
     tolerance: float = 1e-9,
 ) -> list[str]:
-    """Return what is wrong with an answer about the distance of `point` (d,) to the hull of `vertices` (k, d).
+    """Return what is not proven about a point and a convex hull; an empty list means that everything is.
 
-    `weights` must be convex and reach `upper`; `direction` must prove `lower`; without one, the bound is proven
-    here, starting from the weights. `status` is 0 inside, 1 outside, 2 undecided, 3 invalid, relative to `eps`.
-    `tolerance` is relative to the distance of the farthest vertex. An empty list means that everything holds.
+    Parameters
+    ----------
+    vertices : array of float, shape (k, d)
+        The rows that span the hull.
+    point : array of float, shape (d,)
+        The query.
+    weights : array of float, shape (k,), optional
+        Convex weights: the proof of `upper` and of status inside.
+    direction : array of float, shape (d,), optional
+        The proof of `lower` and of status outside.
+    lower, upper, eps : float, optional
+        Bounds of the distance and the distance up to which a point counts as inside, feature units.
+    status : int, optional
+        0 inside, 1 outside, 2 undecided, 3 invalid.
+    tolerance : float
+        Allowed rounding, relative to each bound; 1e-14 of the largest coordinates is allowed on top.
 
-    >>> check_hull([[0.0], [2.0]], [3.0], weights=[0.0, 1.0], lower=1.0, upper=0.5)
-    ['upper is 0.5, the weights reach 1', 'lower is 1: want 0 to upper']
+    Returns
+    -------
+    list of str
+        One line for each claim that fails.
+
+    Examples
+    --------
+    >>> check_hull([[0.0], [1.0]], [0.25], weights=[0.75, 0.25], upper=0.0, status=0, eps=1e-9)
+    []
+    >>> check_hull([[0.0], [1.0]], [3.0], direction=[-1.0], lower=2.5)
+    ['lower: the direction proves 2.0, less than 2.5']
     """
-    offsets = np.asarray(vertices, dtype=np.float64) - np.asarray(point, dtype=np.float64)
-    low, high = 0.0 if lower is None else lower, np.inf if upper is None else upper
-    if not np.isfinite(offsets).all():
-        return [] if status == 3 else ["vertices or point are not finite"]
-    if len(offsets) == 0:
-        return [] if lower in (None, np.inf) and high == np.inf else ["without vertices the distance is inf"]
-    slack = tolerance * max(float(np.linalg.norm(offsets, axis=1).max()), 1e-300)
-    wrong = [] if weights is None else _check_weights(offsets, weights, upper, slack)
-    if not 0 <= low <= high + slack:
-        wrong.append(f"lower is {low:.9g}: want 0 to upper")
-    elif low > slack:
-        proven = _proven(offsets, weights, low - slack) if direction is None else _bound(offsets, direction)
-        if not low <= proven + slack:
-            wrong.append(f"lower is {low:.9g}, only {max(proven, 0):.9g} can be proven")
-    if status is not None and eps is not None and status != (0 if high <= eps else 1 if low > eps else 2):
-        wrong.append(f"status is {status}, bounds {low:.9g} and {high:.9g} with eps {eps:.9g} say otherwise")
-    return wrong
+    v = np.asarray(vertices, dtype=np.float64)
+    z = np.asarray(point, dtype=np.float64)
+    if not (np.isfinite(v).all() and np.isfinite(z).all()):
+        return [] if status in (None, INVALID) else ["status: nan or inf in the input, so it must be invalid"]
+    if len(v) == 0:
+        return [] if status in (None, OUTSIDE) else ["status: no vertices, so the point is outside"]
+    slack = 1e-14 * (len(v) + 4) * float(np.sqrt(max((v**2).sum(1).max(), (z**2).sum())))
+    found = []
+    if weights is not None:
+        found += _check_weights(v, z, np.asarray(weights, dtype=np.float64), upper, tolerance, slack)
+    elif upper is not None:
+        found.append("upper: no weights to prove it")
+    if lower is not None and lower > 0:
+        proven = 0.0 if direction is None else _margin(v, z, np.asarray(direction, dtype=np.float64))
+        if not proven >= lower * (1 - tolerance) - slack:
+            found.append(f"lower: the direction proves {proven}, less than {lower}")
+    if lower is not None and upper is not None and not lower <= upper:
+        found.append(f"lower: {lower} is above upper {upper}")
+    return found + _check_status(status, lower, upper, eps)
 
 
-def _check_weights(offsets: Rows, weights: Any, upper: float | None, slack: float) -> list[str]:
-    convex = np.asarray(weights, dtype=np.float64)
-    if convex.shape != (len(offsets),) or not np.isfinite(convex).all():
-        return [f"weights have shape {convex.shape} or are not finite: want {len(offsets)} numbers"]
-    reached = float(np.linalg.norm(convex @ offsets))
-    return _failed(
-        (convex.min() >= 0 and abs(convex.sum() - 1) <= 1e-9, "weights are negative or do not sum to 1"),
-        (upper is None or abs(reached - upper) <= slack, f"upper is {upper}, the weights reach {reached:.9g}"),
-    )
+def _check_weights(v: Any, z: Any, weights: Any, upper: float | None, tolerance: float, slack: float) -> list[str]:
+    if weights.shape != (len(v),) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-14 * (len(v) + 4):
+        return ["weights: want one number of at least 0 for each vertex, and a sum of 1"]
+    distance = float(np.linalg.norm(weights @ v - z))
+    if upper is not None and not abs(distance - upper) <= upper * tolerance + slack:
+        return [f"upper: the weights prove {distance}, not {upper}"]
+    return []
 
 
-def _bound(offsets: Rows, direction: Any) -> float:
-    """Lower bound that a direction proves: the nearest vertex along it."""
-    u = np.asarray(direction, dtype=np.float64)
-    length = float(np.linalg.norm(u))
-    return float((offsets @ u).min()) / length if length > 0 else 0.0
+def _margin(v: Any, z: Any, direction: Any) -> float:
+    length = float(np.linalg.norm(direction))
+    return float(((v - z) @ (direction / length)).min()) if length > 0 else 0.0
 
 
-def _proven(offsets: Rows, weights: Any, goal: float, steps: int = 5000) -> float:
-    """Best lower bound found by moving weight from the farthest vertex in use to the nearest, up to `goal`."""
-    w = np.full(len(offsets), 1 / len(offsets)) if weights is None else np.maximum(weights, 0.0)
-    gram = offsets @ offsets.T
-    best = -np.inf
-    for _ in range(steps):
-        gradient = gram @ w
-        best = max(best, _bound(offsets, w @ offsets))
-        near, far = int(np.argmin(gradient)), int(np.argmax(np.where(w > 0, gradient, -np.inf)))
-        curvature = gram[near, near] + gram[far, far] - 2 * gram[near, far]
-        if best >= goal or curvature <= 0:
-            break
-        step = min(w[far], (gradient[far] - gradient[near]) / curvature)
-        w[near] += step
-        w[far] -= step
-    return best
+def _check_status(status: int | None, lower: float | None, upper: float | None, eps: float | None) -> list[str]:
+    if status == INVALID:
+        return ["status: invalid, but every number is finite"]
+    if eps is None or status is None:
+        return []
+    if status == INSIDE and not (upper is not None and upper <= eps):
+        return [f"status: inside needs upper {upper} <= eps {eps}"]
+    if status == OUTSIDE and not (lower is not None and lower > eps):
+        return [f"status: outside needs lower {lower} > eps {eps}"]
+    if status == UNDECIDED and upper is not None and lower is not None and (upper <= eps or lower > eps):
+        return ["status: undecided, but the bounds decide"]
+    return []
 
 
 def check_report(report_path: str | Path, features: Any, *, inputs: Any = None) -> list[str]:
@@ -134,7 +149,7 @@ def _check_all(report: Any, folder: Path, features: Any, queries: Any) -> list[s
     return wrong + _check_pockets(report)
 
 
-def _prepare(values: Any, rows: Any, maps: dict[str, Rows]) -> Rows:
+def _prepare(values: Any, rows: Any, maps: dict[str, Any]) -> Any:
     """Map rows as the report says: centre, project, scale to length 1."""
     mapped = np.asarray(values[np.asarray(rows, dtype=np.int64)], dtype=np.float64) - maps["mean"]
     mapped = mapped @ maps["components"].T if "components" in maps else mapped
@@ -142,9 +157,28 @@ def _prepare(values: Any, rows: Any, maps: dict[str, Rows]) -> Rows:
     return (mapped / np.where(length > 0, length, 1)).astype(np.float32).astype(np.float64)
 
 
-def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[str, Rows]) -> list[str]:
+def _direction(vertices: Any, point: Any, weights: Any, goal: float, steps: int = 5000) -> Any:
+    """A direction that proves a distance of `goal`, or the best found, moving weight from far vertices to near ones."""
+    offsets, w = vertices - point, np.maximum(weights, 0.0)
+    best, proven = w @ offsets, -np.inf
+    for _ in range(steps):
+        u = w @ offsets
+        along, margin = offsets @ u, _margin(vertices, point, u)
+        best, proven = (u, margin) if margin > proven else (best, proven)
+        near, far = int(np.argmin(along)), int(np.argmax(np.where(w > 0, along, -np.inf)))
+        curvature = float(((offsets[near] - offsets[far]) ** 2).sum())
+        if proven >= goal or curvature == 0:
+            break
+        step = min(w[far], (along[far] - along[near]) / curvature)
+        w[near] += step
+        w[far] -= step
+    return best
+
+
+def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[str, Any]) -> list[str]:
     row, predictions = flag["row"], getattr(queries, "predictions", None)
     carried = queries.labels if report["kind"] == "scan" or predictions is None else predictions
+    gap = report["config"]["hull_tolerance"]
     itself = {row} if report["kind"] == "scan" else set()
     pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ("pocket", "own", "other").index(hull["role"]))
     support = {r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY}
@@ -164,18 +198,22 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
     point = _prepare(queries.values, [row], maps)[0]
     for hull in hulls:
         rows, lower, upper = hull["rows"], float(hull["lower"]), float(hull["upper"])
+        lower = min(lower, upper) if lower <= upper + SLACK else lower  # they may cross by rounding
         vertices = _prepare(features.values, rows, maps)
-        found = check_hull(vertices, point, weights=hull["weights"], lower=lower, upper=upper, tolerance=SLACK)
+        found = check_hull(
+            vertices,
+            point,
+            weights=hull["weights"],
+            direction=_direction(vertices, point, hull["weights"], lower - SLACK),
+            lower=lower,
+            upper=upper,
+            tolerance=SLACK / max(upper, SLACK),
+        )
         wrong += [f"{hull['role']}: {violation}" for violation in found] + _failed(
             ((features.labels[rows] == hull["label"]).all(), f"{hull['role']}: a vertex carries another label"),
-            (
-                len(set(rows) - itself) == len(rows) and min(rows, default=0) >= 0,
-                f"{hull['role']}: rows repeat or hold the sample",
-            ),
-            (
-                upper - lower <= report["config"]["hull_tolerance"] * upper + SLACK,
-                f"{hull['role']}: bounds too far apart",
-            ),
+            (len(set(rows) - itself) == len(rows), f"{hull['role']}: rows repeat or hold the sample"),
+            (min(rows, default=0) >= 0, f"{hull['role']}: a row is negative"),
+            (upper - lower <= gap * upper + SLACK, f"{hull['role']}: bounds are far apart"),
         )
     return wrong + _check_level(flag, report)
 

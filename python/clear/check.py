@@ -1,9 +1,10 @@
-"""Verifies hull answers and reports with NumPy alone: imports nothing from `clear`, so that no proof rests on itself."""
+"""Verifies hull answers and reports with NumPy alone: imports nothing from `clear`, so that proofs stand alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ FLOOR = 1e-6
 """What is added to distances before their logarithm."""
 WEIGHTY = 1e-9
 """Weight above which a vertex counts as support."""
+ROLES = ("pocket", "own", "other")
 INSIDE, OUTSIDE, UNDECIDED, INVALID = 0, 1, 2, 3
 
 
@@ -180,24 +182,29 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
     carried = queries.labels if report["kind"] == "scan" or predictions is None else predictions
     gap = report["config"]["hull_tolerance"]
     itself = {row} if report["kind"] == "scan" else set()
-    pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ("pocket", "own", "other").index(hull["role"]))
+    pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ROLES.index(hull["role"]))
     support = {r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY}
     mates, peeled = set(flag["mates"]), set(pocket["rows"]) | set(flag["mates"])
-    h_pocket, h_own, h_other = (np.log(float(hull["upper"]) + FLOOR) for hull in hulls)
+    h_pocket, h_own, h_other = (_log(float(hull["upper"])) for hull in hulls)
     wrong = _failed(
         (flag["label"] == carried[row] and row >= 0, "label is not the data's"),
         (flag["id"] == getattr(queries, "ids", range(len(carried)))[row], "id is not the data's"),
+        ([hull["role"] for hull in hulls] == list(ROLES), "hulls: want one pocket, own and other"),
         (pocket["label"] == own["label"] == flag["label"] != other["label"], "hulls are of the wrong labels"),
         (other["label"] == flag["suggested_label"], "suggested_label is not that of the other hull"),
         ((features.labels[flag["mates"]] == flag["label"]).all(), "a mate carries another label"),
         (support <= mates and not itself & mates, "mates lack the pocket's support or hold the sample"),
         (not peeled & set(own["rows"]), "own: a mate was not peeled off"),
-        (abs(h_own - h_pocket - flag["collapse"]) <= 1e-9, "collapse does not follow from the distances"),
-        (abs(h_own - h_other - flag["reassignment"]) <= 1e-9, "reassignment does not follow from the distances"),
+        (_same(flag["collapse"], h_own - h_pocket), "collapse does not follow from the distances"),
+        (_same(flag["reassignment"], h_own - h_other), "reassignment does not follow from the distances"),
     )
     point = _prepare(queries.values, [row], maps)[0]
     for hull in hulls:
         rows, lower, upper = hull["rows"], float(hull["lower"]), float(hull["upper"])
+        if not rows or len(rows) != len(hull["weights"]):
+            empty = not rows and lower == upper == math.inf
+            wrong += _failed((empty, f"{hull['role']}: weights: want one for each row, and distance inf without rows"))
+            continue
         lower = min(lower, upper) if lower <= upper + SLACK else lower  # they may cross by rounding
         vertices = _prepare(features.values, rows, maps)
         found = check_hull(
@@ -220,19 +227,20 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
 
 def _check_level(flag: Any, report: Any) -> list[str]:
     """A scan's score is R + K (K alone where features are weak); a probe's is K in MADs of one of its scales."""
-    limits, config, collapse, prefix = report["thresholds"], report["config"], flag["collapse"], "collapse_median_"
-    limit = float(limits["certain" if report["kind"] == "scan" else "z"])
+    limits, config, prefix = report["thresholds"], report["config"], "collapse_median_"
+    collapse, score = _number(flag["collapse"]), _number(flag["score"])
+    limit = _number(limits["certain" if report["kind"] == "scan" else "z"])
     judged = True
     if report["kind"] == "scan":
         weak = report["core_accuracy"] < config["weak_accuracy"]
-        scores = [collapse if weak else flag["reassignment"] + collapse]
+        scores = [collapse if weak else _number(flag["reassignment"]) + collapse]
         judged = any(h["role"] == "own" and len(h["rows"]) >= config["hull_size"] // 2 for h in flag["hulls"])
     else:
         scales = [name.removeprefix(prefix) for name in limits if name.startswith(prefix)]
         scores = [(collapse - limits[prefix + s]) / limits[f"collapse_spread_{s}"] for s in scales]
-    level = "certain" if flag["score"] > limit and judged else "review"
+    level = "certain" if score > limit and judged else "review"
     return _failed(
-        (any(abs(flag["score"] - s) <= 1e-9 * max(1, abs(s)) for s in scores), "score is not that of K and R"),
+        (any(_same(score, s) for s in scores), "score is not that of K and R"),
         (flag["level"] == level, f"level is {flag['level']!r}, the thresholds say {level!r}"),
     )
 
@@ -246,18 +254,36 @@ def _check_pockets(report: Any) -> list[str]:
     )
     for number, pocket in enumerate(report.get("pockets", []), start=1):
         members = [flags.get(row, {}) for row in pocket["rows"]]
-        total = sum(flag.get("score", np.nan) for flag in members)
+        total = sum(_number(flag.get("score")) for flag in members)
         level = "certain" if any(flag.get("level") == "certain" for flag in members) else "review"
         labels = {(flag.get("label"), flag.get("suggested_label")) for flag in members}
         found = _failed(
             (len(set(pocket["rows"])) == len(members), "rows repeat"),
             ([flag.get("id") for flag in members] == pocket["ids"], "rows and ids are not those of flagged samples"),
             (labels == {(pocket["label"], pocket["suggested_label"])}, "a member carries other labels"),
-            (abs(total - pocket["score"]) <= 1e-9 * max(1, abs(total)), "score is not the sum of its members'"),
+            (_same(pocket["score"], total), "score is not the sum of its members'"),
             (pocket["level"] == level, "level is not the highest of its members"),
         )
         wrong += [f"pocket {number}: {violation}" for violation in found]
     return wrong
+
+
+def _number(value: Any) -> float:
+    """A float as reports spell it: null is nan, infinities are strings."""
+    return math.nan if value is None else float(value)
+
+
+def _log(distance: float) -> float:
+    return math.log(distance + FLOOR) if math.isfinite(distance) else math.nan
+
+
+def _same(stated: Any, value: float) -> bool:
+    number = _number(stated)
+    return (
+        number == value
+        or (math.isnan(number) and math.isnan(value))
+        or abs(number - value) <= 1e-9 * max(1, abs(value))
+    )
 
 
 def _failed(*claims: tuple[Any, str]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,19 @@ __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "write_report"]
 SCHEMA = "clear-report/1"
 SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the readers of JSON and NumPy raise on files that are not what they seem."""
 Result = ScanResult | ProbeResult
 
 
@@ -102,11 +117,7 @@ def write_report(
     with atomic_write(report.scores) as temporary:
         _write_scores(result, temporary)
     document = _as_document(result) | {
-        "inputs": {
-            name: {"file": Path(path).name, "sha256": sha256(path)}
-            for name, path in (("features", features_path), ("inputs", inputs_path))
-            if path is not None
-        },
+        "inputs": _describe_inputs(result, features=features_path, inputs=inputs_path),
         "preparation": {"file": report.preparation.name, "sha256": sha256(report.preparation)},
         "scores": {"file": report.scores.name, "sha256": sha256(report.scores)},
     }
@@ -135,9 +146,20 @@ def read_report(path: str | Path) -> Result:
         return _as_result(document, preparation, columns)
     except UnsafeFile:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UnsafeFile(f"{place} is damaged: {reason}") from error
+
+
+def _describe_inputs(result: Result, **paths: str | Path | None) -> dict[str, Any]:
+    """Name and digest of the files that were read, and the shape of the samples judged."""
+    judged = "features" if isinstance(result, ScanResult) else "inputs"
+    shape = [result.n_samples, result.n_features]
+    return {
+        name: {"file": Path(path).name, "sha256": sha256(path)} | ({"shape": shape} if name == judged else {})
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
@@ -199,8 +221,8 @@ def _checked_part(place: Path, document: dict[str, Any], part: str, name: str) -
 
 
 def _read_preparation(path: Path) -> Preparation:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        arrays = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
     mean, components = arrays["mean"], arrays.get("components")
     if mean.ndim != 1 or (components is not None and components.shape != (len(components), len(mean))):
         raise UnsafeFile(f"{path} is damaged: want mean (d,) and components (width, d)")

@@ -213,7 +213,7 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
 
 
 class FakeImages:
-    """Images as `clear.images` serves them: `pixels(i)` is uint8, (height, width, 3)."""
+    """Images as `clear.images` serves them: `image(i)` is uint8, (height, width, 3)."""
 
     def __init__(self, n: int, shape: tuple[int, ...] = (32, 32, 3)) -> None:
         self.n, self.shape = n, shape
@@ -221,7 +221,7 @@ class FakeImages:
     def __len__(self) -> int:
         return self.n
 
-    def pixels(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         rng = np.random.default_rng(i)
         coarse = rng.integers(0, 256, size=(4, 4, *self.shape[2:]), dtype=np.uint8)
         return np.repeat(np.repeat(coarse, self.shape[0] // 4, axis=0), self.shape[1] // 4, axis=1)

@@ -175,7 +175,7 @@ def test_hostile_strings_of_a_probe_are_escaped(probe: ProbeResult, tmp_path: Pa
 
 def test_the_page_says_what_was_found(scan: ScanResult, folder: Path) -> None:
     text = " ".join(Page((folder / "report.html").read_text()).text.split())
-    assert "Poisoned: 6 of 180 training samples are almost certainly planted or mislabelled." in text
+    assert "Poisoned: 6 of 180 training samples stand out as planted or mislabelled." in text
     assert "dog → cat" in text
     for identifier in scan.pockets[0].ids:
         assert str(identifier) in text
@@ -215,7 +215,7 @@ def test_images_of_floats_are_refused(scan: ScanResult, tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_decoded_is_left_out(scan: ScanResult, tmp_path: Path) -> None:
     class Broken(fake_results.FakeImages):
-        def pixels(self, i: int) -> np.ndarray:
+        def image(self, i: int) -> np.ndarray:
             raise UnsafeFile(f"image {i} is damaged")
 
     assert "data:image/jpeg" not in write_report(scan, tmp_path, images=Broken(180)).html.read_text()
@@ -230,6 +230,7 @@ def test_figures_stay_small_for_many_samples(scan: ScanResult) -> None:
     level = np.where(values["score"] > 2.5, Level.CERTAIN, Level.NONE).astype(np.int8)
     scores = dataclasses.replace(scan.scores, **values, level=level)
     many = dataclasses.replace(scan, scores=scores, n_samples=n)
+    assert np.count_nonzero(level) > 250
     assert len(draw_scatter(many)) < 150_000
     assert len(draw_histogram(many)) < 60_000
 

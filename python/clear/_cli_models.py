@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clear._cli_common import CLEAN, POISONED, JsonOption, print_json, printable, show_progress
+from clear._cli_common import CLEAN, POISONED, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear.results import Level, ProbeResult, ScanResult
 
 __all__ = ["demo", "features", "repair", "verify"]
+
+
+class Method(StrEnum):
+    """How the flagged samples are treated; "retrain" needs a callable and is for Python only."""
+
+    RELABEL = "relabel"
+    DROP = "drop"
+
+
+class Scope(StrEnum):
+    """What is trained."""
+
+    NETWORK = "network"
+    HEAD = "head"
+
 
 WeightsArgument = Annotated[
     Path, typer.Argument(help="Weights: .safetensors, or a state dict in .pt/.pth.", show_default=False)
@@ -28,6 +44,13 @@ ArchitectureOption = Annotated[
 ]
 ClassesOption = Annotated[
     int | None, typer.Option(min=2, help="Classes of the network; default: its own.", show_default=False)
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option(help="Dotted name of a layer; default: the input of the last linear layer.", show_default=False),
+]
+ProbedOption = Annotated[
+    Path | None, typer.Option(help="Images that were probed, for the report of a probe.", show_default=False)
 ]
 OutFile = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
 
@@ -56,10 +79,7 @@ def features(
     *,
     architecture: ArchitectureOption,
     out: OutFile,
-    layer: Annotated[
-        str | None,
-        typer.Option(help="Dotted name of a layer; default: the input of the last linear layer.", show_default=False),
-    ] = None,
+    layer: LayerOption = None,
     classes: ClassesOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
@@ -97,44 +117,56 @@ def repair(
     architecture: ArchitectureOption,
     out: OutFile,
     method: Annotated[
-        str, typer.Option(help="relabel: learn the suggested labels; drop: go on without the samples.")
-    ] = "relabel",
-    scope: Annotated[
-        str | None, typer.Option(help="What is trained: network or head; default: the method's.", show_default=False)
+        Method, typer.Option(help="relabel: learn the suggested labels; drop: go on without the samples.")
+    ] = Method.RELABEL,
+    scope: Annotated[Scope, typer.Option(help="What is trained: all of it, or the last linear layer.")] = Scope.NETWORK,
+    only_certain: Annotated[
+        bool, typer.Option("--only-certain", help="Leave the samples offered for review as they are.")
+    ] = False,
+    probed: ProbedOption = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data; default: the scope's.", show_default=False)
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the method's.", show_default=False)] = None,
     classes: ClassesOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and order of samples.")] = 0,
     json: JsonOption = False,
 ) -> int:
     """Fine-tune a network so that the pockets found close.
 
-    Flagged samples are relabelled as the report suggests, or dropped.
+    Flagged samples are relabelled as the report suggests, or dropped (what a network has memorised then mostly stays).
 
     Example: clear-pockets repair net.safetensors train.parquet out --architecture resnet20 --out fixed.safetensors
     """
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"--out is {out}: want a name that ends in .safetensors")
     _require_directory(out)
-    from clear.repair import repair_model
     from clear.report import read_report
 
     result = read_report(report)
-    chosen = {name: value for name, value in (("scope", scope), ("epochs", epochs)) if value is not None}
+    from clear.repair import repair_model
+
+    dataset = _open(images)
     fixed = repair_model(
         _load(weights, architecture, classes),
-        _open(images),
+        dataset,
+        _labels(dataset, result),
         result,
-        method=method,
+        method=method.value,
+        scope=scope.value,
+        level=Level.CERTAIN if only_certain else Level.REVIEW,
+        probed=None if probed is None else _open(probed),
+        epochs=epochs,
         seed=seed,
         progress=show_progress(),
-        **chosen,
     )
     _save(fixed.model, out)
-    facts = {"weights": str(out), "method": method, "changed": len(fixed.changed), "epochs": len(fixed.history)}
-    print_json(facts) if json else typer.echo(
-        f"{printable(out)}: {facts['changed']} samples changed, {facts['epochs']} epochs; now run verify"
-    )
+    facts = {
+        "weights": str(out),
+        "method": method.value,
+        "changed": fixed.changed.tolist(),
+        "epochs": len(fixed.history),
+    }
+    print_json(facts) if json else typer.echo(f"{printable(out)}: {fixed!r}; now run verify")
     return CLEAN
 
 
@@ -145,23 +177,68 @@ def verify(
     report: ReportArgument,
     *,
     architecture: ArchitectureOption,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
+    ] = None,
+    probed: ProbedOption = None,
+    extractor: Annotated[
+        Path | None,
+        typer.Option(help="Weights whose features are scanned again; default: AFTER.", show_default=False),
+    ] = None,
+    layer: LayerOption = None,
     classes: ClassesOption = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> int:
     """Check a repair: are the pockets closed, at what cost?
 
-    Exit code 0: repaired, 1: pockets are left.
+    Exit code 0: all pockets and probed targets are closed, 1: some are not.
 
     Example: clear-pockets verify net.safetensors fixed.safetensors train.parquet out --architecture resnet20
     """
     from clear.report import read_report
-    from clear.verify import verify_repair
 
     result = read_report(report)
-    models = [_load(path, architecture, classes) for path in (before, after)]
-    verification = verify_repair(*models, _open(images), result, progress=show_progress())
-    print_json(dataclasses.asdict(verification)) if json else typer.echo(printable(verification))
-    return CLEAN if verification.repaired else POISONED
+    from clear.repair import find_corrections
+    from clear.verify import verify_repair
+
+    dataset, clean = _open(images), None if held_out is None else _open(held_out)
+    labels = _labels(dataset, result)
+    found = find_corrections(result, len(labels))
+    corrected = labels.copy()
+    corrected[found.rows] = found.labels
+    old, new, features_of = (
+        None if path is None else _load(path, architecture, classes) for path in (before, after, extractor)
+    )
+    verification = verify_repair(
+        old,
+        new,
+        dataset,
+        labels,
+        corrected=corrected,
+        scan=result if isinstance(result, ScanResult) else None,
+        probe=result if isinstance(result, ProbeResult) else None,
+        probed=None if probed is None else _open(probed),
+        held_out=None if clean is None else (clean, clean.labels),
+        extractor=features_of,
+        layer=layer,
+        config=result.config,
+        threads=threads,
+        progress=show_progress(),
+    )
+    print_json(verification.to_dict()) if json else typer.echo(repr(verification))
+    return CLEAN if verification.all_closed else POISONED
+
+
+def _labels(dataset: Any, result: ScanResult | ProbeResult) -> Any:
+    """Labels that the network was trained on: those scanned, where the report has them; else the images' own."""
+    if isinstance(result, ProbeResult):
+        return dataset.labels
+    if len(dataset) != result.n_samples:
+        raise ValueError(
+            f"images hold {len(dataset)} samples, the report is about {result.n_samples}: want the same set"
+        )
+    return result.labels
 
 
 def _load(weights: Path, architecture: str, classes: int | None) -> Any:

@@ -37,7 +37,7 @@ def draw_scatter(result: ScanResult | ProbeResult) -> str:
             _draw_limit(axes, limit, diagonal=scan and not _weak(result))
         axes.set_xlabel("collapse K" if scan else "score z (collapse in robust standard deviations)")
         axes.set_ylabel("reassignment R")
-        figure.legend(frameon=False, loc="outside upper left", ncols=4, fontsize=9)
+        _draw_legend(figure, axes)
         return _svg(figure, "Collapse against reassignment: suspicious samples lie towards the upper right")
 
 
@@ -62,7 +62,7 @@ def draw_histogram(result: ScanResult | ProbeResult) -> str:
             axes.axvline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {limit:.2f}")
         axes.set_xlabel("score")
         axes.set_ylabel("samples")
-        figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=9)
+        _draw_legend(figure, axes)
         return _svg(figure, "Histogram of the score with the threshold")
 
 
@@ -94,6 +94,12 @@ def _draw_limit(axes: Any, limit: float, *, diagonal: bool) -> None:
     axes.set_ylim(y_range)
 
 
+def _draw_legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=4, fontsize=9)
+
+
 def _style() -> Any:
     return need("matplotlib", extra="report").rc_context(
         {
@@ -113,7 +119,7 @@ def _style() -> Any:
 
 
 def _figure(height: float) -> tuple[Any, Any]:
-    figure = need("matplotlib.figure", extra="report").Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    figure = need("matplotlib.figure", extra="report").Figure(figsize=(7.2, height), dpi=120, layout="constrained")
     figure.patch.set_visible(False)
     axes = figure.subplots()
     axes.patch.set_visible(False)

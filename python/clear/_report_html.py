@@ -145,7 +145,7 @@ class _Pictures:
         return self._made[row]
 
     def _make(self, row: int) -> str | None:
-        read = getattr(self._images, "pixels", None) or self._images.__getitem__
+        read = getattr(self._images, "image", None) or self._images.__getitem__
         try:
             return _thumbnail(np.asarray(read(row)))
         except UnsafeFile:

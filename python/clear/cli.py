@@ -53,13 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         status = app([word for word in words if word != "--debug"], prog_name="clear-pockets", standalone_mode=False)
+        if status == CANCELLED:  # the parser has caught Ctrl-C itself
+            return _stop("interrupted", CANCELLED)
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _stop("interrupted", CANCELLED)
     except MemoryError as error:
         if debug:
             raise
-        return _stop(f"out of memory: {error or 'use fewer samples, or narrower features'}", LIMIT)
+        return _stop(
+            f"out of memory: {one_line(error) if error.args else 'use fewer samples, or narrower features'}", LIMIT
+        )
     except (ClearError, ValueError, TypeError, OSError) as error:
         if debug:
             raise

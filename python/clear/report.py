@@ -78,7 +78,7 @@ def write_report(
         Made if it does not exist. Reports in it are replaced, `report.json` last; no partial file is ever seen.
     images : optional
         Pictures of the samples scanned or probed, for thumbnails: an array, uint8 (n, height, width[, channels]), or
-        anything with `pixels(row)`, such as what `clear.images.open_images` returns.
+        anything with `image(row)`, such as what `clear.images.open_images` returns.
     reference_images : optional
         The same for the training set of a probe.
     features_path, inputs_path : path, optional

@@ -25,7 +25,9 @@ __all__ = [
     "REFUSED",
     "UNDECIDED",
     "USAGE",
+    "FeaturesArgument",
     "JsonOption",
+    "LabelsOption",
     "ThreadsOption",
     "one_line",
     "print_json",
@@ -36,6 +38,10 @@ __all__ = [
 
 CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
 
+FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Threads to use; default: the cores this process may use.", show_default=False)

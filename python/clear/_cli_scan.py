@@ -1,11 +1,9 @@
-"""Commands about features: info, plan, scan, probe, check."""
+"""The commands scan and probe."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +12,10 @@ import typer
 from clear._cli_common import (
     CLEAN,
     POISONED,
-    REFUSED,
     UNDECIDED,
+    FeaturesArgument,
     JsonOption,
+    LabelsOption,
     ThreadsOption,
     print_json,
     printable,
@@ -26,27 +25,11 @@ from clear._cli_common import (
 from clear.config import ScanConfig
 from clear.results import Level, ProbeResult, ScanResult
 
-__all__ = ["check", "info", "plan", "probe", "scan"]
+__all__ = ["probe", "scan"]
 
 STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
-LIBRARIES = (
-    "numpy",
-    "scikit-learn",
-    "scipy",
-    "torch",
-    "safetensors",
-    "pyarrow",
-    "pillow",
-    "datasets",
-    "jinja2",
-    "matplotlib",
-)
 LISTED = 10
 
-FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
-LabelsOption = Annotated[
-    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
-]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
@@ -54,68 +37,6 @@ OutOption = Annotated[
 ImagesOption = Annotated[
     Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", show_default=False)
 ]
-
-
-def info(*, json: JsonOption = False) -> None:
-    """Show build, processor and versions of libraries.
-
-    This is what a bug report needs.
-
-    Example: clear-pockets info
-    """
-    from clear import build_info
-
-    facts: dict[str, Any] = build_info() | {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-    }
-    if json:
-        print_json(facts)
-        return
-    libraries = facts.pop("libraries")
-    for name, value in facts.items():
-        typer.echo(f"{name:<14} {value}")
-    for name, version in libraries.items():
-        typer.echo(f"{name:<14} {version or 'not installed'}")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@with_settings
-def plan(
-    features: FeaturesArgument,
-    *,
-    labels: LabelsOption = None,
-    threads: ThreadsOption = None,
-    json: JsonOption = False,
-    config: ScanConfig,
-) -> None:
-    """Estimate time and memory of a scan.
-
-    Example: clear-pockets plan train.npy --labels labels.npy
-    """
-    from clear.data import open_features
-    from clear.plan import plan_scan
-
-    opened = open_features(features, labels=labels)
-    classes = int(opened.labels.max(initial=0)) + 1
-    n, width = opened.values.shape
-    estimate = plan_scan(n, width, classes, config=config, threads=threads)
-    if json:
-        print_json(estimate.to_dict())
-        return
-    typer.echo(f"{estimate.n_samples} samples x {estimate.n_features} features, {estimate.n_classes} classes")
-    for stage in estimate.stages:
-        typer.echo(f"  {stage.name:<12} {stage.seconds:9.1f} s   {stage.peak_bytes / 2**20:9.0f} MiB")
-    typer.echo(f"  {'total':<12} {estimate.seconds:9.1f} s   {estimate.peak_bytes / 2**20:9.0f} MiB at most")
 
 
 @with_settings
@@ -189,44 +110,6 @@ def probe(
     return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
 
 
-def check(
-    report: Annotated[Path, typer.Argument(help="report.json, or the directory with it.", show_default=False)],
-    features: FeaturesArgument,
-    *,
-    labels: LabelsOption = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(help="Features of the samples probed (for the report of a probe).", show_default=False),
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Predictions for them, as given to probe.", show_default=False)
-    ] = None,
-    json: JsonOption = False,
-) -> int:
-    """Recompute the evidence of a report from the data.
-
-    Checks every distance, score and pocket with NumPy alone; no code is shared with the scan.
-
-    Exit code 0: everything holds, 3: something does not.
-
-    Example: clear-pockets check out/report.json train.npy --labels labels.npy
-    """
-    from clear.check import check_report
-    from clear.data import open_features
-
-    if not report.exists():
-        raise FileNotFoundError(2, "no such file or directory", str(report))
-    probed = None if inputs is None else open_features(inputs, labels=predictions)
-    if probed is not None and predictions is not None:
-        probed = dataclasses.replace(probed, predictions=None)
-    violations = check_report(report, open_features(features, labels=labels), inputs=probed)
-    if json:
-        print_json({"holds": not violations, "violations": violations})
-    else:
-        typer.echo("\n".join(printable(violation) for violation in violations) or "everything holds")
-    return REFUSED if violations else CLEAN
-
-
 def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
     """Find out before the work starts what would keep the report from being written; open the images."""
     from clear.report import require_extras
@@ -296,8 +179,8 @@ def _print_summary(result: ScanResult | ProbeResult, summary: dict[str, Any]) ->
 
     if isinstance(result, ScanResult):
         typer.echo(
-            f"{result.verdict}: {summary['certain']} of {result.n_samples} samples certain, {summary['review']} to review, "
-            f"{len(result.pockets)} pockets"
+            f"{result.verdict}: {summary['certain']} of {result.n_samples} samples certain, "
+            f"{summary['review']} to review, {len(result.pockets)} pockets"
         )
         for number, pocket in enumerate(result.pockets[:LISTED], start=1):
             ids = ", ".join(printable(item) for item in pocket.ids[:5]) + (", ..." if len(pocket.ids) > 5 else "")

@@ -9,6 +9,7 @@ import typer
 
 from clear import _cli_models as models
 from clear import _cli_scan as scans
+from clear import _cli_tools as tools
 from clear._cli_common import CANCELLED, LIMIT, REFUSED, USAGE, one_line
 from clear.errors import ClearError
 
@@ -30,14 +31,14 @@ app = typer.Typer(
 )
 for command in (
     models.demo,
-    scans.info,
+    tools.info,
     models.features,
-    scans.plan,
+    tools.plan,
     scans.scan,
     scans.probe,
     models.repair,
     models.verify,
-    scans.check,
+    tools.check,
 ):
     app.command()(command)
 

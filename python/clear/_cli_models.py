@@ -207,9 +207,7 @@ def verify(
     found = find_corrections(result, len(labels))
     corrected = labels.copy()
     corrected[found.rows] = found.labels
-    old, new, features_of = (
-        None if path is None else _load(path, architecture, classes) for path in (before, after, extractor)
-    )
+    old, new = (_load(path, architecture, classes) for path in (before, after))
     verification = verify_repair(
         old,
         new,
@@ -220,7 +218,7 @@ def verify(
         probe=result if isinstance(result, ProbeResult) else None,
         probed=None if probed is None else _open(probed),
         held_out=None if clean is None else (clean, clean.labels),
-        extractor=features_of,
+        extractor=None if extractor is None else _load(extractor, architecture, classes),
         layer=layer,
         config=result.config,
         threads=threads,

@@ -87,7 +87,8 @@ def check_hull(
 
 
 def _check_weights(v: Any, z: Any, weights: Any, upper: float | None, tolerance: float, slack: float) -> list[str]:
-    if weights.shape != (len(v),) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-14 * (len(v) + 4):
+    convex = weights.shape == (len(v),) and (weights >= 0).all()
+    if not convex or not abs(weights.sum() - 1) <= 1e-14 * (len(v) + 4):
         return ["weights: want one number of at least 0 for each vertex, and a sum of 1"]
     distance = float(np.linalg.norm(weights @ v - z))
     if upper is not None and not abs(distance - upper) <= upper * tolerance + slack:

@@ -60,6 +60,15 @@ def test_a_true_probe_report_has_no_violations(probe_folder: Path, features: Any
     assert check_report(probe_folder / "report.json", features, inputs=inputs) == []
 
 
+def test_reports_of_a_real_scan_and_probe_have_no_violations(features: Any, inputs: Any, tmp_path: Path) -> None:
+    scanned = write_report(clear.scan(features), tmp_path / "scan")
+    probed = write_report(clear.probe(inputs, features), tmp_path / "probe")
+    assert json.loads(scanned.json.read_text())["flags"]
+    assert json.loads(probed.json.read_text())["flags"]
+    assert check_report(scanned.json, features) == []
+    assert check_report(probed.json, features, inputs=inputs) == []
+
+
 def hull(document: Any, role: str, flag: int = 0) -> Any:
     return next(item for item in document["flags"][flag]["hulls"] if item["role"] == role)
 

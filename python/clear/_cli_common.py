@@ -1,0 +1,120 @@
+"""What the commands share: exit codes, safe printing, options made from the settings."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import json
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clear.config import ScanConfig
+
+__all__ = [
+    "CANCELLED",
+    "CLEAN",
+    "LIMIT",
+    "POISONED",
+    "REFUSED",
+    "UNDECIDED",
+    "USAGE",
+    "FeaturesArgument",
+    "JsonOption",
+    "LabelsOption",
+    "ThreadsOption",
+    "one_line",
+    "print_json",
+    "printable",
+    "show_progress",
+    "with_settings",
+]
+
+CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
+
+FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads to use; default: the cores this process may use.", show_default=False)
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with settings; options given here go before it.", show_default=False)
+]
+
+
+def printable(text: object) -> str:
+    """Text without control characters: ids and file names may try to steer the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on standard output, in ASCII; nan and infinities become null."""
+    typer.echo(json.dumps(_finite(value), indent=2, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def show_progress() -> bool:
+    """Bars are for people who look at a terminal."""
+    return sys.stderr.isatty()
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --config and one option for each field of `ScanConfig`; it gets the resolved `config`."""
+    helps = _documentation(ScanConfig)
+
+    @functools.wraps(command)
+    def run(*args: Any, config: Path | None = None, **options: Any) -> Any:
+        given = {item.name: options.pop(item.name) for item in fields(ScanConfig)}
+        base = ScanConfig() if config is None else ScanConfig.from_toml(config)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return command(*args, config=replace(base, **chosen), **options)
+
+    own = inspect.signature(command, eval_str=True)
+    parameters = [parameter for name, parameter in own.parameters.items() if name != "config"]
+    parameters.append(_keyword("config", ConfigOption))
+    for item in fields(ScanConfig):
+        kind = type(item.default)
+        option = typer.Option(help=f"{helps[item.name]} Default: {item.default}.", show_default=False)
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+        parameters.append(_keyword(item.name, annotation))
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _documentation(kind: type) -> dict[str, str]:
+    """The string below each field of a class: the settings are described once, where they are defined."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found

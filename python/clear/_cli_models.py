@@ -1,0 +1,267 @@
+"""Commands that run a network: demo, features, repair, verify. torch is imported when one of them runs."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clear._cli_common import CLEAN, POISONED, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear.results import Level, ProbeResult, ScanResult
+
+__all__ = ["demo", "features", "repair", "verify"]
+
+
+class Method(StrEnum):
+    """How the flagged samples are treated; "retrain" needs a callable and is for Python only."""
+
+    RELABEL = "relabel"
+    DROP = "drop"
+
+
+class Scope(StrEnum):
+    """What is trained."""
+
+    NETWORK = "network"
+    HEAD = "head"
+
+
+WeightsArgument = Annotated[
+    Path, typer.Argument(help="Weights: .safetensors, or a state dict in .pt/.pth.", show_default=False)
+]
+ImagesArgument = Annotated[
+    Path, typer.Argument(help="Labelled images: .parquet (as Hugging Face writes them) or .npz.", show_default=False)
+]
+ReportArgument = Annotated[Path, typer.Argument(help="report.json, or the directory with it.", show_default=False)]
+ArchitectureOption = Annotated[
+    str,
+    typer.Option(
+        help='The network: a name such as resnet20 or digits_cnn, or "package.module:callable".', show_default=False
+    ),
+]
+ClassesOption = Annotated[
+    int | None, typer.Option(min=2, help="Classes of the network; default: its own.", show_default=False)
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option(help="Dotted name of a layer; default: the input of the last linear layer.", show_default=False),
+]
+ProbedOption = Annotated[
+    Path | None, typer.Option(help="Images that were probed, for the report of a probe.", show_default=False)
+]
+OutFile = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Directory for the report and the repaired network.")] = Path("clear-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other backdoors.")] = 0,
+) -> int:
+    """Plant backdoors, find, repair and verify them.
+
+    The whole story on a small network, in about a minute.
+
+    Exit code 0 only if the backdoors were there, were found, and are gone.
+
+    Example: clear-pockets demo --out clear-demo
+    """
+    from clear.demo import run_demo
+
+    return int(run_demo(out, seed=seed))
+
+
+def features(
+    weights: WeightsArgument,
+    images: ImagesArgument,
+    *,
+    architecture: ArchitectureOption,
+    out: OutFile,
+    layer: LayerOption = None,
+    classes: ClassesOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    json: JsonOption = False,
+) -> int:
+    """Save what one layer of a network says about images.
+
+    This is the input of plan, scan, probe and check.
+
+    Example: clear-pockets features net.safetensors train.parquet --architecture resnet20 --out train.npy
+    """
+    _require_directory(out)
+    from clear.data import save_features
+    from clear.features import extract_features
+
+    taken = extract_features(
+        _load(weights, architecture, classes),
+        _open(images),
+        layer=layer,
+        batch_size=batch_size,
+        device=device,
+        progress=show_progress(),
+    )
+    save_features(taken, out)
+    facts = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
+    print_json(facts) if json else typer.echo(f"{printable(out)}: {taken!r}")
+    return CLEAN
+
+
+def repair(
+    weights: WeightsArgument,
+    images: ImagesArgument,
+    report: ReportArgument,
+    *,
+    architecture: ArchitectureOption,
+    out: OutFile,
+    method: Annotated[
+        Method, typer.Option(help="relabel: learn the suggested labels; drop: go on without the samples.")
+    ] = Method.RELABEL,
+    scope: Annotated[Scope, typer.Option(help="What is trained: all of it, or the last linear layer.")] = Scope.NETWORK,
+    only_certain: Annotated[
+        bool, typer.Option("--only-certain", help="Leave the samples offered for review as they are.")
+    ] = False,
+    probed: ProbedOption = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data; default: the scope's.", show_default=False)
+    ] = None,
+    classes: ClassesOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and order of samples.")] = 0,
+    json: JsonOption = False,
+) -> int:
+    """Fine-tune a network so that the pockets found close.
+
+    Flagged samples are relabelled as the report suggests, or dropped (what a network has memorised then mostly stays).
+
+    Example: clear-pockets repair net.safetensors train.parquet out --architecture resnet20 --out fixed.safetensors
+    """
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"--out is {out}: want a name that ends in .safetensors")
+    _require_directory(out)
+    from clear.report import read_report
+
+    result = read_report(report)
+    from clear.repair import repair_model
+
+    dataset = _open(images)
+    fixed = repair_model(
+        _load(weights, architecture, classes),
+        dataset,
+        _labels(dataset, result),
+        result,
+        method=method.value,
+        scope=scope.value,
+        level=Level.CERTAIN if only_certain else Level.REVIEW,
+        probed=None if probed is None else _open(probed),
+        epochs=epochs,
+        seed=seed,
+        progress=show_progress(),
+    )
+    _save(fixed.model, out)
+    facts = {
+        "weights": str(out),
+        "method": method.value,
+        "changed": fixed.changed.tolist(),
+        "epochs": len(fixed.history),
+    }
+    print_json(facts) if json else typer.echo(f"{printable(out)}: {fixed!r}; now run verify")
+    return CLEAN
+
+
+def verify(
+    before: WeightsArgument,
+    after: Annotated[Path, typer.Argument(help="Weights after the repair.", show_default=False)],
+    images: ImagesArgument,
+    report: ReportArgument,
+    *,
+    architecture: ArchitectureOption,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
+    ] = None,
+    probed: ProbedOption = None,
+    extractor: Annotated[
+        Path | None,
+        typer.Option(help="Weights whose features are scanned again; default: AFTER.", show_default=False),
+    ] = None,
+    layer: LayerOption = None,
+    classes: ClassesOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Check a repair: are the pockets closed, at what cost?
+
+    Exit code 0: all pockets and probed targets are closed, 1: some are not.
+
+    Example: clear-pockets verify net.safetensors fixed.safetensors train.parquet out --architecture resnet20
+    """
+    from clear.report import read_report
+
+    result = read_report(report)
+    from clear.repair import find_corrections
+    from clear.verify import verify_repair
+
+    dataset, clean = _open(images), None if held_out is None else _open(held_out)
+    labels = _labels(dataset, result)
+    found = find_corrections(result, len(labels))
+    corrected = labels.copy()
+    corrected[found.rows] = found.labels
+    old, new = (_load(path, architecture, classes) for path in (before, after))
+    verification = verify_repair(
+        old,
+        new,
+        dataset,
+        labels,
+        corrected=corrected,
+        scan=result if isinstance(result, ScanResult) else None,
+        probe=result if isinstance(result, ProbeResult) else None,
+        probed=None if probed is None else _open(probed),
+        held_out=None if clean is None else (clean, clean.labels),
+        extractor=None if extractor is None else _load(extractor, architecture, classes),
+        layer=layer,
+        config=result.config,
+        threads=threads,
+        progress=show_progress(),
+    )
+    print_json(verification.to_dict()) if json else typer.echo(repr(verification))
+    return CLEAN if verification.all_closed else POISONED
+
+
+def _labels(dataset: Any, result: ScanResult | ProbeResult) -> Any:
+    """Labels that the network was trained on: those scanned, where the report has them; else the images' own."""
+    if isinstance(result, ProbeResult):
+        return dataset.labels
+    if len(dataset) != result.n_samples:
+        raise ValueError(
+            f"images hold {len(dataset)} samples, the report is about {result.n_samples}: want the same set"
+        )
+    return result.labels
+
+
+def _load(weights: Path, architecture: str, classes: int | None) -> Any:
+    from clear.models import load_model
+
+    return load_model(weights, architecture, num_classes=classes)
+
+
+def _open(images: Path) -> Any:
+    from clear.images import open_images
+
+    return open_images(images)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Write the weights as safetensors; tensors that share memory are written out each."""
+    from clear._files import atomic_write
+    from clear.errors import need
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    with atomic_write(path) as temporary:
+        need("safetensors.torch", extra="torch").save_file(state, temporary)
+
+
+def _require_directory(path: Path) -> None:
+    """Find out before the work starts that its result could not be written."""
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(13, "no such directory, or it cannot be written", str(path.parent))

@@ -1,0 +1,204 @@
+"""The commands scan and probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clear._cli_common import (
+    CLEAN,
+    POISONED,
+    UNDECIDED,
+    FeaturesArgument,
+    JsonOption,
+    LabelsOption,
+    ThreadsOption,
+    print_json,
+    printable,
+    show_progress,
+    with_settings,
+)
+from clear.config import ScanConfig
+from clear.results import Level, ProbeResult, ScanResult
+
+__all__ = ["probe", "scan"]
+
+STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
+LISTED = 10
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
+]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", show_default=False)
+]
+
+
+@with_settings
+def scan(
+    features: FeaturesArgument,
+    *,
+    labels: LabelsOption = None,
+    out: OutOption = None,
+    images: ImagesOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+    config: ScanConfig,
+) -> int:
+    """Find planted or mislabelled samples in a training set.
+
+    Reports pockets of the decision boundary, and the label that their samples should have.
+
+    Exit code 0: clean, 1: poisoned, 2: undecided.
+
+    Example: clear-pockets scan train.npy --labels labels.npy --out out
+    """
+    from clear.data import open_features
+    from clear.detect import scan as run_scan
+
+    pictures = _prepare_report(out, images)
+    opened = open_features(features, labels=labels)
+    result = run_scan(opened, config=config, threads=threads, progress=show_progress())
+    return _finish(result, out, json=json, images=pictures, features_path=features)
+
+
+@with_settings
+def probe(
+    inputs: Annotated[
+        Path, typer.Argument(help="Features of the incoming samples, with predictions.", show_default=False)
+    ],
+    reference: Annotated[Path, typer.Argument(help="Features of the training set.", show_default=False)],
+    *,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="What the model predicts for the inputs, where their file has none.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels of the training set, where its file has none.", show_default=False)
+    ] = None,
+    out: OutOption = None,
+    images: ImagesOption = None,
+    reference_images: Annotated[
+        Path | None, typer.Option(help="Images of the training set, for thumbnails.", show_default=False)
+    ] = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+    config: ScanConfig,
+) -> int:
+    """Test whether inputs sit in a pocket of a training set.
+
+    If so, the model's answer rests on a handful of training samples, which are listed.
+
+    Exit code 0: clean, 1: poisoned, 2: undecided.
+
+    Example: clear-pockets probe incoming.npz train.npz --out out
+    """
+    from clear.data import open_features
+    from clear.detect import probe as run_probe
+
+    pictures = _prepare_report(out, images, reference_images)
+    probed = open_features(inputs, labels=predictions)
+    if predictions is not None:  # these go before predictions stored in or beside the file
+        probed = dataclasses.replace(probed, predictions=None)
+    training = open_features(reference, labels=labels)
+    result = run_probe(probed, training, config=config, threads=threads, progress=show_progress())
+    return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
+
+
+def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
+    """Find out before the work starts what would keep the report from being written; open the images."""
+    from clear.report import require_extras
+
+    if out is not None:
+        require_extras()
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "the report cannot be written here", str(out))
+    if not any(pictures):
+        return [None for _ in pictures]
+    if out is None:
+        raise typer.BadParameter("images are for the report: give --out too")
+    from clear.images import open_images
+
+    return [None if path is None else open_images(path) for path in pictures]
+
+
+def _finish(result: ScanResult | ProbeResult, out: Path | None, *, json: bool, images: list[Any], **paths: Path) -> int:
+    from clear.report import write_report
+
+    written = None
+    if out is not None:
+        names = ("images", "reference_images")
+        pictures = dict(zip(names, images, strict=False))
+        written = write_report(result, out, **pictures, **paths)
+    summary = _summary(result) | {"report": None if written is None else str(written.json)}
+    if json:
+        print_json(summary)
+    else:
+        _print_summary(result, summary)
+        typer.echo(
+            f"report: {printable(written.html)}" if written else "add --out DIRECTORY for a report with all samples"
+        )
+    return STATUS[result.verdict]
+
+
+def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
+    certain = sum(flag.level == Level.CERTAIN for flag in result.flags)
+    summary: dict[str, Any] = {
+        "kind": "scan" if isinstance(result, ScanResult) else "probe",
+        "verdict": result.verdict,
+        "n_samples": result.n_samples,
+        "certain": certain,
+        "review": len(result.flags) - certain,
+        "thresholds": result.thresholds,
+        "notes": result.notes,
+        "flags": [
+            {
+                name: getattr(flag, name)
+                for name in ("row", "id", "label", "suggested_label", "score", "collapse", "reassignment")
+            }
+            | {"level": flag.level.name.lower(), "mates": flag.mates}
+            for flag in result.flags
+        ],
+    }
+    if isinstance(result, ScanResult):
+        summary["pockets"] = [
+            dataclasses.asdict(pocket) | {"level": pocket.level.name.lower()} for pocket in result.pockets
+        ]
+    return summary
+
+
+def _print_summary(result: ScanResult | ProbeResult, summary: dict[str, Any]) -> None:
+    def name(label: int) -> str:
+        return printable(result.class_names[label]) if result.class_names else f"class {label}"
+
+    if isinstance(result, ScanResult):
+        typer.echo(
+            f"{result.verdict}: {summary['certain']} of {result.n_samples} samples certain, "
+            f"{summary['review']} to review, {len(result.pockets)} pockets"
+        )
+        for number, pocket in enumerate(result.pockets[:LISTED], start=1):
+            ids = ", ".join(printable(item) for item in pocket.ids[:5]) + (", ..." if len(pocket.ids) > 5 else "")
+            typer.echo(
+                f"{number:4}. {name(pocket.label)} -> {name(pocket.suggested_label)}: {len(pocket.rows)} samples, "
+                f"{pocket.level.name.lower()}, score {pocket.score:.2f}: {ids}"
+            )
+    else:
+        typer.echo(
+            f"{result.verdict}: {len(result.flags)} of {result.n_samples} inputs sit in a pocket of the training set"
+        )
+        for flag in result.flags[:LISTED]:
+            typer.echo(
+                f"  {printable(flag.id)}: predicted {name(flag.label)}, looks like {name(flag.suggested_label)}, "
+                f"z {flag.score:.2f}"
+            )
+    shown = len(result.pockets) if isinstance(result, ScanResult) else len(result.flags)
+    if shown > LISTED:
+        typer.echo(f"      and {shown - LISTED} more")
+    for note in result.notes:
+        typer.echo(f"note: {printable(note)}")

@@ -1,0 +1,140 @@
+"""The commands around a scan: info, plan, check."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clear._cli_common import (
+    CLEAN,
+    REFUSED,
+    FeaturesArgument,
+    JsonOption,
+    LabelsOption,
+    ThreadsOption,
+    print_json,
+    printable,
+    with_settings,
+)
+from clear.config import ScanConfig
+
+__all__ = ["check", "info", "plan"]
+
+LIBRARIES = (
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "safetensors",
+    "pyarrow",
+    "pillow",
+    "datasets",
+    "jinja2",
+    "matplotlib",
+)
+
+
+def info(*, json: JsonOption = False) -> None:
+    """Show build, processor and versions of libraries.
+
+    This is what a bug report needs.
+
+    Example: clear-pockets info
+    """
+    from clear import build_info
+
+    facts: dict[str, Any] = build_info() | {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+    }
+    if json:
+        print_json(facts)
+        return
+    libraries = facts.pop("libraries")
+    for name, value in facts.items():
+        typer.echo(f"{name:<14} {value}")
+    for name, version in libraries.items():
+        typer.echo(f"{name:<14} {version or 'not installed'}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@with_settings
+def plan(
+    features: FeaturesArgument,
+    *,
+    labels: LabelsOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+    config: ScanConfig,
+) -> None:
+    """Estimate time and memory of a scan.
+
+    Example: clear-pockets plan train.npy --labels labels.npy
+    """
+    from clear.data import open_features
+    from clear.plan import plan_scan
+
+    opened = open_features(features, labels=labels)
+    classes = int(opened.labels.max(initial=0)) + 1
+    n, width = opened.values.shape
+    estimate = plan_scan(n, width, classes, config=config, threads=threads)
+    if json:
+        print_json(estimate.to_dict())
+        return
+    typer.echo(f"{estimate.n_samples} samples x {estimate.n_features} features, {estimate.n_classes} classes")
+    for stage in estimate.stages:
+        typer.echo(f"  {stage.name:<12} {stage.seconds:9.1f} s   {stage.peak_bytes / 2**20:9.0f} MiB")
+    typer.echo(f"  {'total':<12} {estimate.seconds:9.1f} s   {estimate.peak_bytes / 2**20:9.0f} MiB at most")
+
+
+def check(
+    report: Annotated[Path, typer.Argument(help="report.json, or the directory with it.", show_default=False)],
+    features: FeaturesArgument,
+    *,
+    labels: LabelsOption = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="Features of the samples probed (for the report of a probe).", show_default=False),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Predictions for them, as given to probe.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Recompute the evidence of a report from the data.
+
+    Checks every distance, score and pocket with NumPy alone; no code is shared with the scan.
+
+    Exit code 0: everything holds, 3: something does not.
+
+    Example: clear-pockets check out/report.json train.npy --labels labels.npy
+    """
+    from clear.check import check_report
+    from clear.data import open_features
+
+    if not report.exists():
+        raise FileNotFoundError(2, "no such file or directory", str(report))
+    probed = None if inputs is None else open_features(inputs, labels=predictions)
+    if probed is not None and predictions is not None:
+        probed = dataclasses.replace(probed, predictions=None)
+    violations = check_report(report, open_features(features, labels=labels), inputs=probed)
+    if json:
+        print_json({"holds": not violations, "violations": violations})
+    else:
+        typer.echo("\n".join(printable(violation) for violation in violations) or "everything holds")
+    return REFUSED if violations else CLEAN

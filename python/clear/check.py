@@ -1,0 +1,291 @@
+"""Verifies hull answers and reports with NumPy alone: imports nothing from `clear`, so that proofs stand alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_hull", "check_report"]
+
+SLACK = 5e-6
+"""Distances of prepared rows (float32, length 1) are compared to this: their last digits depend on the machine."""
+FLOOR = 1e-6
+"""What is added to distances before their logarithm."""
+WEIGHTY = 1e-9
+"""Weight above which a vertex counts as support."""
+ROLES = ("pocket", "own", "other")
+INSIDE, OUTSIDE, UNDECIDED, INVALID = 0, 1, 2, 3
+
+
+def check_hull(
+    vertices: Any,
+    point: Any,
+    *,
+    weights: Any = None,
+    direction: Any = None,
+    lower: float | None = None,
+    upper: float | None = None,
+    status: int | None = None,
+    eps: float | None = None,
+    tolerance: float = 1e-9,
+) -> list[str]:
+    """Return what is not proven about a point and a convex hull; an empty list means that everything is.
+
+    Parameters
+    ----------
+    vertices : array of float, shape (k, d)
+        The rows that span the hull.
+    point : array of float, shape (d,)
+        The query.
+    weights : array of float, shape (k,), optional
+        Convex weights: the proof of `upper` and of status inside.
+    direction : array of float, shape (d,), optional
+        The proof of `lower` and of status outside.
+    lower, upper, eps : float, optional
+        Bounds of the distance and the distance up to which a point counts as inside, feature units.
+    status : int, optional
+        0 inside, 1 outside, 2 undecided, 3 invalid.
+    tolerance : float
+        Allowed rounding, relative to each bound; 1e-14 of the largest coordinates is allowed on top.
+
+    Returns
+    -------
+    list of str
+        One line for each claim that fails.
+
+    Examples
+    --------
+    >>> check_hull([[0.0], [1.0]], [0.25], weights=[0.75, 0.25], upper=0.0, status=0, eps=1e-9)
+    []
+    >>> check_hull([[0.0], [1.0]], [3.0], direction=[-1.0], lower=2.5)
+    ['lower: the direction proves 2.0, less than 2.5']
+    """
+    v = np.asarray(vertices, dtype=np.float64)
+    z = np.asarray(point, dtype=np.float64)
+    if not (np.isfinite(v).all() and np.isfinite(z).all()):
+        return [] if status in (None, INVALID) else ["status: nan or inf in the input, so it must be invalid"]
+    if len(v) == 0:
+        return [] if status in (None, OUTSIDE) else ["status: no vertices, so the point is outside"]
+    slack = 1e-14 * (len(v) + 4) * float(np.sqrt(max((v**2).sum(1).max(), (z**2).sum())))
+    found = []
+    if weights is not None:
+        found += _check_weights(v, z, np.asarray(weights, dtype=np.float64), upper, tolerance, slack)
+    elif upper is not None:
+        found.append("upper: no weights to prove it")
+    if lower is not None and lower > 0:
+        proven = 0.0 if direction is None else _margin(v, z, np.asarray(direction, dtype=np.float64))
+        if not proven >= lower * (1 - tolerance) - slack:
+            found.append(f"lower: the direction proves {proven}, less than {lower}")
+    if lower is not None and upper is not None and not lower <= upper:
+        found.append(f"lower: {lower} is above upper {upper}")
+    return found + _check_status(status, lower, upper, eps)
+
+
+def _check_weights(v: Any, z: Any, weights: Any, upper: float | None, tolerance: float, slack: float) -> list[str]:
+    convex = weights.shape == (len(v),) and (weights >= 0).all()
+    if not convex or not abs(weights.sum() - 1) <= 1e-14 * (len(v) + 4):
+        return ["weights: want one number of at least 0 for each vertex, and a sum of 1"]
+    distance = float(np.linalg.norm(weights @ v - z))
+    if upper is not None and not abs(distance - upper) <= upper * tolerance + slack:
+        return [f"upper: the weights prove {distance}, not {upper}"]
+    return []
+
+
+def _margin(v: Any, z: Any, direction: Any) -> float:
+    length = float(np.linalg.norm(direction))
+    return float(((v - z) @ (direction / length)).min()) if length > 0 else 0.0
+
+
+def _check_status(status: int | None, lower: float | None, upper: float | None, eps: float | None) -> list[str]:
+    if status == INVALID:
+        return ["status: invalid, but every number is finite"]
+    if eps is None or status is None:
+        return []
+    if status == INSIDE and not (upper is not None and upper <= eps):
+        return [f"status: inside needs upper {upper} <= eps {eps}"]
+    if status == OUTSIDE and not (lower is not None and lower > eps):
+        return [f"status: outside needs lower {lower} > eps {eps}"]
+    if status == UNDECIDED and upper is not None and lower is not None and (upper <= eps or lower > eps):
+        return ["status: undecided, but the bounds decide"]
+    return []
+
+
+def check_report(report_path: str | Path, features: Any, *, inputs: Any = None) -> list[str]:
+    """Return what is wrong with a report: every hull answer, score, level and pocket is recomputed from the data.
+
+    `features` and, for a probe, `inputs` are anything with `values` (n, d) and `labels` (n,), such as
+    `clear.Features`: the training set, and the samples probed (`predictions` go before `labels`). Only rows that
+    the report names are read. An empty list means that everything holds; a file that cannot be read gives one entry.
+    """
+    path = Path(report_path)
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        report = json.loads(path.read_bytes())
+        if (report["schema"], report["kind"]) not in (("clear-report/1", "scan"), ("clear-report/1", "probe")):
+            return [f"{path}: schema is {report['schema']!r}: want clear-report/1 of a scan or probe"]
+        if report["kind"] == "probe" and inputs is None:
+            return [f"{path} is about a probe: pass the samples probed as inputs"]
+        return _check_all(report, path.parent, features, features if report["kind"] == "scan" else inputs)
+    except Exception as error:  # whatever a damaged or forged file makes the readers raise is a violation
+        return [f"{path} is damaged: {type(error).__name__}: {error}"]
+
+
+def _check_all(report: Any, folder: Path, features: Any, queries: Any) -> list[str]:
+    wrong = []
+    for part in ("preparation", "scores"):
+        digest = hashlib.sha256((folder / report[part]["file"]).read_bytes()).hexdigest()
+        wrong += _failed((digest == report[part]["sha256"], f"{part}: SHA-256 is not the report's"))
+    with open(folder / report["preparation"]["file"], "rb") as file, np.load(file, allow_pickle=False) as archive:
+        maps = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
+    shape = (len(queries.labels), np.shape(features.values)[1])
+    stated = (report["n_samples"], report["n_features"])
+    if shape != stated:
+        return [*wrong, f"the data have shape {shape}, those of the report {stated}"]
+    for flag in report["flags"]:
+        found = _check_flag(flag, report, features, queries, maps)
+        wrong += [f"flag of row {flag['row']}: {violation}" for violation in found]
+    return wrong + _check_pockets(report)
+
+
+def _prepare(values: Any, rows: Any, maps: dict[str, Any]) -> Any:
+    """Map rows as the report says: centre, project, scale to length 1."""
+    mapped = np.asarray(values[np.asarray(rows, dtype=np.int64)], dtype=np.float64) - maps["mean"]
+    mapped = mapped @ maps["components"].T if "components" in maps else mapped
+    length = np.linalg.norm(mapped, axis=1, keepdims=True)
+    return (mapped / np.where(length > 0, length, 1)).astype(np.float32).astype(np.float64)
+
+
+def _direction(vertices: Any, point: Any, weights: Any, goal: float, steps: int = 5000) -> Any:
+    """A direction that proves a distance of `goal`, or the best found, moving weight from far vertices to near ones."""
+    offsets, w = vertices - point, np.maximum(weights, 0.0)
+    best, proven = w @ offsets, -np.inf
+    for _ in range(steps):
+        u = w @ offsets
+        along, margin = offsets @ u, _margin(vertices, point, u)
+        best, proven = (u, margin) if margin > proven else (best, proven)
+        near, far = int(np.argmin(along)), int(np.argmax(np.where(w > 0, along, -np.inf)))
+        curvature = float(((offsets[near] - offsets[far]) ** 2).sum())
+        if proven >= goal or curvature == 0:
+            break
+        step = min(w[far], (along[far] - along[near]) / curvature)
+        w[near] += step
+        w[far] -= step
+    return best
+
+
+def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[str, Any]) -> list[str]:
+    row, predictions = flag["row"], getattr(queries, "predictions", None)
+    carried = queries.labels if report["kind"] == "scan" or predictions is None else predictions
+    gap = report["config"]["hull_tolerance"]
+    itself = {row} if report["kind"] == "scan" else set()
+    pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ROLES.index(hull["role"]))
+    support = {r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY}
+    mates, peeled = set(flag["mates"]), set(pocket["rows"]) | set(flag["mates"])
+    h_pocket, h_own, h_other = (_log(float(hull["upper"])) for hull in hulls)
+    wrong = _failed(
+        (flag["label"] == carried[row] and row >= 0, "label is not the data's"),
+        (flag["id"] == getattr(queries, "ids", range(len(carried)))[row], "id is not the data's"),
+        ([hull["role"] for hull in hulls] == list(ROLES), "hulls: want one pocket, own and other"),
+        (pocket["label"] == own["label"] == flag["label"] != other["label"], "hulls are of the wrong labels"),
+        (other["label"] == flag["suggested_label"], "suggested_label is not that of the other hull"),
+        ((features.labels[flag["mates"]] == flag["label"]).all(), "a mate carries another label"),
+        (support <= mates and not itself & mates, "mates lack the pocket's support or hold the sample"),
+        (not peeled & set(own["rows"]), "own: a mate was not peeled off"),
+        (_same(flag["collapse"], h_own - h_pocket), "collapse does not follow from the distances"),
+        (_same(flag["reassignment"], h_own - h_other), "reassignment does not follow from the distances"),
+    )
+    point = _prepare(queries.values, [row], maps)[0]
+    for hull in hulls:
+        rows, lower, upper = hull["rows"], float(hull["lower"]), float(hull["upper"])
+        if not rows or len(rows) != len(hull["weights"]):
+            empty = not rows and lower == upper == math.inf
+            wrong += _failed((empty, f"{hull['role']}: weights: want one for each row, and distance inf without rows"))
+            continue
+        lower = min(lower, upper) if lower <= upper + SLACK else lower  # they may cross by rounding
+        vertices = _prepare(features.values, rows, maps)
+        found = check_hull(
+            vertices,
+            point,
+            weights=hull["weights"],
+            direction=_direction(vertices, point, hull["weights"], lower - SLACK),
+            lower=lower,
+            upper=upper,
+            tolerance=SLACK / max(upper, SLACK),
+        )
+        wrong += [f"{hull['role']}: {violation}" for violation in found] + _failed(
+            ((features.labels[rows] == hull["label"]).all(), f"{hull['role']}: a vertex carries another label"),
+            (len(set(rows) - itself) == len(rows), f"{hull['role']}: rows repeat or hold the sample"),
+            (min(rows, default=0) >= 0, f"{hull['role']}: a row is negative"),
+            (upper - lower <= gap * upper + SLACK, f"{hull['role']}: bounds are far apart"),
+        )
+    return wrong + _check_level(flag, report)
+
+
+def _check_level(flag: Any, report: Any) -> list[str]:
+    """A scan's score is R + K (K alone where features are weak); a probe's is K in MADs of one of its scales."""
+    limits, config, prefix = report["thresholds"], report["config"], "collapse_median_"
+    collapse, score = _number(flag["collapse"]), _number(flag["score"])
+    limit = _number(limits["certain" if report["kind"] == "scan" else "z"])
+    judged = True
+    if report["kind"] == "scan":
+        weak = report["core_accuracy"] < config["weak_accuracy"]
+        scores = [collapse if weak else _number(flag["reassignment"]) + collapse]
+        judged = any(h["role"] == "own" and len(h["rows"]) >= config["hull_size"] // 2 for h in flag["hulls"])
+    else:
+        scales = [name.removeprefix(prefix) for name in limits if name.startswith(prefix)]
+        scores = [(collapse - limits[prefix + s]) / limits[f"collapse_spread_{s}"] for s in scales]
+    level = "certain" if score > limit and judged else "review"
+    return _failed(
+        (any(_same(score, s) for s in scores), "score is not that of K and R"),
+        (flag["level"] == level, f"level is {flag['level']!r}, the thresholds say {level!r}"),
+    )
+
+
+def _check_pockets(report: Any) -> list[str]:
+    flags = {flag["row"]: flag for flag in report["flags"]}
+    certain = any(flag["level"] == "certain" for flag in flags.values())
+    wrong = _failed(
+        (report["verdict"] in ("undecided", "poisoned" if certain else "clean"), "verdict is not that of the flags"),
+        (len(flags) == len(report["flags"]), "a row is flagged twice"),
+    )
+    for number, pocket in enumerate(report.get("pockets", []), start=1):
+        members = [flags.get(row, {}) for row in pocket["rows"]]
+        total = sum(_number(flag.get("score")) for flag in members)
+        level = "certain" if any(flag.get("level") == "certain" for flag in members) else "review"
+        labels = {(flag.get("label"), flag.get("suggested_label")) for flag in members}
+        found = _failed(
+            (len(set(pocket["rows"])) == len(members), "rows repeat"),
+            ([flag.get("id") for flag in members] == pocket["ids"], "rows and ids are not those of flagged samples"),
+            (labels == {(pocket["label"], pocket["suggested_label"])}, "a member carries other labels"),
+            (_same(pocket["score"], total), "score is not the sum of its members'"),
+            (pocket["level"] == level, "level is not the highest of its members"),
+        )
+        wrong += [f"pocket {number}: {violation}" for violation in found]
+    return wrong
+
+
+def _number(value: Any) -> float:
+    """A float as reports spell it: null is nan, infinities are strings."""
+    return math.nan if value is None else float(value)
+
+
+def _log(distance: float) -> float:
+    return math.log(distance + FLOOR) if math.isfinite(distance) else math.nan
+
+
+def _same(stated: Any, value: float) -> bool:
+    number = _number(stated)
+    return (
+        number == value
+        or (math.isnan(number) and math.isnan(value))
+        or abs(number - value) <= 1e-9 * max(1, abs(value))
+    )
+
+
+def _failed(*claims: tuple[Any, str]) -> list[str]:
+    return [message for holds, message in claims if not holds]

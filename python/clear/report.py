@@ -1,0 +1,311 @@
+"""A result on disk: report.json (canonical), preparation.npz, scores.parquet and report.html; and back again."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._files import atomic_write, sha256
+from clear._version import __version__
+from clear.config import ScanConfig
+from clear.errors import UnsafeFile, need
+from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
+
+__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "write_report"]
+
+SCHEMA = "clear-report/1"
+SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core")
+COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the readers of JSON and NumPy raise on files that are not what they seem."""
+Result = ScanResult | ProbeResult
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where the parts of a report lie."""
+
+    json: Path
+    """Verdict, pockets, flags with their hulls, settings, provenance."""
+    preparation: Path
+    """How features are mapped: `mean` (d,) and, where they are projected, `components` (width, d)."""
+    scores: Path
+    """One row for each sample."""
+    html: Path
+    """For people: one file without scripts or external parts."""
+
+
+def require_extras() -> None:
+    """Raise `MissingExtra` where a library that `write_report` needs is missing: better before a scan than after it."""
+    for module in ("pyarrow", "jinja2", "matplotlib", "PIL"):
+        need(module, extra="report")
+
+
+def write_report(
+    result: Result,
+    directory: str | Path,
+    *,
+    images: Any = None,
+    reference_images: Any = None,
+    features_path: str | Path | None = None,
+    inputs_path: str | Path | None = None,
+) -> Report:
+    """Write what a scan or probe found, for machines and for people.
+
+    Parameters
+    ----------
+    result : ScanResult or ProbeResult
+    directory : path
+        Made if it does not exist. Reports in it are replaced, `report.json` last; no partial file is ever seen.
+    images : optional
+        Pictures of the samples scanned or probed, for thumbnails: an array, uint8 (n, height, width[, channels]), or
+        anything with `image(row)`, such as what `clear.images.open_images` returns.
+    reference_images : optional
+        The same for the training set of a probe.
+    features_path, inputs_path : path, optional
+        Files whose SHA-256 goes into the report: the training features, and the samples probed.
+
+    Returns
+    -------
+    Report
+        The paths written. The same result gives the same bytes: there is no time stamp in them.
+
+    Raises
+    ------
+    MissingExtra
+        Without pyarrow, Jinja2 or matplotlib: pip install "clear-pockets[report]".
+    OSError
+        The directory cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, clear
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 60)
+    >>> values = (rng.normal(size=(120, 8)) + 5 * labels[:, None]).astype(np.float32)
+    >>> result = clear.scan(clear.Features.from_arrays(values, labels))
+    >>> report = write_report(result, tempfile.mkdtemp())
+    >>> read_report(report.json).verdict == result.verdict
+    True
+    """
+    from clear._report_html import render_html
+
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(*(folder / name for name in ("report.json", "preparation.npz", "scores.parquet", "report.html")))
+    with atomic_write(report.preparation) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **_preparation_arrays(result.preparation))
+    with atomic_write(report.scores) as temporary:
+        _write_scores(result, temporary)
+    document = _as_document(result) | {
+        "inputs": _describe_inputs(result, features=features_path, inputs=inputs_path),
+        "preparation": {"file": report.preparation.name, "sha256": sha256(report.preparation)},
+        "scores": {"file": report.scores.name, "sha256": sha256(report.scores)},
+    }
+    page = render_html(result, document, images=images, reference_images=reference_images)
+    with atomic_write(report.html) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    with atomic_write(report.json) as temporary:
+        temporary.write_bytes(_canonical(document))
+    return report
+
+
+def read_report(path: str | Path) -> Result:
+    """Read a report back: `path` is a report.json or the directory that holds it.
+
+    Raises UnsafeFile where a part is damaged, replaced or of another version, OSError where it is missing. Nothing
+    in a report is executed.
+    """
+    place = Path(path)
+    place = place / "report.json" if place.is_dir() else place
+    try:
+        document = json.loads(place.read_bytes())
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise UnsafeFile(f'{place} is not a report of this version: want "schema": "{SCHEMA}"')
+        preparation = _read_preparation(_checked_part(place, document, "preparation", "preparation.npz"))
+        columns = _read_scores(_checked_part(place, document, "scores", "scores.parquet"))
+        return _as_result(document, preparation, columns)
+    except UnsafeFile:
+        raise
+    except DAMAGE as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise UnsafeFile(f"{place} is damaged: {reason}") from error
+
+
+def _describe_inputs(result: Result, **paths: str | Path | None) -> dict[str, Any]:
+    """Name and digest of the files that were read, and the shape of the samples judged."""
+    judged = "features" if isinstance(result, ScanResult) else "inputs"
+    shape = [result.n_samples, result.n_features]
+    return {
+        name: {"file": Path(path).name, "sha256": sha256(path)} | ({"shape": shape} if name == judged else {})
+        for name, path in paths.items()
+        if path is not None
+    }
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    """One spelling for each document: sorted keys, shortest floats, nan as null, infinities as strings."""
+    return json.dumps(_spelled(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    if isinstance(value, Level):
+        return value.name.lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _as_document(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = {name: getattr(result, name) for name in COMMON}
+    document |= {
+        "schema": SCHEMA,
+        "kind": "scan" if isinstance(result, ScanResult) else "probe",
+        "tool": {"name": "clear-pockets", "version": __version__},
+        "config": asdict(result.config),
+        "flags": [asdict(flag) for flag in result.flags],
+    }
+    if isinstance(result, ScanResult):
+        return document | {"core_accuracy": result.core_accuracy, "pockets": [asdict(p) for p in result.pockets]}
+    return document | {"reference_source": result.reference_source}
+
+
+def _preparation_arrays(preparation: Preparation) -> dict[str, npt.NDArray[np.float64]]:
+    components = preparation.components
+    return {"mean": preparation.mean} | ({} if components is None else {"components": components})
+
+
+def _write_scores(result: Result, path: Path) -> None:
+    arrow, parquet = need("pyarrow", extra="report"), need("pyarrow.parquet", extra="report")
+    columns = {"id": result.ids, "row": np.arange(result.n_samples), "label": result.labels}
+    columns |= {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
+    table = arrow.table(
+        {name: arrow.array(column.tolist() if column.dtype.kind == "U" else column) for name, column in columns.items()}
+    )
+    parquet.write_table(table.replace_schema_metadata({"schema": SCHEMA}), path)
+
+
+def _checked_part(place: Path, document: dict[str, Any], part: str, name: str) -> Path:
+    """Path of a part of the report, once its digest is the one written down."""
+    path = place.parent / name
+    if sha256(path) != document[part]["sha256"]:
+        raise UnsafeFile(f"{path} is not the file that {place.name} was written with: its SHA-256 differs")
+    return path
+
+
+def _read_preparation(path: Path) -> Preparation:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        arrays = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
+    mean, components = arrays["mean"], arrays.get("components")
+    if mean.ndim != 1 or (components is not None and components.shape != (len(components), len(mean))):
+        raise UnsafeFile(f"{path} is damaged: want mean (d,) and components (width, d)")
+    return Preparation(mean, components)
+
+
+def _read_scores(path: Path) -> dict[str, npt.NDArray[Any]]:
+    parquet = need("pyarrow.parquet", extra="report")
+    try:
+        table = parquet.read_table(path, columns=["id", "label", *SCORE_COLUMNS])
+    except need("pyarrow", extra="report").ArrowException as error:
+        raise UnsafeFile(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    if columns["id"].dtype.kind == "O":
+        columns["id"] = columns["id"].astype(str)
+    return columns
+
+
+def _as_result(document: dict[str, Any], preparation: Preparation, columns: dict[str, npt.NDArray[Any]]) -> Result:
+    n, kind = document["n_samples"], document["kind"]
+    if len(columns["label"]) != n or kind not in ("scan", "probe") or len(preparation.mean) != document["n_features"]:
+        raise ValueError("numbers of samples or features disagree, or the kind is unknown")
+    if document["verdict"] not in ("clean", "poisoned", "undecided"):
+        raise ValueError(f"verdict is {document['verdict']!r}")
+    names = document["class_names"]
+    shared: dict[str, Any] = {
+        name: document[name] for name in ("n_samples", "n_features", "n_classes", "source", "verdict")
+    }
+    shared |= {
+        "class_names": None if names is None else tuple(names),
+        "thresholds": {name: _number(value) for name, value in document["thresholds"].items()},
+        "notes": tuple(document["notes"]),
+        "labels": columns["label"],
+        "ids": columns["id"],
+        "scores": Scores(**{name: columns[name] for name in SCORE_COLUMNS}),
+        "flags": tuple(_as_flag(flag, n) for flag in document["flags"]),
+        "preparation": preparation,
+        "config": ScanConfig(**document["config"]),
+    }
+    if kind == "probe":
+        return ProbeResult(**shared, reference_source=document["reference_source"])
+    pockets = tuple(_as_pocket(pocket, n) for pocket in document["pockets"])
+    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]))
+
+
+def _row(value: Any, n: int | None = None) -> int:
+    if not isinstance(value, int) or value < 0 or (n is not None and value >= n):
+        raise ValueError(f"row {value!r} does not exist")
+    return value
+
+
+def _as_flag(flag: dict[str, Any], n: int) -> Flag:
+    hulls = tuple(
+        HullEvidence(
+            hull["role"],
+            int(hull["label"]),
+            tuple(map(_row, hull["rows"])),
+            tuple(map(float, hull["weights"])),
+            _number(hull["lower"]),
+            _number(hull["upper"]),
+        )
+        for hull in flag["hulls"]
+    )
+    return Flag(
+        _row(flag["row"], n),
+        flag["id"],
+        Level[flag["level"].upper()],
+        int(flag["label"]),
+        int(flag["suggested_label"]),
+        _number(flag["collapse"]),
+        _number(flag["reassignment"]),
+        _number(flag["score"]),
+        tuple(map(_row, flag["mates"])),
+        hulls,
+    )
+
+
+def _as_pocket(pocket: dict[str, Any], n: int) -> Pocket:
+    return Pocket(
+        int(pocket["label"]),
+        int(pocket["suggested_label"]),
+        tuple(_row(row, n) for row in pocket["rows"]),
+        tuple(pocket["ids"]),
+        _number(pocket["score"]),
+        Level[pocket["level"].upper()],
+    )

@@ -1,0 +1,376 @@
+"""The command line: every command runs, says what it did, and fails with one line and a meaningful exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import fake_results
+import numpy as np
+import pytest
+
+import clear.data
+import clear.detect
+from clear import ScanConfig, UnsafeFile
+from clear._cli_common import one_line, printable
+from clear.cli import app, main
+from clear.report import read_report
+from clear.results import Level
+
+COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "repair", "verify", "check")
+
+
+@pytest.fixture(scope="module")
+def training() -> Any:
+    return fake_results.fake_features()
+
+
+@pytest.fixture
+def files(training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with train.npz, clean.npz and in.npz."""
+    inputs = fake_results.fake_inputs(training)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 60)
+    values = (6 * np.eye(3, 10)[labels] + rng.normal(size=(180, 10))).astype(np.float32)
+    stored = {"train.npz": training, "clean.npz": clear.data.Features.from_arrays(values, labels), "in.npz": inputs}
+    for name in stored:
+        (tmp_path / name).write_bytes(name.encode())
+
+    def open_features(path: Any, *, labels: Any = None) -> Any:
+        if Path(path).name not in stored:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return stored[Path(path).name]
+
+    monkeypatch.setattr(clear.data, "open_features", open_features, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def module(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
+    """Stand in for a module of the library with the functions given."""
+    stand_in = ModuleType(name)
+    for key, value in functions.items():
+        setattr(stand_in, key, value)
+    monkeypatch.setitem(sys.modules, name, stand_in)
+
+
+def names_of(command: str) -> set[str]:
+    callback = next(c.callback for c in app.registered_commands if c.callback and c.callback.__name__ == command)
+    return set(inspect.signature(callback).parameters)
+
+
+def test_scan_of_a_poisoned_set_says_so_and_writes_a_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", "train.npz", "--out", "out"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("poisoned: ")
+    assert "dog -> cat" in shown.out
+    assert shown.err == ""
+    assert {path.name for path in (files / "out").iterdir()} == {
+        "report.json", "report.html", "scores.parquet", "preparation.npz"
+    }  # fmt: skip
+    assert read_report(files / "out").verdict == "poisoned"
+    document = json.loads((files / "out" / "report.json").read_text())
+    assert document["inputs"]["features"]["file"] == "train.npz"
+
+
+def test_scan_without_out_writes_nothing(files: Path) -> None:
+    before = sorted(files.iterdir())
+    assert main(["scan", "train.npz"]) == 1
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("clean", 0), ("poisoned", 1), ("undecided", 2)])
+def test_the_exit_code_is_the_verdict(
+    verdict: str, status: int, files: Path, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dataclasses.replace(fake_results.fake_scan(training), verdict=verdict)
+    monkeypatch.setattr(clear.detect, "scan", lambda *_, **__: result)
+    assert main(["scan", "train.npz"]) == status
+
+
+def test_scan_prints_json_for_programs(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", "train.npz", "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["verdict"], summary["kind"], summary["n_samples"], summary["report"]) == (
+        "poisoned", "scan", 180, None
+    )  # fmt: skip
+    assert set(summary["pockets"][0]["rows"]) == set(fake_results.POCKET)
+
+
+def test_probe_finds_the_target_and_check_confirms_the_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", "in.npz", "train.npz", "--out", "out"]) == 1
+    assert "2 of 22 inputs" in capsys.readouterr().out
+    assert main(["check", "out", "train.npz", "--inputs", "in.npz"]) == 0
+    assert capsys.readouterr().out == "everything holds\n"
+
+
+def test_check_lists_what_does_not_hold(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", "train.npz", "--out", "out"]) == 1
+    capsys.readouterr()
+    assert main(["check", "out/report.json", "train.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"holds": True, "violations": []}
+    document = json.loads((files / "out/report.json").read_text())
+    document["flags"][0]["score"] = 1.0
+    (files / "out/report.json").write_text(json.dumps(document))
+    assert main(["check", "out/report.json", "train.npz"]) == 3
+    assert "score is not that of K and R" in capsys.readouterr().out
+
+
+def test_settings_come_from_options_and_file_with_options_first(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ScanConfig] = []
+    result = fake_results.fake_scan(clear.data.open_features("train.npz"))
+    monkeypatch.setattr(clear.detect, "scan", lambda *_, config, **__: seen.append(config) or result)
+    (files / "scan.toml").write_text("hull_size = 10\nfolds = 4\n")
+    main(["scan", "train.npz", "--config", "scan.toml", "--folds", "3", "--certain-mads", "2.5"])
+    assert seen == [ScanConfig(hull_size=10, folds=3, certain_mads=2.5)]
+
+
+@pytest.mark.parametrize("command", ["plan", "scan", "probe"])
+def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) -> None:
+    settings = {field.name for field in dataclasses.fields(ScanConfig)}
+    own = {
+        "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
+        "reference_images",
+    }  # fmt: skip
+    assert names_of(command) - own == settings
+
+
+def test_info_prints_build_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["libraries"]["numpy"] == np.__version__
+    assert {"version", "compiler", "isa", "cores", "python"} <= set(facts)
+    assert main(["info"]) == 0
+    assert f"numpy          {np.__version__}" in capsys.readouterr().out
+
+
+def test_plan_estimates_a_scan(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import clear.plan
+
+    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20)
+    seen: list[Any] = []
+
+    def plan_scan(*args: Any, **options: Any) -> Any:
+        seen.append((args, options))
+        return clear.plan.Plan(180, 10, 3, 10, 2, (stage,), 1 << 20)
+
+    monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
+    assert main(["plan", "train.npz", "--threads", "2"]) == 0
+    assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2})]
+    assert "hulls" in capsys.readouterr().out
+    assert main(["plan", "train.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == 2.0
+
+
+def test_features_are_extracted_and_saved(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+    module(monkeypatch, "clear.models", load_model=lambda *a, **o: (a, o))
+    module(monkeypatch, "clear.images", open_images=lambda path: path)
+    module(monkeypatch, "clear.features", extract_features=lambda *a, **o: seen.update(call=(a, o)) or training)
+    monkeypatch.setattr(clear.data, "save_features", lambda taken, path: seen.update(saved=path), raising=False)
+    out = str(tmp_path / "train.npy")
+    call = ["features", "net.safetensors", "train.parquet", "--architecture", "resnet20", "--layer", "fc", "--out", out]
+    assert main([*call, "--classes", "10"]) == 0
+    (model, images), options = seen["call"]
+    assert model == ((Path("net.safetensors"), "resnet20"), {"num_classes": 10})
+    assert images == Path("train.parquet")
+    assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "progress": False}
+    assert seen["saved"] == Path(out)
+    assert "(180, 10)" in capsys.readouterr().out
+
+
+def test_repair_writes_weights_and_verify_judges_them(
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", reason="repair needs the torch extra")
+    load_file = pytest.importorskip("safetensors.torch", reason="repair needs the torch extra").load_file
+    model = torch.nn.Linear(2, 2)
+    images = fake_results.FakeImages(180)
+    seen: dict[str, Any] = {}
+
+    def repair_model(*arguments: Any, **options: Any) -> Any:
+        seen.update(options, arguments=arguments)
+        return SimpleNamespace(model=model, changed=np.array([1, 2]), history=(1,))
+
+    def find_corrections(result: Any, n: int) -> Any:
+        return SimpleNamespace(rows=np.array([60]), labels=np.array([0]))
+
+    module(monkeypatch, "clear.models", load_model=lambda *_, **__: model)
+    module(monkeypatch, "clear.images", open_images=lambda path: images)
+    module(monkeypatch, "clear.repair", repair_model=repair_model, find_corrections=find_corrections)
+    assert main(["scan", "train.npz", "--out", "out"]) == 1
+    capsys.readouterr()
+    network = ["--architecture", "resnet20"]
+    call = ["repair", "net.safetensors", "train.parquet", "out", *network, "--out", "fixed.safetensors"]
+    assert main([*call, "--method", "drop", "--epochs", "2", "--only-certain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] == [1, 2]
+    assert set(load_file(files / "fixed.safetensors")) == {"weight", "bias"}
+    _, given, labels, result = seen.pop("arguments")
+    assert given is images
+    assert labels.tolist() == training.labels.tolist()
+    assert result.verdict == "poisoned"
+    assert seen == {
+        "method": "drop", "scope": "network", "level": Level.CERTAIN, "probed": None, "epochs": 2, "seed": 0,
+        "progress": False,
+    }  # fmt: skip
+
+    def verify_repair(*_: Any, corrected: Any, scan: Any, probe: Any, **__: Any) -> Any:
+        assert corrected.tolist() == np.where(np.arange(180) == 60, 0, training.labels).tolist()
+        assert (scan.n_samples, probe) == (180, None)
+        return SimpleNamespace(all_closed=closed, to_dict=lambda: {"all_closed": closed})
+
+    module(monkeypatch, "clear.verify", verify_repair=verify_repair)
+    for closed, status in ((True, 0), (False, 1)):
+        call = ["verify", "net.safetensors", "fixed.safetensors", "train.parquet", "out", *network, "--json"]
+        assert main(call) == status
+        assert json.loads(capsys.readouterr().out) == {"all_closed": closed}
+
+
+def test_images_of_another_set_are_refused(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module(monkeypatch, "clear.models", load_model=lambda *_, **__: None)
+    module(monkeypatch, "clear.images", open_images=lambda path: fake_results.FakeImages(7))
+    module(monkeypatch, "clear.repair", repair_model=None)
+    assert main(["scan", "train.npz", "--out", "out"]) == 1
+    call = ["repair", "a.pt", "b.npz", "out", "--architecture", "resnet20", "--out", "fixed.safetensors"]
+    assert main(call) == 3
+    assert "images hold 7 samples, the report is about 180" in capsys.readouterr().err
+    assert not (files / "fixed.safetensors").exists()
+
+
+def test_demo_returns_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    module(monkeypatch, "clear.demo", run_demo=lambda out, seed: seen.append((out, seed)) or 1)
+    assert main(["demo", "--out", "here", "--seed", "3"]) == 1
+    assert seen == [(Path("here"), 3)]
+
+
+BAD_CALLS: dict[str, tuple[list[str], int, str]] = {
+    "unknown command": (["scam"], 64, "scam"),
+    "unknown option": (["scan", "train.npz", "--no-such"], 64, "--no-such"),
+    "missing argument": (["scan"], 64, "features"),
+    "not a number": (["scan", "train.npz", "--folds", "many"], 64, "--folds"),
+    "images without out": (["scan", "train.npz", "--images", "x.npz"], 64, "--out"),
+    "weights of another kind": (
+        ["repair", "a.pt", "b.npz", "c", "--architecture", "resnet20", "--out", "d.pt"], 64, ".safetensors"
+    ),
+    "missing file": (["scan", "no.npz"], 3, "no.npz: No such file or directory"),
+    "missing report": (["check", "no.json", "train.npz"], 3, "no.json: no such file or directory"),
+    "setting out of range": (["scan", "train.npz", "--folds", "1"], 3, "folds is 1: want at least 2"),
+    "missing settings": (["scan", "train.npz", "--config", "no.toml"], 3, "no.toml: No such file or directory"),
+    "damaged settings": (["scan", "train.npz", "--config", "train.npz"], 3, "not valid TOML"),
+    "out is a file": (["scan", "train.npz", "--out", "train.npz"], 3, "train.npz"),
+    "out without a directory": (
+        ["features", "a.pt", "b.npz", "--architecture", "resnet20", "--out", "no/f.npy"], 3, "no: no such directory"
+    ),
+    "report that is none": (
+        ["repair", "a.pt", "b.npz", "train.npz", "--architecture", "resnet20", "--out", "d.safetensors"], 3, "train.npz"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_bad_call_gets_its_exit_code_and_a_line_that_says_why(
+    name: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, status, said = BAD_CALLS[name]
+    before = sorted(files.iterdir())
+    assert main(arguments) == status
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    assert len(shown.err.splitlines()) == (1 if status == 3 else 2)
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("labels\nare odd"), 3, "labels are odd"),
+        (TypeError("want floats"), 3, "want floats"),
+        (UnsafeFile("x.npy is damaged"), 3, "x.npy is damaged"),
+        (PermissionError(13, "Permission denied", "/root/x"), 3, "/root/x: Permission denied"),
+        (MemoryError("Unable to allocate 9 TiB"), 4, "out of memory: Unable to allocate 9 TiB"),
+        (MemoryError(), 4, "out of memory: use fewer samples"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException, status: int, said: str, files: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(clear.detect, "scan", fail)
+    assert main(["scan", "train.npz", "--out", "out"]) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line]) == 1
+    assert said in lines[-1]
+    assert list((files / "out").iterdir()) == []
+
+
+def test_debug_shows_the_traceback(files: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["scan", "no.npz", "--debug"])
+
+
+def test_an_error_of_our_own_is_not_hidden(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a fault of the library")
+
+    monkeypatch.setattr(clear.detect, "scan", fail)
+    with pytest.raises(AssertionError):
+        main(["scan", "train.npz"])
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_explains_each_command_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"] if command else ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    if command:
+        assert f"Example: clear-pockets {command}" in " ".join(text.split())
+    else:
+        assert all(f"  {name} " in text for name in COMMANDS)
+        assert "..." not in text.split("Commands:")[1]
+
+
+def test_ids_cannot_steer_the_terminal(
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fake_results.renamed(fake_results.fake_scan(training), "\x1b[2J\x07\r\u202e")
+    monkeypatch.setattr(clear.detect, "scan", lambda *_, **__: result)
+    main(["scan", "train.npz"])
+    assert not set("\x1b\x07\r\u202e") & set(capsys.readouterr().out)
+    assert printable("a\nb") == "a\N{REPLACEMENT CHARACTER}b"
+    assert "\x1b" not in one_line(OSError(2, "missing", "\x1b[2J"))
+
+
+def test_the_module_runs_without_torch_and_without_loading_optional_libraries() -> None:
+    code = (
+        "import sys; from clear.cli import main; status = main(['info']);"
+        "heavy = {'torch', 'matplotlib', 'jinja2', 'pyarrow', 'sklearn', 'scipy'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_python_m_clear_passes_the_exit_code_on() -> None:
+    done = subprocess.run([sys.executable, "-m", "clear", "scam"], capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert "Traceback" not in done.stderr

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from clear.attacks import feature_collision, flip_labels
+from clear.repair import repair_model
+from clear.training import fit, load_inputs
+from clear.verify import accuracy, verify_repair
 from torch import nn
 
 import clear
-from clear.attacks import feature_collision, flip_labels
 from clear.features import extract_features, predict
 from clear.images import open_images
 from clear.models import last_linear, load_model
-from clear.repair import repair_model
 from clear.results import Level
-from clear.training import fit, load_inputs
-from clear.verify import accuracy, verify_repair
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -212,9 +212,17 @@ def attack_and_defend(
     for name, found in corrections.items():
         for scope in ("head", "network"):
             repaired = repair_model(
-                victim, images, given, found, scope=scope, seed=seed, probed=(load_inputs((inputs_of(pixels, target, clean), None)))
+                victim,
+                images,
+                given,
+                found,
+                scope=scope,
+                seed=seed,
+                probed=(load_inputs((inputs_of(pixels, target, clean), None))),
             )
-            row[f"{name}_{scope}_still_taken"] = float(predict(repaired.model, (pixels[target][None], None))[0] == taken_for)
+            row[f"{name}_{scope}_still_taken"] = float(
+                predict(repaired.model, (pixels[target][None], None))[0] == taken_for
+            )
             row[f"{name}_{scope}_true"] = float(predict(repaired.model, (pixels[target][None], None))[0] == true)
             row[f"{name}_{scope}_accuracy_change"] = accuracy(repaired.model, pixels[clean], labels[clean]) - before
     return row

@@ -1,20 +1,26 @@
 """Find and repair triggerless (sample-targeted) backdoors.
 
-`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets
-found and `verify_repair` checks it. Underneath: exact nearest neighbours and certified convex hulls.
+`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets found
+and `verify_repair` checks it; `write_report` shows it. Underneath: exact nearest neighbours and certified convex hulls.
 """
 
 from __future__ import annotations
 
 from clear._backend import build_info
 from clear._version import __version__
+from clear.check import check_hull, check_report
 from clear.config import ScanConfig
-from clear.data import Features
+from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
 from clear.errors import BackendUnavailable, ClearError, MissingExtra, UnsafeFile
+from clear.features import extract_features, predict
 from clear.hull import HullResult, HullStatus, solve_hulls
+from clear.images import ImageDataset, open_images
+from clear.models import layer_names, load_model
 from clear.neighbors import NeighborIndex, Neighbors, find_neighbors
+from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
+from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
 
 __all__ = [
@@ -25,10 +31,12 @@ __all__ = [
     "HullEvidence",
     "HullResult",
     "HullStatus",
+    "ImageDataset",
     "Level",
     "MissingExtra",
     "NeighborIndex",
     "Neighbors",
+    "Plan",
     "Pocket",
     "ProbeResult",
     "Reference",
@@ -38,8 +46,20 @@ __all__ = [
     "UnsafeFile",
     "__version__",
     "build_info",
+    "check_hull",
+    "check_report",
+    "extract_features",
     "find_neighbors",
+    "layer_names",
+    "load_model",
+    "open_features",
+    "open_images",
+    "plan_scan",
+    "predict",
     "probe",
+    "read_report",
+    "save_features",
     "scan",
     "solve_hulls",
+    "write_report",
 ]

@@ -27,6 +27,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr Index most_queries = 256;     // in a block: their buffers stay in the second-level cache
 constexpr Index buffer_bytes = 1 << 19;  // for the buffers of a block
+constexpr Index few_rows = 256;         // that are ranked by counting
 constexpr double small_work = 4e6;      // multiply-adds that are not worth starting threads for
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -70,7 +71,7 @@ struct Workspace {
     Index slots = 0;
     std::vector<double> distance;  // from the centre, scaled
     AlignedFloats queries, cutoff, slack, scores;
-    std::vector<std::int32_t> wanted, count, positions;
+    std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
     std::vector<double> squared;
     std::vector<Candidate> found;
@@ -85,13 +86,43 @@ void measure_into(Workspace& work, Index slot, std::int32_t const* positions, In
     if (static_cast<Index>(work.squared.size()) < count) work.squared.resize(at(count));
     work.request->kernels.measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions,
                                   count, packed.base.cols, work.squared.data());
-    for (Index i = 0; i < count; ++i) found.push_back({std::sqrt(work.squared[at(i)]), packed.row_of[at(positions[i])]});
+    std::size_t const old = found.size();
+    found.resize(old + at(count));
+    for (Index i = 0; i < count; ++i)
+        found[old + at(i)] = {std::sqrt(work.squared[at(i)]), packed.row_of[at(positions[i])]};
 }
 
 void keep_nearest(std::vector<Candidate>& found, Index wanted) {
     if (static_cast<Index>(found.size()) <= wanted) return;
     std::nth_element(found.begin(), found.begin() + (wanted - 1), found.end());
     found.resize(at(wanted));
+}
+
+// The same for a query's buffer; few rows come in the order of their scores, which is nearly that of their distances.
+void measure_buffer(Workspace& work, Index slot, std::vector<Candidate>& found) {
+    Index const start = slot * work.block.stride;
+    std::int32_t const count = work.count[at(slot)];
+    std::int32_t const* positions = work.block.positions + start;
+    if (count <= few_rows) {
+        work.ranked.resize(at(few_rows));
+        work.request->kernels.rank(work.block.scores + start, positions, count, work.ranked.data());
+        positions = work.ranked.data();
+    }
+    measure_into(work, slot, positions, count, found);
+}
+
+void sort_nearest(std::vector<Candidate>& found, Index wanted) {
+    if (static_cast<Index>(found.size()) > few_rows) {
+        keep_nearest(found, wanted);
+        std::sort(found.begin(), found.end());
+        return;
+    }
+    for (std::size_t i = 1; i < found.size(); ++i) {  // nearly sorted already
+        Candidate const moved = found[i];
+        std::size_t j = i;
+        for (; j > 0 && moved < found[j - 1]; --j) found[j] = found[j - 1];
+        found[j] = moved;
+    }
 }
 
 // A buffer full of rows that float32 cannot tell apart: float64 keeps the nearest, and their farthest gives the cutoff.
@@ -223,12 +254,11 @@ void decide(Workspace& work, Index slot, std::span<Segment const> segments, doub
     found.swap(work.measured[q]);
     if (work.distance[q] <= farthest_scored) {
         request.kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
-        measure_into(work, slot, work.block.positions + slot * work.block.stride, work.count[q], found);
+        measure_buffer(work, slot, found);
     } else {
         measure_all(work, slot, segments, found);
     }
-    keep_nearest(found, work.wanted[q]);
-    std::sort(found.begin(), found.end());
+    sort_nearest(found, work.wanted[q]);
     Index const exclude = request.exclude[at(work.order[slot])];
     Index kept = 0;
     for (Candidate const& candidate : found) {

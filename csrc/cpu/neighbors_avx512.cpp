@@ -4,6 +4,6 @@
 
 namespace clear {
 
-extern NeighborKernels const neighbor_kernels_avx512 = {scan, tighten, measure};
+extern NeighborKernels const neighbor_kernels_avx512 = {scan, tighten, rank, measure};
 
 }  // namespace clear

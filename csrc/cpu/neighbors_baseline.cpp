@@ -4,6 +4,6 @@
 
 namespace clear {
 
-extern NeighborKernels const neighbor_kernels_baseline = {scan, tighten, measure};
+extern NeighborKernels const neighbor_kernels_baseline = {scan, tighten, rank, measure};
 
 }  // namespace clear

@@ -11,8 +11,8 @@ namespace clear {
 namespace {
 
 using Floats = float __attribute__((vector_size(CLEAR_VECTOR_BYTES)));
+using Ints = std::int32_t __attribute__((vector_size(CLEAR_VECTOR_BYTES)));
 using Doubles = double __attribute__((vector_size(CLEAR_VECTOR_BYTES)));
-using HalfFloats = float __attribute__((vector_size(CLEAR_VECTOR_BYTES / 2)));
 
 constexpr int width = CLEAR_VECTOR_BYTES / 4;
 constexpr int tile_queries = width == 16 ? 8 : 4;  // tile_queries * tile_vectors accumulators fill the registers
@@ -84,6 +84,27 @@ std::int32_t count_reaching(float const* scores, std::int32_t n, float threshold
     return count;
 }
 
+void find_range(float const* scores, std::int32_t n, float& low, float& high) {
+    std::int32_t i = 0;
+    if (n >= width) {
+        Floats lows = load(scores);
+        Floats highs = lows;
+        for (; i + width <= n; i += width) {
+            Floats const score = load(scores + i);
+            lows = score < lows ? score : lows;
+            highs = score > highs ? score : highs;
+        }
+        for (int lane = 0; lane < width; ++lane) {
+            low = lows[lane] < low ? lows[lane] : low;
+            high = highs[lane] > high ? highs[lane] : high;
+        }
+    }
+    for (; i < n; ++i) {
+        low = scores[i] < low ? scores[i] : low;
+        high = scores[i] > high ? scores[i] : high;
+    }
+}
+
 // Floats in their order, as integers.
 std::int32_t to_ordered(float value) {
     std::int32_t bits;
@@ -103,10 +124,7 @@ float from_ordered(std::int32_t bits) {
 float find_threshold(float const* scores, std::int32_t n, std::int32_t wanted, std::int32_t spare) {
     float low = scores[0];
     float high = scores[0];
-    for (std::int32_t i = 1; i < n; ++i) {
-        low = scores[i] < low ? scores[i] : low;
-        high = scores[i] > high ? scores[i] : high;
-    }
+    find_range(scores, n, low, high);
     std::int32_t above_low = n;
     std::int32_t above_high = 0;
     for (int pass = 0; pass < 48 && above_low > wanted + spare; ++pass) {
@@ -243,15 +261,45 @@ void scan(ScanBlock const& block) {
     }
 }
 
+// Ranks by counting, a vector of entries at a time: no branches, and few enough entries that n^2 / width is small.
+void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to) {
+    for (std::int32_t i = n; i < n + width; ++i) scores[i] = lowest;
+    for (std::int32_t first = 0; first < n; first += width) {
+        Floats const score = load(scores + first);
+        Ints place{};
+        Ints lane{};
+        for (int j = 0; j < width; ++j) lane[j] = j;
+        std::int32_t const last = first + width < n ? first + width : n;
+        for (std::int32_t i = 0; i < first; ++i) place -= fill(scores[i]) >= score;  // ties: the earlier entry first
+        for (std::int32_t i = first; i < last; ++i) {
+            Floats const other = fill(scores[i]);
+            place -= (other > score) | ((other == score) & (lane > (i - first)));
+        }
+        for (std::int32_t i = last; i < n; ++i) place -= fill(scores[i]) > score;
+        for (std::int32_t i = first; i < last; ++i) to[place[i - first]] = positions[i];
+    }
+}
+
 // squared_distance() for `Rows` rows at once: the same eight sums, so the same bits.
 constexpr int double_lanes = CLEAR_VECTOR_BYTES / 8;
 constexpr int double_vectors = 8 / double_lanes;
 constexpr int measured_rows = CLEAR_VECTOR_BYTES == 16 ? 2 : 4;
 
 inline Doubles load_doubles(float const* from) {
-    HalfFloats value;
-    __builtin_memcpy(&value, from, sizeof value);
-    return __builtin_convertvector(value, Doubles);
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));  // the plain form warns in GCC 12
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    return Doubles{static_cast<double>(from[0]), static_cast<double>(from[1])};
+#endif
+}
+
+__attribute__((noinline)) void add_rest(float const* query, float const* row, Index t, Index d, double* part) {
+    for (; t < d; ++t) {
+        double const diff = static_cast<double>(query[t]) - static_cast<double>(row[t]);
+        part[t % 8] += diff * diff;
+    }
 }
 
 template <int Rows>
@@ -269,21 +317,28 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
             }
         }
     for (int r = 0; r < Rows; ++r) {
-        double part[8];
-        __builtin_memcpy(part, sum[r], sizeof part);
-        for (Index s = t; s < d; ++s) {
-            double const diff = static_cast<double>(query[s]) - static_cast<double>(rows[r][s]);
-            part[s % 8] += diff * diff;
-        }
+        alignas(64) double part[8];
+        for (int v = 0; v < double_vectors; ++v) __builtin_memcpy(part + v * double_lanes, &sum[r][v], sizeof(Doubles));
+        if (t < d) add_rest(query, rows[r], t, d, part);
         out[r] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     }
+}
+
+// The start of a row; the processor foresees the rest.
+inline void prefetch(float const* row, Index d) {
+    Index const floats = d < 128 ? d : 128;
+    for (Index t = 0; t < floats; t += 16) __builtin_prefetch(row + t);
 }
 
 void measure(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
              Index count, Index d, double* out) {
     float const* at[measured_rows];
+    Index const ahead = 2 * measured_rows;
+    for (Index i = 0; i < count && i < ahead; ++i) prefetch(base + rows[positions[i]] * stride, d);
     Index i = 0;
     for (; i + measured_rows <= count; i += measured_rows) {
+        for (Index next = i + ahead; next < count && next < i + ahead + measured_rows; ++next)
+            prefetch(base + rows[positions[next]] * stride, d);
         for (int r = 0; r < measured_rows; ++r) at[r] = base + rows[positions[i + r]] * stride;
         measure_rows<measured_rows>(query, at, d, out + i);
     }

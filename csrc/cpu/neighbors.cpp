@@ -73,7 +73,7 @@ struct Workspace {
     AlignedFloats queries, cutoff, slack, scores;
     std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
-    std::vector<double> squared;
+    std::vector<double> lengths;
     std::vector<Candidate> found;
     ScanBlock block{};
 
@@ -83,13 +83,13 @@ struct Workspace {
 // Adds the rows in `positions` to `found`, measured in float64.
 void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
     PackedBase const& packed = work.request->packed;
-    if (static_cast<Index>(work.squared.size()) < count) work.squared.resize(at(count));
+    if (static_cast<Index>(work.lengths.size()) < count) work.lengths.resize(at(count));
     work.request->kernels.measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions,
-                                  count, packed.base.cols, work.squared.data());
+                                  count, packed.base.cols, work.lengths.data());
     std::size_t const old = found.size();
     found.resize(old + at(count));
     for (Index i = 0; i < count; ++i)
-        found[old + at(i)] = {std::sqrt(work.squared[at(i)]), packed.row_of[at(positions[i])]};
+        found[old + at(i)] = {work.lengths[at(i)], packed.row_of[at(positions[i])]};
 }
 
 void keep_nearest(std::vector<Candidate>& found, Index wanted) {

@@ -302,6 +302,17 @@ __attribute__((noinline)) void add_rest(float const* query, float const* row, In
     }
 }
 
+// x - y. As a fused 1 * x - y it has the same bits, and leaves the adders to the sums and conversions.
+inline Doubles subtract(Doubles x, Doubles y) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_fmsub_pd(x, Doubles{} + 1.0, y);
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_fmsub_pd(x, Doubles{} + 1.0, y);
+#else
+    return x - y;
+#endif
+}
+
 template <int Rows>
 inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
     Doubles sum[Rows][double_vectors] = {};
@@ -312,7 +323,7 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
             Doubles const x = load_doubles(query + t + v * double_lanes);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {
-                Doubles const diff = x - load_doubles(rows[r] + t + v * double_lanes);
+                Doubles const diff = subtract(x, load_doubles(rows[r] + t + v * double_lanes));
                 sum[r][v] += diff * diff;
             }
         }
@@ -322,6 +333,16 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
         if (t < d) add_rest(query, rows[r], t, d, part);
         out[r] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     }
+}
+
+void take_roots(double* values, Index n) {
+    Index i = 0;
+#if CLEAR_VECTOR_BYTES == 64
+    for (; i + 8 <= n; i += 8) _mm512_storeu_pd(values + i, _mm512_maskz_sqrt_pd(0xff, _mm512_loadu_pd(values + i)));
+#elif CLEAR_VECTOR_BYTES == 32
+    for (; i + 4 <= n; i += 4) _mm256_storeu_pd(values + i, _mm256_sqrt_pd(_mm256_loadu_pd(values + i)));
+#endif
+    for (; i < n; ++i) values[i] = __builtin_sqrt(values[i]);
 }
 
 // The start of a row; the processor foresees the rest.
@@ -346,6 +367,7 @@ void measure(float const* query, float const* base, Index stride, Index const* r
         at[0] = base + rows[positions[i]] * stride;
         measure_rows<1>(query, at, d, out + i);
     }
+    take_roots(out, count);
 }
 
 }  // namespace

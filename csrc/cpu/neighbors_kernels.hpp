@@ -47,7 +47,7 @@ struct NeighborKernels {
     void (*tighten)(ScanBlock const& block, Index query, std::int32_t spare);
     // to[i]: the position with the i-th largest score. Writes past the n scores (ScanBlock's spare elements).
     void (*rank)(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to);
-    // out[i] = squared_distance(query, base row rows[positions[i]], d) of exact.hpp, with the same bits.
+    // out[i] = root of squared_distance(query, base row rows[positions[i]], d) of exact.hpp, with the same bits.
     void (*measure)(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
                     Index count, Index d, double* out);
 };

@@ -121,9 +121,7 @@ def class_case(n, m, d, classes, k):
 def rows_of(kind, workloads):
     """Every workload with every method; one group, hence one table, for each workload."""
     return [
-        pytest.param(
-            group, name, id=f"{group} {name}", marks=pytest.mark.benchmark(group=f"neighbors {kind} {group}")
-        )
+        pytest.param(group, name, id=f"{group} {name}", marks=pytest.mark.benchmark(group=f"neighbors {kind} {group}"))
         for group in workloads
         for name in METHODS
     ]

@@ -136,9 +136,7 @@ class NeighborIndex:
             sizes[classes] * (self._index.dimension / cores),
         )
 
-    def search_by_class(
-        self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None
-    ) -> Neighbors:
+    def search_by_class(self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None) -> Neighbors:
         """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k)."""
         rows, skip, k = self._check(queries, k, exclude)
         cores = as_threads(threads)

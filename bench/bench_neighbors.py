@@ -1,6 +1,6 @@
 """Exact nearest neighbours against faiss, scikit-learn and torch: one group is one workload, all in one run.
 
-pytest bench/bench_neighbors.py --full --benchmark-json=out.json     (--benchmark-disable: tiny, as tests)
+pytest bench/bench_neighbors.py --full --benchmark-json=out.json      (without --full: tiny sizes, as tests)
 
 Building an index is not timed, for ours and for the peers. Every row stores `recall`: the share of the true
 neighbours (of a float64 brute force, on a sample of the queries) that the method returned; ours must find

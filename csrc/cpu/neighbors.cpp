@@ -1,88 +1,223 @@
+// Exact nearest neighbours: float32 kernels propose every row within a proven margin of the k-th best, float64 decides.
 #include "clear/neighbors.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include "clear/error.hpp"
 #include "clear/exact.hpp"
+#include "clear/isa.hpp"
 #include "clear/parallel.hpp"
+#include "neighbors_block.hpp"
 
 namespace clear {
 
-struct NeighborIndex::Packed {
-    MatrixView<float const> base;
-    std::vector<std::vector<Index>> members;  // rows of each class
+struct NeighborIndex::Packed : PackedBase {};
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr Index most_queries = 256;     // in a block: their buffers stay in the second-level cache
+constexpr Index buffer_bytes = 1 << 19;  // for the buffers of a block
+constexpr double small_work = 4e6;      // multiply-adds that are not worth starting threads for
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+NeighborKernels const& kernels_of(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return neighbor_kernels_avx512;
+    if (isa == Isa::avx2) return neighbor_kernels_avx2;
+#endif
+    static_cast<void>(isa);
+    return neighbor_kernels_baseline;
+}
+
+// Another library may have told this thread to treat denormals as zero; here they count.
+class KeepDenormals {
+#if defined(__x86_64__)
+public:
+    KeepDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ & ~0x8040U); }
+    ~KeepDenormals() { _mm_setcsr(saved_); }
+    KeepDenormals(KeepDenormals const&) = delete;
+    KeepDenormals& operator=(KeepDenormals const&) = delete;
+
+private:
+    unsigned saved_;
+#endif
 };
 
+void check_queries(MatrixView<float const> queries, Index d, std::span<Index const> exclude) {
+    require(queries.cols == d, "queries have ", queries.cols, " columns: want ", d);
+    require(static_cast<Index>(exclude.size()) == queries.rows, "exclude has ", exclude.size(), " entries: want ", queries.rows);
+}
+
+// Queries in one block: enough to use a panel well, few enough for the cache, and blocks enough for the threads.
+Index block_size(Index queries, Index k, Index panels, int threads) {
+    Index const buffer = (buffer_capacity(k, panels) + panel_rows + 16) * 8;
+    Index const fit = std::clamp<Index>(buffer_bytes / buffer, 32, most_queries);
+    Index const share = threads <= 1 ? queries : queries / (2 * threads) + 1;
+    return (std::clamp<Index>(share, std::min<Index>(fit, 64), fit) + group_queries - 1) / group_queries * group_queries;
+}
+
+// `segments` cut into at most `parts` pieces of about the same number of panels.
+std::vector<std::vector<Segment>> split(std::span<Segment const> segments, Index parts) {
+    Index const panels = count_panels(segments);
+    Index const share = std::max<Index>(1, (panels + parts - 1) / parts);
+    std::vector<std::vector<Segment>> pieces(1);
+    Index room = share;
+    for (Segment segment : segments)
+        while (segment.first_panel < segment.last_panel) {
+            if (room == 0) {
+                pieces.emplace_back();
+                room = share;
+            }
+            Index const taken = std::min(room, segment.last_panel - segment.first_panel);
+            pieces.back().push_back({segment.first_panel, segment.first_panel + taken, segment.reach});
+            segment.first_panel += taken;
+            room -= taken;
+        }
+    return pieces;
+}
+
+int useful_threads(Index queries, Index rows, Index d, int threads) {
+    return static_cast<double>(queries) * static_cast<double>(rows) * static_cast<double>(d) < small_work ? 1 : threads;
+}
+
+// Merges the sorted answers of `parts` pieces, k after k in distances and indices, into the nearest k.
+void merge_parts(Index parts, Index k, double const* distances, Index const* indices, Index step, double* to_distances,
+                 Index* to_indices) {
+    std::vector<Candidate> found;
+    for (Index p = 0; p < parts; ++p)
+        for (Index j = 0; j < k && indices[p * step + j] >= 0; ++j)
+            found.push_back({distances[p * step + j], indices[p * step + j]});
+    std::sort(found.begin(), found.end());
+    for (Index j = 0; j < k; ++j) {
+        bool const there = j < static_cast<Index>(found.size());
+        to_distances[j] = there ? found[at(j)].distance : infinity;
+        to_indices[j] = there ? found[at(j)].row : -1;
+    }
+}
+
+// Searches the queries order[0..m) in `segments`; their answers go to the rows of distances and indices that order names.
+void search_segments(Request const& request, std::span<Index const> order, std::span<Segment const> segments, int threads,
+                     MatrixView<double> distances, MatrixView<Index> indices) {
+    Index const m = static_cast<Index>(order.size());
+    Index const k = request.k;
+    Index const panels = count_panels(segments);
+    int const workers = useful_threads(m, panels * panel_rows, request.packed.base.cols, threads);
+    Index const block = block_size(m, k, panels, workers);
+    Index const blocks = (m + block - 1) / block;
+    // Too few queries to go round: every worker takes a part of the base instead.
+    auto const pieces = split(segments, blocks < workers ? workers : 1);
+    Index const parts = static_cast<Index>(pieces.size());
+    std::vector<double> part_distances(parts > 1 ? at(parts * m * k) : 0);
+    std::vector<Index> part_indices(part_distances.size());
+    std::vector<Workspace> workspaces(at(workers));
+
+    parallel_for(blocks * parts, 1, workers, [&](Index task, Index, int worker) {
+        KeepDenormals const mode;
+        Index const part = task % parts;
+        Index const begin = task / parts * block;
+        Workspace& work = workspaces[at(worker)];
+        load_queries(work, request, order.data() + begin, std::min(block, m - begin));
+        std::span<Segment const> const piece = pieces[at(part)];
+        propose(work, piece);
+        for (Index slot = 0; slot < work.slots; ++slot) {
+            Index const row = order[at(begin + slot)];
+            Index const place = (part * m + begin + slot) * k;
+            decide(work, slot, piece, parts > 1 ? part_distances.data() + place : distances.row(row),
+                   parts > 1 ? part_indices.data() + place : indices.row(row));
+        }
+    });
+    if (parts > 1)
+        for (Index i = 0; i < m; ++i)
+            merge_parts(parts, k, part_distances.data() + i * k, part_indices.data() + i * k, m * k,
+                        distances.row(order[at(i)]), indices.row(order[at(i)]));
+}
+
+}  // namespace
+
 NeighborIndex::NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                             Index n_classes)
-    : packed_(std::make_unique<Packed>()) {
+                             Index n_classes) {
+    require(n_classes >= 0, "n_classes is ", n_classes, ": want at least 0");
     require(rows.size() == labels.size(), "rows has ", rows.size(), " entries but labels has ", labels.size());
-    packed_->base = base;
-    packed_->members.resize(static_cast<std::size_t>(n_classes));
     for (std::size_t i = 0; i < rows.size(); ++i) {
         require(rows[i] >= 0 && rows[i] < base.rows, "row ", rows[i], " is outside base with ", base.rows, " rows");
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
-        packed_->members[static_cast<std::size_t>(labels[i])].push_back(rows[i]);
     }
+    KeepDenormals const mode;
+    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes)});
 }
 NeighborIndex::~NeighborIndex() = default;
 NeighborIndex::NeighborIndex(NeighborIndex&&) noexcept = default;
 NeighborIndex& NeighborIndex::operator=(NeighborIndex&&) noexcept = default;
 Index NeighborIndex::dimension() const { return packed_->base.cols; }
-Index NeighborIndex::n_classes() const { return static_cast<Index>(packed_->members.size()); }
+Index NeighborIndex::n_classes() const { return static_cast<Index>(packed_->class_size.size()); }
 Index NeighborIndex::class_size(Index label) const {
-    return static_cast<Index>(packed_->members[static_cast<std::size_t>(label)].size());
+    require(label >= 0 && label < n_classes(), "label ", label, " is outside [0, ", n_classes(), ")");
+    return packed_->class_size[at(label)];
 }
-
-namespace {
-
-void add_class(MatrixView<float const> base, std::vector<Index> const& members, float const* query, Index exclude,
-               std::vector<Candidate>& found) {
-    for (Index row : members)
-        if (row != exclude) found.push_back({squared_distance(query, base.row(row), base.cols), row});
-}
-
-void write_nearest(std::vector<Candidate>& found, Index k, double* distances, Index* indices) {
-    auto const kept = std::min<std::size_t>(static_cast<std::size_t>(k), found.size());
-    std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(kept), found.end());
-    for (std::size_t j = 0; j < static_cast<std::size_t>(k); ++j) {
-        distances[j] = j < kept ? std::sqrt(found[j].distance) : std::numeric_limits<double>::infinity();
-        indices[j] = j < kept ? found[j].row : -1;
-    }
-}
-
-}  // namespace
 
 void NeighborIndex::search(MatrixView<float const> queries, std::span<Index const> exclude,
                            std::span<Index const> within, int threads, MatrixView<double> distances,
                            MatrixView<Index> indices) const {
-    parallel_for(queries.rows, 16, threads, [&](Index begin, Index end, int) {
-        std::vector<Candidate> found;
-        for (Index q = begin; q < end; ++q) {
-            found.clear();
-            auto const at = static_cast<std::size_t>(q);
-            for (Index c = 0; c < n_classes(); ++c)
-                if (within[at] < 0 || within[at] == c)
-                    add_class(packed_->base, packed_->members[static_cast<std::size_t>(c)], queries.row(q), exclude[at], found);
-            write_nearest(found, distances.cols, distances.row(q), indices.row(q));
-        }
-    });
+    check_queries(queries, dimension(), exclude);
+    require(static_cast<Index>(within.size()) == queries.rows, "within has ", within.size(), " entries: want ", queries.rows);
+    for (Index label : within)
+        require(label < n_classes(), "within holds class ", label, ": want classes below ", n_classes());
+    if (distances.empty()) return;
+    // Queries that search the same class lie side by side: a block then scans the panels of that class only.
+    std::vector<Index> order(at(queries.rows));
+    std::iota(order.begin(), order.end(), Index{0});
+    std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return within[at(a)] < within[at(b)]; });
+    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, distances.cols};
+    for (std::size_t begin = 0; begin < order.size();) {
+        Index const label = within[at(order[begin])];
+        std::size_t end = begin;
+        while (end < order.size() && within[at(order[end])] == label) ++end;
+        std::span<Segment const> const segments = label < 0 ? std::span<Segment const>(packed_->by_reach) : packed_->segments_of(label);
+        search_segments(request, std::span(order).subspan(begin, end - begin), segments, threads, distances, indices);
+        begin = end;
+    }
 }
 
 void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k,
                                     int threads, MatrixView<double> distances, MatrixView<Index> indices) const {
-    parallel_for(queries.rows, 16, threads, [&](Index begin, Index end, int) {
-        std::vector<Candidate> found;
-        for (Index q = begin; q < end; ++q)
-            for (Index c = 0; c < n_classes(); ++c) {
-                found.clear();
-                add_class(packed_->base, packed_->members[static_cast<std::size_t>(c)], queries.row(q),
-                          exclude[static_cast<std::size_t>(q)], found);
-                write_nearest(found, k, distances.row(q) + c * k, indices.row(q) + c * k);
-            }
+    check_queries(queries, dimension(), exclude);
+    require(k > 0, "k is ", k, ": want at least 1");
+    if (distances.empty()) return;
+    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, k};
+    Index const m = queries.rows;
+    Index largest = 0;
+    for (Index c = 0; c < n_classes(); ++c) largest = std::max(largest, count_panels(packed_->segments_of(c)));
+    int const workers = useful_threads(m, count_panels(packed_->segments) * panel_rows, dimension(), threads);
+    Index const block = block_size(m, k, largest, workers);
+    Index const blocks = (m + block - 1) / block;
+    // Too few queries to go round: a worker takes some of the classes.
+    Index const share = blocks >= workers ? n_classes() : std::max<Index>(1, n_classes() * blocks / workers);
+    Index const shares = (n_classes() + share - 1) / share;
+    std::vector<Index> order(at(m));
+    std::iota(order.begin(), order.end(), Index{0});
+    std::vector<Workspace> workspaces(at(workers));
+    parallel_for(blocks * shares, 1, workers, [&](Index task, Index, int worker) {
+        KeepDenormals const mode;
+        Index const begin = task / shares * block;
+        Index const first = task % shares * share;
+        Workspace& work = workspaces[at(worker)];
+        load_queries(work, request, order.data() + begin, std::min(block, m - begin));
+        for (Index c = first; c < std::min(first + share, n_classes()); ++c) {
+            std::span<Segment const> const segments = packed_->segments_of(c);
+            propose(work, segments);
+            for (Index slot = 0; slot < work.slots; ++slot)
+                decide(work, slot, segments, distances.row(begin + slot) + c * k, indices.row(begin + slot) + c * k);
+        }
     });
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,10 @@ from clear._backend import get_backend
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
 MAX_K = 4096
+CALL_WORK = 1.5e10  # multiply-adds of a native call, per thread: a third of a second, so that Ctrl-C is heard
+
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.float32]
 
 
 class Neighbors(NamedTuple):
@@ -33,8 +39,8 @@ class NeighborIndex:
     Parameters
     ----------
     base : array of float, shape (n, d)
-        Rows to search, NumPy or torch. float32 is used as it is, float16 and bfloat16 are widened exactly, float64 is
-        rounded to float32. Must be finite.
+        Rows to search, NumPy or torch. float32 is used as it is, float16 and bfloat16 are widened exactly,
+        float64 is rounded to float32. Must be finite, and must not change while the index is in use.
     labels : array of int, shape (n,), optional
         Class of each row, from 0. Default: one class.
     rows : array of int, shape (r,), optional
@@ -51,8 +57,10 @@ class NeighborIndex:
 
     Notes
     -----
-    Memory: one packed float32 copy of the searchable rows. Distances are measured in float64 with a fixed order of
-    summation, so results are the same for every number of threads, tile size and instruction set.
+    Memory: one packed float32 copy of the searchable rows, and a reference to `base`. float32 scores propose
+    every row within a proven rounding bound of the k-th best; distances are measured in float64 with a fixed
+    order of summation, so results are the same for every number of threads, tile size and instruction set.
+    Rows that float32 cannot tell apart (many at one distance) cost time, never correctness.
 
     Examples
     --------
@@ -66,10 +74,17 @@ class NeighborIndex:
     """
 
     def __init__(
-        self, base: Any, labels: Any = None, *, rows: Any = None, n_classes: int | None = None, device: str = "auto"
+        self,
+        base: Any,
+        labels: Any = None,
+        *,
+        rows: Any = None,
+        n_classes: int | None = None,
+        device: str = "auto",
     ) -> None:
         values = as_float32(as_features(base, "base"))
         n = len(values)
+        n_classes = None if n_classes is None else as_count(n_classes, "n_classes")
         picked = np.arange(n) if rows is None else _as_rows(rows, n)
         of_row = np.zeros(n, np.int64) if labels is None else as_labels(labels, n, classes=n_classes)
         classes = n_classes if n_classes is not None else int(of_row.max(initial=0)) + 1
@@ -98,8 +113,8 @@ class NeighborIndex:
         k : int
             Neighbours per query. Where fewer rows are admissible, the tail is (+inf, -1).
         exclude : array of int, shape (m,), optional
-            A row of the base that must not be returned, -1 for none (a sample is excluded by its number, never by "the
-            first column").
+            A row of the base that must not be returned, -1 for none (a sample is excluded by its number,
+            never by "the first column").
         within : array of int, shape (m,), optional
             The class to search for each query, -1 for all.
         threads : int, optional
@@ -114,21 +129,36 @@ class NeighborIndex:
         classes = np.full(len(rows), -1, np.int64)
         if within is not None:
             classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
-        return Neighbors(*self._index.search(rows, skip, classes, k, as_threads(threads)))
+        cores = as_threads(threads)
+        sizes = np.append(self.class_sizes, self.n_rows)  # the last is that of class -1: all
+        return _in_calls(
+            lambda part: self._index.search(rows[part], skip[part], classes[part], k, cores),
+            sizes[classes] * (self._index.dimension / cores),
+        )
 
     def search_by_class(self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None) -> Neighbors:
-        """Find the k nearest rows of every class for every query, exactly; see `search`. Returns (m, classes, k)."""
+        """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k)."""
         rows, skip, k = self._check(queries, k, exclude)
-        return Neighbors(*self._index.search_by_class(rows, skip, k, as_threads(threads)))
+        cores = as_threads(threads)
+        return _in_calls(
+            lambda part: self._index.search_by_class(rows[part], skip[part], k, cores),
+            np.full(len(rows), self.n_rows * (self._index.dimension / cores)),
+        )
 
-    def _check(self, queries: Any, k: int, exclude: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int]:
+    def _check(self, queries: Any, k: int, exclude: Any) -> tuple[Rows, Ints, int]:
         rows = as_float32(as_features(queries, "queries", width=self._index.dimension))
         skip = as_ids(exclude, len(rows), "exclude", rows=len(self._base), optional=True)
         return rows, skip, as_count(k, "k", high=MAX_K)
 
 
 def find_neighbors(
-    queries: Any, base: Any = None, *, k: int, exclude: Any = None, device: str = "auto", threads: int | None = None
+    queries: Any,
+    base: Any = None,
+    *,
+    k: int,
+    exclude: Any = None,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> Neighbors:
     """Find the k nearest rows of `base` for every row of `queries`, exactly.
 
@@ -169,6 +199,31 @@ def find_neighbors(
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
     return index.search(queries, k=k, exclude=exclude, threads=threads)
+
+
+def _in_calls(
+    search: Callable[[slice], tuple[npt.NDArray[np.float64], Ints]], work: npt.NDArray[np.float64]
+) -> Neighbors:
+    """Search in as many native calls as the work of the queries asks for: signals are heard between."""
+    parts = list(_call_slices(work))
+    first = search(parts[0])
+    if len(parts) == 1:
+        return Neighbors(*first)
+    distances, indices = (np.empty((len(work), *found.shape[1:]), found.dtype) for found in first)
+    distances[parts[0]], indices[parts[0]] = first
+    for part in parts[1:]:
+        distances[part], indices[part] = search(part)
+    return Neighbors(distances, indices)
+
+
+def _call_slices(work: npt.NDArray[np.float64]) -> Iterator[slice]:
+    """Yield consecutive slices of equal work, about CALL_WORK each."""
+    done = np.cumsum(work)
+    total = float(done[-1]) if len(work) else 0.0
+    calls = max(1, min(len(work), math.ceil(total / CALL_WORK)))
+    cuts = np.searchsorted(done, total / calls * np.arange(1, calls), side="right")
+    edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(work))]).tolist(), len(work)]
+    yield from map(slice, edges[:-1], edges[1:])
 
 
 def _as_rows(rows: Any, n: int) -> npt.NDArray[np.int64]:

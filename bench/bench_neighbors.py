@@ -1,0 +1,150 @@
+"""Exact nearest neighbours against faiss, scikit-learn and torch: one group is one workload, all in one run.
+
+pytest bench/bench_neighbors.py --full --benchmark-json=out.json      (without --full: tiny sizes, as tests)
+
+Building an index is not timed, for ours and for the peers. Every row stores `recall`: the share of the true
+neighbours (of a float64 brute force, on a sample of the queries) that the method returned; ours must find
+all of them, at equal distances.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from oracles_neighbors import brute_force_by_class, brute_force_neighbors
+from workloads import class_search, plain_search
+
+import clear
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peers' own imports
+
+SAMPLE = 20
+
+# --- methods: build(base, threads) -> search(queries, k) -> (distances, indices) ---
+
+
+def build_clear(base, threads):
+    index = clear.NeighborIndex(base)
+    return lambda queries, k: index.search(queries, k=k, threads=threads)
+
+
+def build_faiss(base, threads):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexFlatL2(base.shape[1])
+    index.add(base)
+    return lambda queries, k: index.search(queries, k)
+
+
+def build_sklearn(base, threads):
+    neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn is not installed")
+    index = neighbors.NearestNeighbors(algorithm="brute").fit(base)
+    return lambda queries, k: index.kneighbors(queries, k)
+
+
+def build_torch(base, threads):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.set_num_threads(threads)
+    rows = torch.from_numpy(base)
+    half = -0.5 * (rows * rows).sum(1)
+
+    def search(queries, k, block=512):
+        found = [torch.addmm(half, part, rows.T).topk(k) for part in torch.from_numpy(queries).split(block)]
+        return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+
+    return search
+
+
+METHODS = {"clear": build_clear, "faiss": build_faiss, "sklearn": build_sklearn, "torch": build_torch}
+
+
+def one_index_per_class(build, base, labels, classes, threads):
+    """What a user of a peer writes: an index for each class, searched in turn."""
+    members = [np.flatnonzero(labels == c) for c in range(classes)]
+    searches = [build(base[rows], threads) for rows in members]
+
+    def search(queries, k):
+        found = [one(queries, k) for one in searches]
+        indices = [rows[part] for rows, (_, part) in zip(members, found, strict=True)]
+        return np.stack([d for d, _ in found], axis=1), np.stack(indices, axis=1)
+
+    return search
+
+
+def recall(indices, wanted):
+    """Share of the wanted rows that were returned."""
+    pairs = zip(indices.reshape(-1, indices.shape[-1]), wanted.reshape(-1, wanted.shape[-1]), strict=True)
+    return float(np.mean([np.isin(want, got).mean() for got, want in pairs]))
+
+
+def judge(benchmark, name, found, wanted):
+    """Store the recall on the sample; ours must equal the oracle."""
+    distances, indices = found
+    benchmark.extra_info["recall"] = round(recall(indices[:SAMPLE], wanted[1]), 6)
+    assert benchmark.extra_info["recall"] > 0.99
+    if name == "clear":
+        np.testing.assert_array_equal(indices[:SAMPLE], wanted[1])
+        np.testing.assert_array_equal(distances[:SAMPLE], wanted[0])
+
+
+# --- workloads: (n, queries, d, k), and tiny ones with the same names ---
+
+PLAIN = {
+    "n=50k m=5000 d=64 k=10": (50_000, 5000, 64, 10),
+    "n=50k m=5000 d=64 k=50": (50_000, 5000, 64, 50),
+    "n=50k m=300 d=64 k=10": (50_000, 300, 64, 10),
+    "n=50k m=1000 d=512 k=10": (50_000, 1000, 512, 10),
+    "n=50k m=1000 d=512 k=50": (50_000, 1000, 512, 50),
+}
+BY_CLASS = {
+    "n=50k m=2500 d=64 C=10 k=50": (50_000, 2500, 64, 10, 50),
+    "n=50k m=2500 d=64 C=100 k=50": (50_000, 2500, 64, 100, 50),
+    "n=50k m=1000 d=512 C=10 k=50": (50_000, 1000, 512, 10, 50),
+    "n=50k m=1000 d=512 C=100 k=50": (50_000, 1000, 512, 100, 50),
+}
+
+
+@functools.lru_cache(maxsize=1)
+def plain_case(n, m, d, k):
+    base, queries = plain_search(n, m, d)
+    return base, queries, brute_force_neighbors(queries[:SAMPLE], base, k)
+
+
+@functools.lru_cache(maxsize=1)
+def class_case(n, m, d, classes, k):
+    base, labels, queries = class_search(n, m, d, classes)
+    return base, labels, queries, brute_force_by_class(queries[:SAMPLE], base, labels, k, classes)
+
+
+def rows_of(kind, workloads):
+    """Every workload with every method; one group, hence one table, for each workload."""
+    return [
+        pytest.param(group, name, id=f"{group} {name}", marks=pytest.mark.benchmark(group=f"neighbors {kind} {group}"))
+        for group in workloads
+        for name in METHODS
+    ]
+
+
+@pytest.mark.parametrize(("group", "name"), rows_of("plain", PLAIN))
+def test_plain_search(group, name, run, benchmark, full, threads):
+    n, m, d, k = PLAIN[group] if full else (1500, 40, PLAIN[group][2], PLAIN[group][3])
+    base, queries, wanted = plain_case(n, m, d, k)
+    search = METHODS[name](base, threads)
+    found = run(lambda: search(queries, k), method=name, n=n, m=m, d=d, k=k, threads=threads)
+    judge(benchmark, name, found, wanted)
+
+
+@pytest.mark.parametrize(("group", "name"), rows_of("by class", BY_CLASS))
+def test_search_by_class(group, name, run, benchmark, full, threads):
+    n, m, d, classes, k = BY_CLASS[group] if full else (1000, 30, BY_CLASS[group][2], 5, 50)
+    base, labels, queries, wanted = class_case(n, m, d, classes, k)
+    if name == "clear":
+        index = clear.NeighborIndex(base, labels, n_classes=classes)
+        search = functools.partial(index.search_by_class, threads=threads)
+    else:
+        search = one_index_per_class(METHODS[name], base, labels, classes, threads)
+    facts = {"method": name, "n": n, "m": m, "d": d, "classes": classes, "k": k, "threads": threads}
+    found = run(lambda: search(queries, k=k), **facts)
+    judge(benchmark, name, found, wanted)

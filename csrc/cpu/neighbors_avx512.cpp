@@ -1,0 +1,9 @@
+// Neighbour kernels for avx512: the body is shared, the vector width and the compiler flags are this file's.
+#define CLEAR_VECTOR_BYTES 64
+#include "neighbors_kernels-inl.hpp"
+
+namespace clear {
+
+extern NeighborKernels const neighbor_kernels_avx512 = {scan, tighten, rank, measure};
+
+}  // namespace clear

@@ -1,0 +1,9 @@
+// Neighbour kernels for baseline: the body is shared, the vector width and the compiler flags are this file's.
+#define CLEAR_VECTOR_BYTES 16
+#include "neighbors_kernels-inl.hpp"
+
+namespace clear {
+
+extern NeighborKernels const neighbor_kernels_baseline = {scan, tighten, rank, measure};
+
+}  // namespace clear

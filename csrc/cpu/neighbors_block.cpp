@@ -1,0 +1,206 @@
+#include "neighbors_block.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace clear {
+
+namespace {
+
+constexpr Index few_rows = 256;  // that are ranked by counting
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+// Adds the rows in `positions` to `found`, measured in float64.
+void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
+    PackedBase const& packed = work.request->packed;
+    if (static_cast<Index>(work.lengths.size()) < count) work.lengths.resize(at(count));
+    work.request->kernels.measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions,
+                                  count, packed.base.cols, work.lengths.data());
+    std::size_t const old = found.size();
+    found.resize(old + at(count));
+    for (Index i = 0; i < count; ++i)
+        found[old + at(i)] = {work.lengths[at(i)], packed.row_of[at(positions[i])]};
+}
+
+void keep_nearest(std::vector<Candidate>& found, Index wanted) {
+    if (static_cast<Index>(found.size()) <= wanted) return;
+    std::nth_element(found.begin(), found.begin() + (wanted - 1), found.end());
+    found.resize(at(wanted));
+}
+
+// The same for a query's buffer; few rows come in the order of their scores, which is nearly that of their distances.
+void measure_buffer(Workspace& work, Index slot, std::vector<Candidate>& found) {
+    Index const start = slot * work.block.stride;
+    std::int32_t const count = work.count[at(slot)];
+    std::int32_t const* positions = work.block.positions + start;
+    if (count <= few_rows) {
+        work.ranked.resize(at(few_rows));
+        work.request->kernels.rank(work.block.scores + start, positions, count, work.ranked.data());
+        positions = work.ranked.data();
+    }
+    measure_into(work, slot, positions, count, found);
+}
+
+void sort_nearest(std::vector<Candidate>& found, Index wanted) {
+    if (static_cast<Index>(found.size()) > few_rows) {
+        keep_nearest(found, wanted);
+        std::sort(found.begin(), found.end());
+        return;
+    }
+    for (std::size_t i = 1; i < found.size(); ++i) {  // nearly sorted already
+        Candidate const moved = found[i];
+        std::size_t j = i;
+        for (; j > 0 && moved < found[j - 1]; --j) found[j] = found[j - 1];
+        found[j] = moved;
+    }
+}
+
+// A buffer full of rows that float32 cannot tell apart: float64 keeps the nearest, and their farthest gives the cutoff.
+void spill(void* context, Index slot) {
+    auto& work = *static_cast<Workspace*>(context);
+    PackedBase const& packed = work.request->packed;
+    auto const q = at(slot);
+    std::vector<Candidate>& nearest = work.measured[q];
+    measure_into(work, slot, work.block.positions + slot * work.block.stride, work.count[q], nearest);
+    work.count[q] = 0;
+    Index const wanted = work.wanted[q];
+    keep_nearest(nearest, wanted);
+    if (static_cast<Index>(nearest.size()) < wanted) return;
+    // score = (|q - centre|^2 - |q - y|^2) / 2; the slack covers its error, `rounding` that of these three lines.
+    double const rounding = (static_cast<double>(packed.base.cols) + 16) * 0x1p-51;
+    double const own = squared_distance(work.query(slot), packed.centre.data(), packed.base.cols) * packed.scale * packed.scale;
+    double const farthest = std::max_element(nearest.begin(), nearest.end())->distance * packed.scale;
+    double const cutoff = 0.5 * (own * (1 - rounding) - farthest * farthest * (1 + rounding)) - static_cast<double>(work.slack[q]);
+    work.cutoff[q] = std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
+}
+
+// Raises the slack of every slot to the error bound of rows within `reach`, and lowers the cutoffs accordingly.
+void allow_error(Workspace& work, double reach) {
+    constexpr float lowest = -std::numeric_limits<float>::max();
+    for (Index slot = 0; slot < work.slots; ++slot) {
+        auto const q = at(slot);
+        if (work.distance[q] > farthest_scored) continue;
+        double const error = score_error(work.block.d, work.distance[q], reach);
+        auto const slack = std::max(work.slack[q], static_cast<float>(2 * error * (1 + 0x1p-20)));
+        if (slack > work.slack[q] && work.cutoff[q] > lowest)
+            work.cutoff[q] = std::max(lowest, std::nextafter(work.cutoff[q] - (slack - work.slack[q]), lowest));
+        work.slack[q] = slack;
+    }
+}
+
+// Measures a query that is too far away for float32 against every row.
+void measure_all(Workspace& work, Index slot, std::span<Segment const> segments, std::vector<Candidate>& found) {
+    PackedBase const& packed = work.request->packed;
+    std::vector<std::int32_t> positions;
+    auto const flush = [&] {
+        measure_into(work, slot, positions.data(), static_cast<Index>(positions.size()), found);
+        keep_nearest(found, work.wanted[at(slot)]);
+        positions.clear();
+    };
+    for (Segment const& segment : segments)
+        for (Index p = segment.first_panel * panel_rows; p < segment.last_panel * panel_rows; ++p) {
+            if (packed.row_of[at(p)] >= 0) positions.push_back(static_cast<std::int32_t>(p));
+            if (positions.size() == 4096) flush();
+        }
+    flush();
+}
+
+}  // namespace
+
+Index count_panels(std::span<Segment const> segments) {
+    Index panels = 0;
+    for (Segment const& segment : segments) panels += segment.last_panel - segment.first_panel;
+    return panels;
+}
+
+void load_queries(Workspace& work, Request const& request, Index const* order, Index slots) {
+    Index const d = request.packed.base.cols;
+    Index const groups = (slots + group_queries - 1) / group_queries;
+    std::size_t const padded = at(groups * group_queries);
+    work.request = &request;
+    work.order = order;
+    work.slots = slots;
+    work.queries.assign(padded * at(d), 0.0F);
+    work.distance.resize(padded);
+    work.cutoff.resize(padded);
+    work.slack.resize(padded);
+    work.wanted.assign(padded, 0);
+    work.count.resize(padded);
+    work.measured.resize(padded);
+    for (Index slot = 0; slot < slots; ++slot) {
+        Index const first = slot / group_queries * group_queries;
+        work.distance[at(slot)] =
+            pack_query(request.packed, work.query(slot), work.queries.data() + first * d + slot % group_queries);
+        work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));
+    }
+    work.block = {.queries = work.queries.data(), .groups = groups, .panels = request.packed.panels.data(),
+                  .half = request.packed.half.data(), .first_panel = 0, .last_panel = 0, .d = d,
+                  .cutoff = work.cutoff.data(), .slack = work.slack.data(), .wanted = work.wanted.data(),
+                  .count = work.count.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
+                  .spill = spill, .context = &work};
+}
+
+Index buffer_capacity(Index k, Index panels) {
+    Index const all = panels * panel_rows;
+    return all <= 12 * (k + 1) ? all : std::min(all, std::max<Index>(4 * (k + 1), 256));
+}
+
+void propose(Workspace& work, std::span<Segment const> segments) {
+    Request const& request = *work.request;
+    ScanBlock& block = work.block;
+    block.capacity = static_cast<std::int32_t>(buffer_capacity(request.k, count_panels(segments)));
+    block.stride = block.capacity + panel_rows + 16;
+    std::size_t const room = work.count.size() * at(block.stride);
+    if (work.scores.size() < room) {
+        work.scores.resize(room);
+        work.positions.resize(room);
+    }
+    block.scores = work.scores.data();
+    block.positions = work.positions.data();
+    std::fill(work.count.begin(), work.count.end(), 0);
+    for (std::size_t q = 0; q < work.cutoff.size(); ++q) {
+        bool const scored = static_cast<Index>(q) < work.slots && work.distance[q] <= farthest_scored;
+        work.cutoff[q] = scored ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::infinity();
+        work.slack[q] = 0;
+    }
+    double reach = 0;
+    for (Segment const& segment : segments) {
+        // Before the error bound grows, use the present one.
+        if (segment.reach > 2 * reach)
+            for (Index slot = 0; slot < work.slots; ++slot) request.kernels.tighten(block, slot, 0);
+        reach = segment.reach;
+        allow_error(work, reach);
+        block.first_panel = segment.first_panel;
+        block.last_panel = segment.last_panel;
+        request.kernels.scan(block);
+    }
+}
+
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, double* distances, Index* indices) {
+    Request const& request = *work.request;
+    auto const q = at(slot);
+    std::vector<Candidate>& found = work.found;
+    found.swap(work.measured[q]);
+    if (work.distance[q] <= farthest_scored) {
+        request.kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
+        measure_buffer(work, slot, found);
+    } else {
+        measure_all(work, slot, segments, found);
+    }
+    sort_nearest(found, work.wanted[q]);
+    Index const exclude = request.exclude[at(work.order[slot])];
+    Index kept = 0;
+    for (Candidate const& candidate : found) {
+        if (candidate.row == exclude || kept == request.k) continue;
+        distances[kept] = candidate.distance;
+        indices[kept++] = candidate.row;
+    }
+    for (; kept < request.k; ++kept) {
+        distances[kept] = std::numeric_limits<double>::infinity();
+        indices[kept] = -1;
+    }
+    found.clear();
+}
+
+}  // namespace clear

@@ -1,0 +1,53 @@
+// One block of queries against some segments of the packed base: propose in float32, decide in float64.
+#pragma once
+
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "clear/exact.hpp"
+#include "neighbors_kernels.hpp"
+#include "neighbors_pack.hpp"
+
+namespace clear {
+
+// What is being searched for: the arguments of a call.
+struct Request {
+    PackedBase const& packed;
+    NeighborKernels const& kernels;
+    MatrixView<float const> queries;
+    std::span<Index const> exclude;
+    Index k;
+};
+
+// One worker's memory, for one block of queries at a time.
+struct Workspace {
+    Request const* request = nullptr;
+    Index const* order = nullptr;  // slot -> query
+    Index slots = 0;
+    std::vector<double> distance;  // from the centre, scaled
+    AlignedFloats queries, cutoff, slack, scores;
+    std::vector<std::int32_t> wanted, count, positions, ranked;
+    std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
+    std::vector<double> lengths;
+    std::vector<Candidate> found;
+    ScanBlock block{};
+
+    float const* query(Index slot) const { return request->queries.row(order[slot]); }
+};
+
+Index count_panels(std::span<Segment const> segments);
+
+// Rows that a query's buffer holds: all of a small class (nothing to drop before its end), else a few times k.
+Index buffer_capacity(Index k, Index panels);
+
+// Packs the queries order[0..slots). `request` and `order` must outlive their use.
+void load_queries(Workspace& work, Request const& request, Index const* order, Index slots);
+
+// Collects in every slot's buffer the rows of `segments`, in order of reach, that may be among its nearest.
+void propose(Workspace& work, std::span<Segment const> segments);
+
+// Writes the k nearest rows of one query, in order, from its buffer.
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, double* distances, Index* indices);
+
+}  // namespace clear

@@ -1,0 +1,61 @@
+// Inner loops of the neighbour search, one table per instruction set. Plain data only: the kernel files are compiled with
+// flags of their own, so nothing here may be an inline function or a template.
+#pragma once
+
+#include <cstdint>
+
+#include "clear/isa.hpp"
+#include "clear/view.hpp"
+
+namespace clear {
+
+constexpr Index panel_rows = 48;    // rows of the base that lie side by side in a panel: [panel][t][panel_rows]
+constexpr Index group_queries = 8;  // queries that lie side by side in a group: [group][t][group_queries]
+
+// One block of queries against some panels. score(q, y) = q.y - |y|^2 / 2, larger is nearer.
+struct ScanBlock {
+    float const* queries;  // packed groups
+    Index groups;
+    float const* panels;  // packed base
+    float const* half;    // [panel][panel_rows]: -|y|^2 / 2; -inf for padding
+    Index first_panel;
+    Index last_panel;
+    Index d;
+
+    // By query (padded to whole groups). A row whose score is below `cutoff` is not among the `wanted` nearest.
+    float* cutoff;
+    float const* slack;  // twice the bound on the error of a score
+    std::int32_t const* wanted;
+
+    // Rows that may be among the nearest: `count` of at most `capacity`, in buffers `stride` apart.
+    std::int32_t* count;
+    float* scores;
+    std::int32_t* positions;
+    std::int32_t capacity;
+    Index stride;  // at least capacity + panel_rows + 16
+
+    // Called when a buffer stays over half full of rows that float32 cannot tell apart; must empty it.
+    void (*spill)(void* context, Index query);
+    void* context;
+};
+
+struct NeighborKernels {
+    // Scores all queries against panels [first_panel, last_panel) and collects the rows that reach the cutoff.
+    void (*scan)(ScanBlock const& block);
+    // Raises the cutoff of one query as far as its buffer allows and drops what falls below. At least `wanted` rows
+    // stay. `spare`: how many rows more than `wanted` are not worth another pass.
+    void (*tighten)(ScanBlock const& block, Index query, std::int32_t spare);
+    // to[i]: the position with the i-th largest score. Writes past the n scores (ScanBlock's spare elements).
+    void (*rank)(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to);
+    // out[i] = root of squared_distance(query, base row rows[positions[i]], d) of exact.hpp, with the same bits.
+    void (*measure)(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
+                    Index count, Index d, double* out);
+};
+
+extern NeighborKernels const neighbor_kernels_baseline;
+#if defined(__x86_64__)
+extern NeighborKernels const neighbor_kernels_avx2;
+extern NeighborKernels const neighbor_kernels_avx512;
+#endif
+
+}  // namespace clear

@@ -1,0 +1,183 @@
+// The neighbour search against the definition, and its kernels against exact.hpp, for every instruction set.
+#include "clear/neighbors.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "clear/exact.hpp"
+#include "clear/isa.hpp"
+#include "../cpu/neighbors_kernels.hpp"
+#include "../cpu/neighbors_pack.hpp"
+
+namespace clear::tests {
+
+namespace {
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+struct Level {
+    Isa isa;
+    NeighborKernels const* kernels;
+};
+
+std::vector<Level> levels() {
+    std::vector<Level> found{{Isa::baseline, &neighbor_kernels_baseline}};
+#if defined(__x86_64__)
+    if (best_isa() >= Isa::avx2) found.push_back({Isa::avx2, &neighbor_kernels_avx2});
+    if (best_isa() >= Isa::avx512) found.push_back({Isa::avx512, &neighbor_kernels_avx512});
+#endif
+    return found;
+}
+
+std::vector<float> random_floats(Index n, unsigned seed, bool lattice = false) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(at(n));
+    for (float& value : values) value = lattice ? static_cast<float>(random() % 3) : normal(random);
+    return values;
+}
+
+std::vector<Candidate> define_nearest(float const* query, MatrixView<float const> base, std::vector<Index> const& labels,
+                                      Index label, Index k) {
+    std::vector<Candidate> all;
+    for (Index i = 0; i < base.rows; ++i)
+        if (label < 0 || labels[at(i)] == label) all.push_back({std::sqrt(squared_distance(query, base.row(i), base.cols)), i});
+    std::sort(all.begin(), all.end());
+    all.resize(at(k), {std::numeric_limits<double>::infinity(), -1});
+    return all;
+}
+
+}  // namespace
+
+void every_kernel_measures_the_bits_of_squared_distance() {
+    for (Level const& level : levels())
+        for (Index d : {1, 7, 8, 9, 64, 131})
+            for (Index n : {1, 3, 4, 5, 29}) {
+                auto const base = random_floats(n * d, 1);
+                auto const query = random_floats(d, 2);
+                std::vector<Index> rows(at(n));
+                std::vector<std::int32_t> positions(at(n));
+                for (Index i = 0; i < n; ++i) {
+                    rows[at(i)] = n - 1 - i;
+                    positions[at(i)] = static_cast<std::int32_t>(i);
+                }
+                std::vector<double> out(at(n));
+                level.kernels->measure(query.data(), base.data(), d, rows.data(), positions.data(), n, d, out.data());
+                for (Index i = 0; i < n; ++i)
+                    CHECK(out[at(i)] == std::sqrt(squared_distance(query.data(), base.data() + rows[at(i)] * d, d)));
+            }
+}
+
+void every_kernel_ranks_scores_and_keeps_ties_in_order() {
+    for (Level const& level : levels())
+        for (std::int32_t n : {1, 2, 15, 16, 17, 100}) {
+            auto scores = random_floats(n + 16, 3, true);
+            std::vector<std::int32_t> positions(at(n)), to(at(n)), wanted(at(n));
+            for (std::int32_t i = 0; i < n; ++i) positions[at(i)] = wanted[at(i)] = i;
+            std::stable_sort(wanted.begin(), wanted.end(),
+                             [&](std::int32_t a, std::int32_t b) { return scores[at(a)] > scores[at(b)]; });
+            level.kernels->rank(scores.data(), positions.data(), n, to.data());
+            CHECK(to == wanted);
+        }
+}
+
+// The bound that makes the search exact: no score errs by more, near or far, for any instruction set.
+void scores_stay_within_their_error_bound() {
+    for (Level const& level : levels())
+        for (Index d : {1, 5, 64, 700})
+            for (float offset : {0.0F, 1000.0F}) {
+                Index const n = panel_rows;
+                auto base = random_floats(n * d, 4);
+                for (float& value : base) value += offset;
+                std::vector<Index> rows(at(n)), labels(at(n), 0);
+                for (Index i = 0; i < n; ++i) rows[at(i)] = i;
+                PackedBase const packed = pack_base({base.data(), n, d, d}, rows, labels, 1);
+                auto query = random_floats(d, 5);
+                for (float& value : query) value = offset + 3 * value;
+                std::vector<float> group(at(group_queries * d), 0.0F);
+                double const distance = pack_query(packed, query.data(), group.data());
+
+                Index const stride = 2 * panel_rows + 16;
+                std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
+                std::vector<float> scores(at(group_queries * stride));
+                std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
+                cutoff[0] = -std::numeric_limits<float>::max();
+                level.kernels->scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(),
+                                     .half = packed.half.data(), .first_panel = 0, .last_panel = 1, .d = d,
+                                     .cutoff = cutoff.data(), .slack = slack.data(), .wanted = wanted.data(),
+                                     .count = count.data(), .scores = scores.data(), .positions = positions.data(),
+                                     .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride,
+                                     .spill = nullptr, .context = nullptr});
+                CHECK(count[0] == n);
+                double const bound = score_error(d, distance, packed.segments[0].reach);
+                double const scale2 = packed.scale * packed.scale;
+                double const own = squared_distance(query.data(), packed.centre.data(), d);
+                for (std::int32_t i = 0; i < count[0]; ++i) {
+                    float const* const row = base.data() + packed.row_of[at(positions[at(i)])] * d;
+                    double const exact = 0.5 * scale2 * (own - squared_distance(query.data(), row, d));
+                    CHECK(std::abs(static_cast<double>(scores[at(i)]) - exact) <= bound);
+                }
+            }
+}
+
+void searches_equal_the_definition() {
+    for (Index d : {1, 6, 20})
+        for (bool lattice : {false, true})
+            for (int threads : {1, 3}) {
+                Index const n = 700, m = 90, k = 13, classes = 4;
+                auto const base = random_floats(n * d, 6, lattice);
+                auto const queries = random_floats(m * d, 7, lattice);
+                MatrixView<float const> const base_view{base.data(), n, d, d};
+                std::vector<Index> rows(at(n)), labels(at(n)), within(at(m)), exclude(at(m), -1);
+                for (Index i = 0; i < n; ++i) rows[at(i)] = i, labels[at(i)] = i % (classes - 1);  // the last is empty
+                for (Index q = 0; q < m; ++q) within[at(q)] = q % (classes + 1) - 1;
+                NeighborIndex const index(base_view, rows, labels, classes);
+                std::vector<double> distances(at(m * classes * k));
+                std::vector<Index> indices(at(m * classes * k));
+                index.search({queries.data(), m, d, d}, exclude, within, threads, {distances.data(), m, k, k},
+                             {indices.data(), m, k, k});
+                for (Index q = 0; q < m; ++q) {
+                    auto const wanted = define_nearest(queries.data() + q * d, base_view, labels, within[at(q)], k);
+                    for (Index j = 0; j < k; ++j) {
+                        CHECK(indices[at(q * k + j)] == wanted[at(j)].row);
+                        CHECK(distances[at(q * k + j)] == wanted[at(j)].distance);
+                    }
+                }
+                Index const cols = classes * k;
+                index.search_by_class({queries.data(), m, d, d}, exclude, k, threads, {distances.data(), m, cols, cols},
+                                      {indices.data(), m, cols, cols});
+                for (Index q = 0; q < m; ++q)
+                    for (Index c = 0; c < classes; ++c) {
+                        auto const wanted = define_nearest(queries.data() + q * d, base_view, labels, c, k);
+                        for (Index j = 0; j < k; ++j) CHECK(indices[at(q * cols + c * k + j)] == wanted[at(j)].row);
+                    }
+            }
+}
+
+void misuse_of_the_neighbor_index_throws() {
+    std::vector<float> const base{0, 1, 2};
+    std::vector<Index> const rows{0, 3}, labels{0, 0};
+    bool thrown = false;
+    try {
+        NeighborIndex const index({base.data(), 3, 1, 1}, rows, labels, 1);
+    } catch (std::invalid_argument const&) {
+        thrown = true;
+    }
+    CHECK(thrown);
+}
+
+void neighbors_tests() {
+    every_kernel_measures_the_bits_of_squared_distance();
+    every_kernel_ranks_scores_and_keeps_ties_in_order();
+    scores_stay_within_their_error_bound();
+    searches_equal_the_definition();
+    misuse_of_the_neighbor_index_throws();
+}
+
+}  // namespace clear::tests

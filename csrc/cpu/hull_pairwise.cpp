@@ -1,0 +1,26 @@
+// Stage for loose distances of small sets: pairwise steps on the Gram matrix, then their proof.
+#include <limits>
+
+#include "hull_solver.hpp"
+
+namespace clear::hull {
+
+void pairwise(Problem& problem) {
+    auto& ws = problem.ws;
+    problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
+    bool const decide = problem.goal.mode == HullMode::decide;
+    PairwiseGoal const goal{.gap = 0.9 * problem.goal.gap,
+                            .inside = decide ? problem.goal.eps : problem.goal.floor,
+                            .outside = decide ? problem.goal.eps : std::numeric_limits<double>::infinity(),
+                            .steps = decide ? 4 + problem.count / 8 : 30 + 2 * problem.count};
+    problem.kernel.pairwise(ws.gram, ws.gram_stride, problem.count, &goal, ws.raw, ws.slopes, ws.diagonal);
+    Index size = 0;
+    for (Index i = 0; i < problem.count; ++i)
+        if (ws.raw[i] > 0) {
+            ws.support[static_cast<std::size_t>(size)] = i;
+            ws.weights[size++] = ws.raw[i];
+        }
+    problem.consider(ws.support.data(), ws.weights, size);
+}
+
+}  // namespace clear::hull

@@ -18,6 +18,7 @@ struct PairwiseGoal {
     double inside;   // ... or |p| <= inside
     double outside;  // ... or min g / |p| > outside
     std::int64_t steps;
+    std::int64_t patience;  // stop at this step when nothing separates the point yet (min g <= 0)
 };
 
 struct HullKernels {

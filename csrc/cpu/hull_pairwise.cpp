@@ -12,7 +12,8 @@ void pairwise(Problem& problem) {
     PairwiseGoal const goal{.gap = 0.9 * problem.goal.gap,
                             .inside = decide ? problem.goal.eps : problem.goal.floor,
                             .outside = decide ? problem.goal.eps : std::numeric_limits<double>::infinity(),
-                            .steps = decide ? 4 + problem.count / 8 : 30 + 2 * problem.count};
+                            .steps = decide ? 4 + problem.count / 8 : 30 + 3 * problem.count,
+                            .patience = 10 + problem.count / 2};
     problem.kernel.pairwise(ws.gram, ws.gram_stride, problem.count, &goal, ws.raw, ws.slopes, ws.diagonal);
     Index size = 0;
     for (Index i = 0; i < problem.count; ++i)

@@ -5,6 +5,7 @@
 // a Cholesky factor with y = L^-1 1. Source: Wolfe (1976), Finding the nearest point in a polytope.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "hull_solver.hpp"
 
@@ -13,6 +14,10 @@ namespace {
 
 constexpr double least_pivot = 1e-14;  // relative: nearer to the affine hull of the set counts as dependent
 constexpr double least_weight = 1e-14;
+constexpr Index largest_batch = 8;     // vertices that enter at once
+
+// Why a vertex may not enter now. `left` and `dependent` last until the next progress.
+enum : char { free_to_enter = 0, in_set = 1, left = 2, dependent = 3 };
 
 class ActiveSet {
 public:
@@ -23,6 +28,7 @@ public:
         std::fill_n(ws_.factor, ws_.factor_stride * ws_.factor_stride, 0.0);
         std::fill_n(ws_.ones, ws_.factor_stride, 0.0);
         std::fill_n(ws_.column, ws_.factor_stride, 0.0);
+        std::fill_n(ws_.barred.begin(), problem.count, char{0});
     }
 
     Index size() const { return size_; }
@@ -36,41 +42,42 @@ public:
         std::fill(h + size_, h + ws_.factor_stride, 0.0);
         problem_.kernel.solve_forward(ws_.factor, ws_.factor_stride, size_, h);
         double const diagonal = ws_.square[j] + shift_;
-        double rest = diagonal, known = 0;
-        for (Index a = 0; a < size_; ++a) {
-            rest -= h[a] * h[a];
-            known += h[a] * ws_.ones[a];
-        }
+        Index const padded = (size_ + 7) / 8 * 8;
+        double const rest = diagonal - problem_.kernel.dot(h, h, padded);
         if (!(rest > least_pivot * diagonal)) return false;
-        double const pivot = std::sqrt(rest);
+        double const inverse = 1 / std::sqrt(rest);
+        double const known = problem_.kernel.dot(h, ws_.ones, padded);
         for (Index a = 0; a < size_; ++a) ws_.factor[a * ws_.factor_stride + size_] = h[a];
-        ws_.factor[size_ * ws_.factor_stride + size_] = pivot;
-        ws_.ones[size_] = (1 - known) / pivot;
+        ws_.factor[size_ * ws_.factor_stride + size_] = inverse;
+        ws_.ones[size_] = (1 - known) * inverse;
         ws_.active[static_cast<std::size_t>(size_)] = j;
         ws_.weights[size_++] = l;
+        ws_.barred[static_cast<std::size_t>(j)] = in_set;
         return true;
     }
 
-    // Moves to the point of least norm of the set's hull, dropping vertices on the way.
-    void descend() {
+    // Moves to the point of least norm of the set's hull, dropping vertices on the way. Returns how many.
+    Index descend() {
+        Index const before = size_;
         while (size_ > 0) {
             problem_.kernel.solve_backward(ws_.factor, ws_.factor_stride, size_, ws_.ones, ws_.trial);
-            double sum = 0;
+            double sum = 0, step = 1;
             for (Index a = 0; a < size_; ++a) sum += ws_.trial[a];
-            double step = 1;
+            Index first_empty = -1;
+            for (Index a = 0; a < size_; ++a) ws_.trial[a] /= sum;
             for (Index a = 0; a < size_; ++a) {
-                ws_.trial[a] /= sum;
-                if (ws_.trial[a] <= least_weight)
-                    step = std::min(step, ws_.weights[a] / std::max(ws_.weights[a] - ws_.trial[a], 0x1p-1000));
+                if (ws_.trial[a] > least_weight) continue;
+                double const ratio = ws_.weights[a] > 0 ? ws_.weights[a] / (ws_.weights[a] - ws_.trial[a]) : 0;
+                if (first_empty >= 0 && ratio >= step) continue;
+                step = std::min(1.0, ratio);
+                first_empty = a;
             }
-            bool positive = true;
-            for (Index a = 0; a < size_; ++a) {
-                positive = positive && ws_.trial[a] > least_weight;
-                ws_.weights[a] += step * (ws_.trial[a] - ws_.weights[a]);
-            }
-            if (positive) return;
+            for (Index a = 0; a < size_; ++a) ws_.weights[a] += step * (ws_.trial[a] - ws_.weights[a]);
+            if (first_empty < 0) break;
+            ws_.weights[first_empty] = 0;
             drop_the_empty();
         }
+        return before - size_;
     }
 
     // One step of iterative refinement: equal slopes on the set. Needs p and slopes of the current weights.
@@ -97,22 +104,15 @@ public:
 
     bool consider() { return problem_.consider(ws_.active.data(), ws_.weights, size_); }
 
-    bool holds(Index j) const {
-        auto const end = ws_.active.begin() + size_;
-        return std::find(ws_.active.begin(), end, j) != end;
-    }
-
 private:
     void drop_the_empty() {
-        Index smallest = 0;
-        for (Index a = 1; a < size_; ++a)
-            if (ws_.weights[a] < ws_.weights[smallest]) smallest = a;
-        ws_.weights[smallest] = 0;
         for (Index a = size_ - 1; a >= 0; --a) {
-            if (ws_.weights[a] > least_weight) continue;
+            if (ws_.weights[a] > least_weight || ws_.trial[a] > least_weight) continue;
             problem_.kernel.drop(ws_.factor, ws_.factor_stride, size_, a);
+            ws_.barred[static_cast<std::size_t>(ws_.active[static_cast<std::size_t>(a)])] = left;
             std::copy(ws_.active.begin() + a + 1, ws_.active.begin() + size_, ws_.active.begin() + a);
             std::copy(ws_.weights + a + 1, ws_.weights + size_, ws_.weights + a);
+            std::copy(ws_.trial + a + 1, ws_.trial + size_, ws_.trial + a);
             --size_;
         }
         std::fill_n(ws_.ones, ws_.factor_stride, 0.0);
@@ -145,51 +145,59 @@ void warm_start(Problem& problem, ActiveSet& set) {
     set.descend();
 }
 
-// The lowest slope outside the set, or -1 when none is below |p|^2.
-Index choose(Problem const& problem, ActiveSet const& set, char const* blocked) {
-    Index best = -1;
-    double lowest = problem.p_square;
+// Lets the free vertices with the lowest slopes below |p|^2 enter, at most `batch`. Returns how many did.
+Index enter(Problem& problem, ActiveSet& set, Index batch) {
+    auto& ws = problem.ws;
+    constexpr double none = std::numeric_limits<double>::infinity();
+    Index const padded = (problem.count + 7) / 8 * 8;
     for (Index i = 0; i < problem.count; ++i)
-        if (problem.ws.slopes[i] < lowest && blocked[i] == 0 && !set.holds(i)) {
-            lowest = problem.ws.slopes[i];
-            best = i;
-        }
-    return best;
+        ws.scratch[i] = ws.barred[static_cast<std::size_t>(i)] == free_to_enter ? ws.slopes[i] : none;
+    std::fill(ws.scratch + problem.count, ws.scratch + padded, none);
+    Index entered = 0;
+    while (entered < batch) {
+        Index const j = problem.kernel.lowest(ws.scratch, padded);
+        if (!(ws.scratch[j] < problem.p_square)) break;
+        ws.scratch[j] = none;
+        if (set.append(j, 0.0))
+            ++entered;
+        else
+            ws.barred[static_cast<std::size_t>(j)] = dependent;
+    }
+    return entered;
+}
+
+void unbar(Problem& problem) {
+    for (Index i = 0; i < problem.count; ++i) {
+        char& bar = problem.ws.barred[static_cast<std::size_t>(i)];
+        if (bar != in_set) bar = free_to_enter;
+    }
 }
 
 }  // namespace
 
 void active_set(Problem& problem) {
-    auto& ws = problem.ws;
-    char* const blocked = ws.blocked.data();
-    std::fill_n(blocked, problem.count, char{0});
     ActiveSet set(problem);
     warm_start(problem, set);
     int stalls = 0;
-    double reached = problem.upper;
-    bool entered = true;
-    for (Index step = 0; step < 20 * (problem.count + 50); ++step) {
-        if (set.size() == 0 || set.consider()) return;
-        if (!entered) return;
+    double reached = problem.upper * (1 + 1e-9);
+    Index batch = 1;
+    Index const limit = 20 * (problem.count + 50);
+    for (Index step = 0; step < limit && set.size() > 0 && !set.consider(); ++step) {
         double const length = std::sqrt(problem.p_square);
         if (length < reached * (1 - 1e-12)) {
-            std::fill_n(blocked, problem.count, char{0});
+            unbar(problem);
             stalls = 0;
         } else if (++stalls > 8) {
             return;
         }
         reached = std::min(reached, length);
-        for (Index j = choose(problem, set, blocked); ; j = choose(problem, set, blocked)) {
-            entered = j >= 0 && set.append(j, 0.0);
-            if (entered || j < 0) break;
-            blocked[j] = 1;
-        }
-        if (entered) {
-            Index const newest = ws.active[static_cast<std::size_t>(set.size() - 1)];
-            set.descend();
-            if (!set.holds(newest)) blocked[newest] = 1;
-        } else if (set.refine()) {
-            entered = true;
+        // Several at once while nothing separates the point: it is probably inside, and many vertices are needed.
+        batch = problem.lower > 0 || stalls > 0 ? 1 : std::min(2 * batch, largest_batch);
+        Index const entered = enter(problem, set, batch);
+        if (entered > 0) {
+            if (set.descend() > 0) batch = 1;
+        } else if (!set.refine()) {
+            return;
         }
     }
 }

@@ -1,4 +1,4 @@
-// Gram matrices and their Cholesky factors.
+// Gram matrices and their Cholesky factors. The diagonal of a factor holds reciprocals.
 
 constexpr int gram_rows = width == 8 ? 4 : 2;  // block of dot products in flight
 constexpr int gram_cols = width == 2 ? 1 : width == 4 ? 2 : 4;
@@ -88,34 +88,58 @@ bool factorize(double* factor, Index stride, Index count, double least) {
             }
             double const pivot = column[j];
             if (!(pivot > least * diagonal[j - first])) return false;
-            double const root = __builtin_sqrt(pivot);
-            Lanes const divisor = fill(root);
-            for (Index i = top; i < padded; i += 8) store(column + i, load(column + i) / divisor);
-            column[j] = root;
+            double const inverse = 1 / __builtin_sqrt(pivot);
+            for (Index i = top; i < padded; i += 8) store(column + i, inverse * load(column + i));
+            column[j] = inverse;
             for (Index i = top; i < j; ++i) column[i] = 0;
         }
     }
     return true;
 }
 
+// Four columns at a time: the 4 x 4 corner by scalars, then the rows below in one pass.
 void solve_forward(double const* factor, Index stride, Index count, double* x) {
     Index const padded = (count + 7) / 8 * 8;
-    for (Index j = 0; j < count; ++j) {
-        double const* const column = factor + j * stride;
-        double const value = x[j] / column[j];
-        for (Index i = j / 8 * 8; i < padded; i += 8) store(x + i, load(x + i) - value * load(column + i));
-        x[j] = value;
+    for (Index first = 0; first < count; first += 4) {
+        double const* const column = factor + first * stride;
+        Index const block = count - first < 4 ? count - first : 4;
+        double value[4] = {};
+        for (Index n = 0; n < block; ++n) {
+            double rest = x[first + n];
+            for (Index m = 0; m < n; ++m) rest -= column[m * stride + first + n] * value[m];
+            value[n] = rest * column[n * stride + first + n];
+        }
+        if (block == 4)
+            for (Index i = first / 8 * 8; i < padded; i += 8)
+                store(x + i, (((load(x + i) - value[0] * load(column + i)) - value[1] * load(column + stride + i)) -
+                              value[2] * load(column + 2 * stride + i)) -
+                                 value[3] * load(column + 3 * stride + i));
+        for (Index n = 0; n < block; ++n) x[first + n] = value[n];
     }
 }
 
+// Four columns at a time: their dot products with what is known run side by side, the 4 x 4 corner is solved by scalars.
 void solve_backward(double const* factor, Index stride, Index count, double const* b, double* x) {
     Index const padded = (count + 7) / 8 * 8;
     for (Index i = 0; i < padded; i += 8) store(x + i, fill(0));
-    for (Index j = count - 1; j >= 0; --j) {
-        double const* const column = factor + j * stride;
-        Lanes sum = fill(0);
-        for (Index i = j / 8 * 8; i < padded; i += 8) sum = sum + load(column + i) * load(x + i);
-        x[j] = (b[j] - total(sum)) / column[j];
+    for (Index first = (count - 1) / 4 * 4; first >= 0; first -= 4) {
+        double const* const column = factor + first * stride;
+        Index const block = count - first < 4 ? count - first : 4;
+        double known[4] = {};
+        if (block == 4) {
+            Lanes sum[4];
+            for (int n = 0; n < 4; ++n) sum[n] = fill(0);
+            for (Index i = first / 8 * 8; i < padded; i += 8) {
+                Lanes const part = load(x + i);
+                for (int n = 0; n < 4; ++n) sum[n] = sum[n] + load(column + n * stride + i) * part;
+            }
+            for (int n = 0; n < 4; ++n) known[n] = total(sum[n]);
+        }
+        for (Index n = block - 1; n >= 0; --n) {
+            double rest = b[first + n] - known[n];
+            for (Index m = n + 1; m < block; ++m) rest -= column[n * stride + first + m] * x[first + m];
+            x[first + n] = rest * column[n * stride + first + n];
+        }
     }
 }
 
@@ -129,15 +153,24 @@ void drop(double* factor, Index stride, Index count, Index gone) {
     for (Index j = gone; j + 1 < count; ++j) {  // rotate columns j and j+1 so that row j ends on the diagonal
         double* const left = factor + j * stride;
         double* const right = left + stride;
-        double const length = __builtin_sqrt(left[j] * left[j] + right[j] * right[j]);
-        double const c = left[j] / length, s = right[j] / length;
+        double const a = left[j], b = 1 / right[j];
+        double const inverse = 1 / __builtin_sqrt(a * a + b * b);
+        double const c = a * inverse, s = b * inverse;
         for (Index i = j / 8 * 8; i < padded; i += 8) {
-            Lanes const a = load(left + i), b = load(right + i);
-            store(left + i, c * a + s * b);
-            store(right + i, c * b - s * a);
+            Lanes const x = load(left + i), y = load(right + i);
+            store(left + i, c * x + s * y);
+            store(right + i, c * y - s * x);
         }
-        left[j] = length;
+        left[j] = inverse;
         right[j] = 0;
     }
     for (Index i = 0; i < padded; ++i) factor[(count - 1) * stride + i] = 0;
+}
+
+Index lowest(double const* x, Index padded) {
+    Least low{load(x), lane_numbers()};
+    Lanes const eight = fill(8);
+    Lanes where = lane_numbers() + eight;
+    for (Index i = 8; i < padded; i += 8, where = where + eight) see(low, load(x + i), where);
+    return find(low).where;
 }

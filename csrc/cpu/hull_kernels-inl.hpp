@@ -17,6 +17,6 @@ using Index = HullKernels::Index;
 
 HullKernels const CLEAR_KERNELS = {combine_rows, measure_rows, subtract,      combine,        project, dot,
                                    gram,         gather,       factorize,     solve_forward,  solve_backward, drop,
-                                   pairwise};
+                                   lowest,       pairwise};
 
 }  // namespace clear

@@ -6,7 +6,7 @@
 // and vector width change the speed and nothing else, so results are equal bit for bit.
 //
 // Vectors and rows of float64 are padded with zeros to a multiple of 8 ("padded"). Factors L are stored by columns
-// (column j at data + j * stride), zero above the diagonal and below the last row.
+// (column j at data + j * stride), with reciprocals on the diagonal, zero above it and below the last row.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +51,8 @@ struct HullKernels {
     void (*solve_backward)(double const* factor, Index stride, Index count, double const* b, double* x);
     // Factor of the matrix without row and column `gone`.
     void (*drop)(double* factor, Index stride, Index count, Index gone);
+    // Where the least of a padded vector is.
+    Index (*lowest)(double const* x, Index padded);
     // Pairwise descent on min l.G.l over the simplex, from a vertex; weights l and slopes g = G l (padded). Returns steps.
     Index (*pairwise)(double const* gram, Index gram_stride, Index count, PairwiseGoal const* goal, double* weights,
                       double* slopes, double* diagonal);

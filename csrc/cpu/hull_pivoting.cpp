@@ -117,7 +117,7 @@ void pivot(Problem& problem) {
     auto& ws = problem.ws;
     if (problem.count > 64) problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
     double const shift = shift_of(problem);
-    char* const member = ws.blocked.data();
+    char* const member = ws.barred.data();
     std::fill_n(member, problem.count, char{1});
     Index fewest = problem.count + 1;
     int tries = 3;

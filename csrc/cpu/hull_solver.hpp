@@ -26,7 +26,7 @@ struct Workspace {
 
     std::vector<float const*> rows;
     std::vector<Index> slots, identity, support, active, order;
-    std::vector<char> blocked;
+    std::vector<char> barred;
 
     double *z, *p, *best_p;                                          // d
     double* w;                                                       // k x d

@@ -25,7 +25,7 @@ Workspace::Workspace(Index vertices, Index dimension)
       support(size(vertices)),
       active(size(vertices)),
       order(size(vertices)),
-      blocked(size(vertices)) {
+      barred(size(vertices)) {
     std::iota(identity.begin(), identity.end(), Index{0});
     Index const k = pad(vertices + 1);
     memory_.resize(size(3 * stride + k * stride + 12 * k + gram_stride * gram_stride + factor_stride * factor_stride + 8));

@@ -6,7 +6,7 @@ constexpr int gram_cols = width == 2 ? 1 : width == 4 ? 2 : 4;
 void gram(double const* w, Index stride, Index count, double* out, Index out_stride) {
     Index const padded = (count + 3) / 4 * 4;
     for (Index i = 0; i < count; i += gram_rows)
-        for (Index j = 0; j <= i; j += gram_cols) {
+        for (Index j = 0; j < i + gram_rows; j += gram_cols) {
             Lanes sum[gram_rows][gram_cols];
 #pragma GCC unroll 4
             for (int a = 0; a < gram_rows; ++a)

@@ -2,8 +2,9 @@
 
     python -m bench.fuzz_hull --count 20000 --seed 1
 
-Families: lattice, low-rank, anisotropic, near-duplicate, cospherical, Gaussian; offsets up to 1000 radii; scales 1e-15 to
-1e15; points inside, on faces, at vertices, just outside and far. Prints counts; exits 1 when an answer is not proven.
+Families: lattice, low-rank, anisotropic, near-duplicate, cospherical, Gaussian; offsets up to 1000 radii;
+scales 1e-15 to 1e15; points inside, on faces, at vertices, just outside and far. Prints counts; exits 1 when
+an answer is not proven.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def fuzz_batch(rng: np.random.Generator, size: int = 25, largest: int = 96) -> F
         # Round first: the point is placed relative to the hull that the solver sees.
         v = (((vertex_set(rng, family, k, d) + offset) * scale).astype(np.float32)).astype(float)
         vertices[s], points[s] = v, place(rng, v, str(rng.choice(PLACES)))
-    radius = np.sqrt(((vertices.astype(float) - vertices.astype(float).mean(1, keepdims=True)) ** 2).sum(2).mean(1))
+    centred = vertices.astype(float) - vertices.astype(float).mean(1, keepdims=True)
+    radius = np.sqrt((centred**2).sum(2).mean(1))
     eps = None if rng.random() < 0.7 else radius * 10.0 ** rng.uniform(-7, -1)
     mode = "decide" if rng.random() < 0.5 else "distance"
     return FuzzBatch(vertices, points, mode, eps, 10.0 ** -rng.integers(1, 7), family)
@@ -102,13 +104,13 @@ def solve(batch: FuzzBatch, **options: Any) -> clear.HullResult:
     """Ask the library."""
     s, k, d = batch.vertices.shape
     return clear.solve_hulls(
-        batch.points, batch.vertices.reshape(s * k, d), np.arange(s * k).reshape(s, k), mode=batch.mode, eps=batch.eps,
-        relative_tolerance=batch.relative_tolerance, **options,
+        batch.points, batch.vertices.reshape(s * k, d), np.arange(s * k).reshape(s, k), mode=batch.mode,
+        eps=batch.eps, relative_tolerance=batch.relative_tolerance, **options,
     )
 
 
 def violations(batch: FuzzBatch, result: clear.HullResult, s: int) -> list[str]:
-    """Return everything that is wrong with answer s: not proven, not as tight as asked, undecided without need."""
+    """Return what is wrong with answer s: not proven, not as tight as asked, undecided without need."""
     v, z = batch.vertices[s], batch.points[s]
     lower, upper, eps = float(result.lower[s]), float(result.upper[s]), float(result.eps[s])
     assert result.weights is not None
@@ -149,7 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--largest", type=int, default=96, help="largest number of vertices and of dimensions")
+    parser.add_argument("--largest", type=int, default=96, help="largest number of vertices, dimensions")
     options = parser.parse_args()
     counts, wrong = run(options.count, options.seed, largest=options.largest)
     print(", ".join(f"{name}: {n}" for name, n in counts.items()))

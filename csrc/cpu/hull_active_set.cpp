@@ -133,8 +133,9 @@ void warm_start(Problem& problem, ActiveSet& set) {
     Index known = 0;
     for (Index i = 0; i < problem.count; ++i)
         if (ws.best_weights[i] > 0) ws.order[static_cast<std::size_t>(known++)] = i;
-    std::stable_sort(ws.order.begin(), ws.order.begin() + known,
-                     [&ws](Index a, Index b) { return ws.best_weights[a] > ws.best_weights[b]; });
+    double const* const best = ws.best_weights;
+    std::sort(ws.order.begin(), ws.order.begin() + known,
+              [best](Index a, Index b) { return best[a] > best[b] || (best[a] == best[b] && a < b); });
     for (Index a = 0; a < known; ++a) {
         Index const j = ws.order[static_cast<std::size_t>(a)];
         set.append(j, ws.best_weights[j]);

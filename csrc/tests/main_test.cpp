@@ -9,6 +9,8 @@
 
 namespace clear::tests {
 
+void hull_tests();
+
 void parallel_for_covers_every_index_once() {
     for (int threads : {1, 2, 7, 64})
         for (Index n : {0, 1, 5, 1000}) {
@@ -39,6 +41,7 @@ int main() {
     using namespace clear::tests;
     parallel_for_covers_every_index_once();
     parallel_for_rethrows_the_first_exception();
+    hull_tests();
     std::printf("%d passed, %d failed\n", checks.load() - failures.load(), failures.load());
     return failures == 0 ? 0 : 1;
 }

@@ -1,7 +1,7 @@
 """Hull problems: ours and peers in one run, answers counted beside times. One thread.
 
-Ours gets a batch per call (that is its interface), peers one problem per call (that is theirs); Gram matrices and
-Python included for both. `problems` in extra_info divides the time.
+Ours gets a batch per call (that is its interface), peers one problem per call (that is theirs); Gram matrices
+and Python included for both. `problems` in extra_info divides the time.
 
     python -m pytest bench/bench_hull.py --full --benchmark-json=hull.json      every shape and position
     python -m pytest bench/bench_hull.py --benchmark-disable                    tiny, as a test
@@ -107,22 +107,24 @@ def repeat(batch: HullBatch, problems: int) -> HullBatch:
 
 def compare(batch: HullBatch, rounds: int = 3) -> tuple[float, float, float, str]:
     """Time ours and the peers in turn: CPU microseconds of ours, of HiGHS, of the
-    best fully correct QP, and a table row. CPU time, because other work on the machine would only add noise."""
+    best fully correct QP, and a table row. CPU time: other work on the machine only adds noise."""
     many = repeat(batch, 96)
     solvers = {"clear": lambda: solve_ours(many, mode="decide")}
     solvers |= {name: functools.partial(solve_peer, name, batch) for name in PEERS}
     times: dict[str, list[float]] = {name: [] for name in solvers}
     for _ in range(rounds):
         for name, solver in solvers.items():
-            began = time.process_time()
-            answers = solver()
-            times[name].append((time.process_time() - began) / len(answers) * 1e6)
+            for _ in range(5 if name == "clear" else 1):  # ours are short
+                began = time.process_time()
+                answers = solver()
+                times[name].append((time.process_time() - began) / len(answers) * 1e6)
     medians = {name: statistics.median(values) for name, values in times.items()}
     found = {name: quality(solver(), many if name == "clear" else batch) for name, solver in solvers.items()}
-    faults = {n: f"W{q['wrong']}U{q['undecided']}" if q["wrong"] + q["undecided"] else "" for n, q in found.items()}
+    faults = {name: f"W{q['wrong']}U{q['undecided']}".replace("W0U0", "") for name, q in found.items()}
     correct = [medians[name] for name in PEERS if name != "highs" and not faults[name]]
     cells = [f"{medians[name]:.4g}{faults[name]}" for name in solvers]
-    return medians["clear"], medians["highs"], min(correct, default=float("nan")), f"{cells[0]} | " + " ".join(cells[1:])
+    best = min(correct, default=float("nan"))
+    return medians["clear"], medians["highs"], best, f"{cells[0]} | " + " ".join(cells[1:])
 
 
 def main() -> None:
@@ -135,9 +137,11 @@ def main() -> None:
         for position in POSITIONS:
             size = 6 if shape[0] * shape[1] < 50000 else 3
             own, highs, best, cells = compare(hull_batch(*shape, position, size))
-            regime = "outside" if position in ("held", "far") else "k<=d+1" if shape[1] <= shape[0] + 1 else "k>d+1"
+            regime = "k<=d+1" if shape[1] <= shape[0] + 1 else "k>d+1"
+            regime = "outside" if position in ("held", "far") else regime
             ratios.setdefault(regime, []).append((highs / own, best / own))
-            print(f"{shape[0]} {shape[1]} {position} {cells} | {highs / own:.0f} {best / own:.1f}", flush=True)
+            ratio = f"{highs / own:.0f} {best / own:.1f}"
+            print(f"{shape[0]} {shape[1]} {position} {cells} | {ratio}", flush=True)
     for regime, pairs in ratios.items():
         qp = [b for _, b in pairs if np.isfinite(b)]
         print(f"{regime}: geometric mean x{geometric_mean([h for h, _ in pairs]):.0f} HiGHS, "

@@ -1,8 +1,8 @@
 """Other people's solvers on hull problems, one problem at a time from Python, as a user would call them.
 
-Each takes vertices float64 (k, d), a point and eps, and returns 1 inside, 0 outside or -1 undecided. A quadratic
-programme gives weights; they are judged like ours: inside when |weights @ v - z| <= eps, outside when the direction of
-that residual separates by more than eps.
+Each takes vertices float64 (k, d), a point and eps, and returns 1 inside, 0 outside or -1 undecided. A
+quadratic programme gives weights; they are judged like ours: inside when |weights @ v - z| <= eps, outside
+when the direction of that residual separates by more than eps.
 """
 
 from __future__ import annotations

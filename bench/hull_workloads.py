@@ -14,7 +14,10 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 POSITIONS = ("in", "insp", "jin", "jout", "held", "far")
-SHAPES = ((16, 64), (64, 16), (64, 64), (64, 128), (64, 256), (128, 64), (512, 16), (512, 64), (512, 256), (1024, 64))
+SHAPES = (
+    (16, 64), (64, 16), (64, 64), (64, 128), (64, 256), (128, 64), (512, 16), (512, 64), (512, 256),
+    (1024, 64),
+)
 CLASSES, ROWS, NOISE = 4, 12000, 0.05
 
 Array = npt.NDArray[Any]
@@ -36,7 +39,7 @@ class HullBatch:
 
 @functools.lru_cache(maxsize=2)
 def feature_pool(d: int) -> tuple[Array, Array]:
-    """Return rows float32 (12000, d) and classes: a mean, low-rank factors with a decaying spectrum, noise."""
+    """Return rows float32 (12000, d) and classes: a mean, low-rank factors of decaying spectrum, noise."""
     rng = np.random.default_rng(1000 + d)
     rank, decay = (min(16, d), 0.5) if d <= 64 else (128, 1.0)
     spectrum = (np.arange(rank) + 1.0) ** -decay
@@ -62,8 +65,8 @@ def nearest_point(vertices: Array, point: Array) -> Array:
 def point_at(rng: np.random.Generator, v: Array, position: str) -> tuple[Array, int]:
     """Return a point relative to the hull of v float64 (k, d), and whether it is inside (-1: unknown).
 
-    in: a mix of all rows; insp: of min(k, d) / 2 rows; jin: 1e-3 of the way from the boundary to the centroid;
-    jout: 1e-3 radii out of the boundary, along its normal.
+    in: a mix of all rows; insp: of min(k, d) / 2 rows; jin: 1e-3 of the way from the boundary to the
+    centroid; jout: 1e-3 radii out of the boundary, along its normal.
     """
     k, d = v.shape
     centre = v.mean(0)

@@ -73,7 +73,8 @@ Answer answer(hull::Problem& problem, double wanted_eps) {
         problem.upper = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
     }
     double const eps = problem.goal.eps, upper = problem.upper, lower = std::min(problem.lower, upper);
-    return {upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided, lower, upper, eps};
+    HullStatus const status = upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided;
+    return {status, lower, upper, eps};
 }
 
 void read(HullProblems const& problems, Index s, hull::Problem& problem) {
@@ -127,7 +128,8 @@ void check(HullProblems const& problems) {
     require(problems.points.cols == problems.base.cols, "points have ", problems.points.cols, " columns, base has ",
             problems.base.cols, ": want the same");
     require(problems.owner.size() == s, "owner has ", problems.owner.size(), " entries for ", s, " problems");
-    require(problems.eps.empty() || problems.eps.size() == s, "eps has ", problems.eps.size(), " entries for ", s, " problems");
+    require(problems.eps.empty() || problems.eps.size() == s, "eps has ", problems.eps.size(), " entries for ", s,
+            " problems");
 }
 
 }  // namespace

@@ -34,8 +34,8 @@ bool solve_basis(Problem& problem, Index size, double shift) {
     return true;
 }
 
-// Slopes of x (not normalised) for every vertex: ws.slopes = G x, and the lower bound they suggest.
-double slopes_of(Problem& problem, Index size) {
+// Slopes of x (not normalised) for every vertex, and the lower bound that its direction proves.
+void slopes_of(Problem& problem, Index size) {
     auto& ws = problem.ws;
     problem.kernel.combine(ws.w, ws.stride, ws.support.data(), ws.ones, size, ws.p);
     problem.kernel.project(ws.w, ws.stride, nullptr, problem.count, ws.p, ws.slopes);
@@ -46,11 +46,10 @@ double slopes_of(Problem& problem, Index size) {
         problem.lower = bound;
         std::copy_n(ws.p, ws.stride, ws.best_p);
     }
-    return length;
 }
 
-// Solves for the change of weights on F that makes all slopes there equal, and considers the result. False when a
-// weight would turn negative.
+// Changes the weights on F so that all slopes there become equal: one step of iterative refinement. False when a weight
+// would turn negative.
 bool refine(Problem& problem, Index size) {
     auto& ws = problem.ws;
     std::fill_n(ws.rhs, (size + 7) / 8 * 8, 0.0);
@@ -81,8 +80,8 @@ Index exchange(Problem& problem, Index size, double shift, char* member, Index& 
     auto& ws = problem.ws;
     double sum = 0;
     for (Index a = 0; a < size; ++a) sum += ws.ones[a];
-    Index wrong = 0, largest = -1;
-    auto visit = [&](auto&& act) {
+    // Calls act(i) for each vertex on the wrong side; act may move it.
+    auto for_each_offender = [&](auto&& act) {
         for (Index i = 0, a = 0; i < problem.count; ++i) {
             bool const inside = member[i] != 0;
             bool const offends = inside ? ws.ones[a] < 0 : ws.slopes[i] + shift * sum - 1 < -1e-12;
@@ -90,7 +89,9 @@ Index exchange(Problem& problem, Index size, double shift, char* member, Index& 
             if (offends) act(i);
         }
     };
-    visit([&](Index i) { ++wrong, largest = i; });
+    auto move = [member](Index i) { member[i] = static_cast<char>(member[i] != 0 ? 0 : 1); };
+    Index wrong = 0, largest = -1;
+    for_each_offender([&](Index i) { ++wrong, largest = i; });
     if (wrong == 0) return 0;
     if (wrong < fewest) {
         fewest = wrong;
@@ -98,16 +99,10 @@ Index exchange(Problem& problem, Index size, double shift, char* member, Index& 
     } else {
         --tries;
     }
-    if (tries >= 0) {
-        for (Index a = 0, i = 0; i < problem.count; ++i) {
-            bool const inside = member[i] != 0;
-            bool const offends = inside ? ws.ones[a] < 0 : ws.slopes[i] + shift * sum - 1 < -1e-12;
-            if (inside) ++a;
-            if (offends) member[i] = static_cast<char>(inside ? 0 : 1);
-        }
-    } else {
-        member[largest] = static_cast<char>(member[largest] != 0 ? 0 : 1);
-    }
+    if (tries >= 0)
+        for_each_offender(move);
+    else
+        move(largest);
     return wrong;
 }
 

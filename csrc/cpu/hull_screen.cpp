@@ -54,6 +54,7 @@ bool Problem::prepare(double wanted_eps) {
     kernel.subtract(ws.rows.data(), count, dimension, ws.z, ws.w, ws.stride, ws.square, ws.norm);
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     if (!std::isfinite(mean(ws.norm, count) + point)) return false;
+    if (goal.mode == HullMode::decide) return true;  // screen() has set eps
     std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
     kernel.combine(ws.w, ws.stride, ws.identity.data(), ws.weights, count, ws.p);
     settle_eps(wanted_eps, kernel.dot(ws.p, ws.p, ws.stride));

@@ -44,8 +44,8 @@ struct Batch {
     std::vector<double> lower, upper, eps, weights, directions;
 
     Batch(Index problems, Index vertices, Index dimension, unsigned seed)
-        : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)), members(size(s * k)),
-          status(size(s)), lower(size(s)), upper(size(s)), eps(size(s)), weights(size(s * k)), directions(size(s * d)) {
+        : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)),
+          members(size(s * k)), status(size(s)), lower(size(s)), upper(size(s)), eps(size(s)), weights(size(s * k)), directions(size(s * d)) {
         std::mt19937 random(seed);
         std::normal_distribution<float> normal;
         for (float& x : base) x = normal(random);
@@ -62,7 +62,8 @@ struct Batch {
     }
 
     void solve(HullMode mode, int threads) {
-        HullProblems const problems{{points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, {}};
+        HullProblems const problems{
+            {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, {}};
         HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
         solve_hulls(problems, {mode, 1e-4}, threads, results);
     }

@@ -34,18 +34,29 @@ bool solve_basis(Problem& problem, Index size, double shift) {
     return true;
 }
 
-// Slopes of x (not normalised) for every vertex, and the lower bound that its direction proves.
-void slopes_of(Problem& problem, Index size) {
+// Slopes of x (not normalised) for every vertex from the Gram matrix: ws.slopes = G x. Returns the lower bound that they
+// suggest; only prove() may claim it.
+double slopes_of(Problem& problem, Index size) {
+    auto& ws = problem.ws;
+    problem.kernel.combine(ws.gram, ws.gram_stride, ws.support.data(), ws.ones, size, ws.slopes);
+    double square = 0;
+    for (Index a = 0; a < size; ++a) square += ws.ones[a] * ws.slopes[ws.support[static_cast<std::size_t>(a)]];
+    double const lowest = *std::min_element(ws.slopes, ws.slopes + problem.count);
+    return square > 0 && lowest > 0 ? lowest / std::sqrt(square) : 0;
+}
+
+// Evaluates the lower bound of the direction W^T x on the vertices themselves.
+void prove(Problem& problem, Index size) {
     auto& ws = problem.ws;
     problem.kernel.combine(ws.w, ws.stride, ws.support.data(), ws.ones, size, ws.p);
-    problem.kernel.project(ws.w, ws.stride, nullptr, problem.count, ws.p, ws.slopes);
+    problem.kernel.project(ws.w, ws.stride, nullptr, problem.count, ws.p, ws.scratch);
     double const length = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
-    double const lowest = *std::min_element(ws.slopes, ws.slopes + problem.count);
+    double const lowest = *std::min_element(ws.scratch, ws.scratch + problem.count);
     double const bound = length > 0 ? lowest / length - problem.deduction : 0;
-    if (bound > problem.lower) {
-        problem.lower = bound;
-        std::copy_n(ws.p, ws.stride, ws.best_p);
-    }
+    if (!(bound > problem.lower)) return;
+    problem.lower = bound;
+    std::copy_n(ws.p, ws.stride, ws.best_p);
+    problem.done = problem.goal.met(problem.lower, problem.upper);
 }
 
 // Changes the weights on F so that all slopes there become equal: one step of iterative refinement. False when a weight
@@ -122,11 +133,8 @@ void pivot(Problem& problem) {
         for (Index i = 0; i < problem.count; ++i)
             if (member[i] != 0) ws.support[static_cast<std::size_t>(size++)] = i;
         if (size == 0 || !solve_basis(problem, size, shift)) return;
-        slopes_of(problem, size);
-        if (problem.goal.met(problem.lower, problem.upper)) {
-            problem.done = true;
-            return;
-        }
+        if (problem.goal.met(slopes_of(problem, size), problem.upper)) prove(problem, size);
+        if (problem.done) return;
         if (exchange(problem, size, shift, member, fewest, tries) == 0) return conclude(problem, size);
     }
 }

@@ -101,9 +101,7 @@ def _margin(v: Any, z: Any, direction: Any) -> float:
     return float(((v - z) @ (direction / length)).min()) if length > 0 else 0.0
 
 
-def _check_status(
-    status: int | None, lower: float | None, upper: float | None, eps: float | None
-) -> list[str]:
+def _check_status(status: int | None, lower: float | None, upper: float | None, eps: float | None) -> list[str]:
     if status == INVALID:
         return ["status: invalid, but every number is finite"]
     if eps is None or status is None:

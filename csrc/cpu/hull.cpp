@@ -1,94 +1,150 @@
+// Batches of hull problems: reads one problem, runs its stages, writes the answer with its proof.
 #include "clear/hull.hpp"
 
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
+#include "clear/error.hpp"
+#include "clear/isa.hpp"
 #include "clear/parallel.hpp"
+#include "hull_solver.hpp"
 
 namespace clear {
 namespace {
 
-void solve_one(HullProblems const& problems, HullOptions const& options, Index s, HullResults const& results) {
-    Index const d = problems.base.cols;
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+
+HullKernels const& kernels_for(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return hull_kernels_avx512;
+    if (isa == Isa::avx2) return hull_kernels_avx2;
+#endif
+    static_cast<void>(isa);
+    return hull_kernels_baseline;
+}
+
+// Default rounding and denormals for the block, whatever the caller's thread has set.
+class PlainFloats {
+public:
+    PlainFloats() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~PlainFloats() { std::fesetenv(&saved_); }
+    PlainFloats(PlainFloats const&) = delete;
+    PlainFloats& operator=(PlainFloats const&) = delete;
+
+private:
+    std::fenv_t saved_;
+};
+
+struct Answer {
+    HullStatus status;
+    double lower, upper, eps;
+};
+
+Answer answer_without_vertices(hull::Problem const& problem, double wanted_eps) {
+    double const length = std::sqrt(problem.kernel.dot(problem.ws.z, problem.ws.z, problem.ws.stride));
+    if (!std::isfinite(length)) return {HullStatus::invalid, unknown, unknown, unknown};
+    return {HullStatus::outside, infinity, infinity, std::max({0.0, wanted_eps, 4 * 0x1p-24 * length})};
+}
+
+// Leaves weights in ws.best_weights and the direction in ws.best_p when the answer has them.
+Answer answer(hull::Problem& problem, double wanted_eps) {
+    auto& ws = problem.ws;
+    if (problem.count == 0) return answer_without_vertices(problem, wanted_eps);
+    Answer const invalid{HullStatus::invalid, unknown, unknown, unknown};
+    if (problem.goal.mode == HullMode::decide && !problem.screen(wanted_eps)) return invalid;
+    if (!problem.done) {
+        if (!problem.prepare(wanted_eps)) return invalid;
+        problem.solve();
+        Index size = 0;
+        for (Index i = 0; i < problem.count; ++i)
+            if (ws.best_weights[i] > 0) {
+                ws.support[static_cast<std::size_t>(size)] = i;
+                ws.weights[size++] = ws.best_weights[i];
+            }
+        problem.kernel.combine_rows(ws.rows.data(), ws.support.data(), ws.weights, size, problem.dimension, ws.z, ws.p);
+        problem.upper = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
+    }
+    double const eps = problem.goal.eps, upper = problem.upper, lower = std::min(problem.lower, upper);
+    HullStatus const status = upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided;
+    return {status, lower, upper, eps};
+}
+
+void read(HullProblems const& problems, Index s, hull::Problem& problem) {
+    auto& ws = problem.ws;
+    Index const* members = problems.members.row(s);
+    for (Index j = 0; j < problems.members.cols; ++j) {
+        if (members[j] < 0) continue;
+        ws.rows[static_cast<std::size_t>(problem.count)] = problems.base.row(members[j]);
+        ws.slots[static_cast<std::size_t>(problem.count++)] = j;
+    }
     float const* z = problems.points.row(problems.owner[static_cast<std::size_t>(s)]);
-    std::vector<Index> slots;
-    for (Index j = 0; j < problems.members.cols; ++j)
-        if (problems.members.row(s)[j] >= 0) slots.push_back(j);
-    auto const k = static_cast<Index>(slots.size());
+    for (Index t = 0; t < problem.dimension; ++t) ws.z[t] = static_cast<double>(z[t]);
+    std::fill(ws.z + problem.dimension, ws.z + ws.stride, 0.0);
+}
+
+void write(HullResults const& results, Index s, hull::Problem const& problem, Answer const& found) {
     auto const at = static_cast<std::size_t>(s);
-    auto& status = results.status[at];
-    double const inf = std::numeric_limits<double>::infinity();
-    if (k == 0) {
-        status = static_cast<std::int8_t>(HullStatus::outside);
-        results.lower[at] = results.upper[at] = inf;
-        return;
-    }
-    std::vector<double> w(static_cast<std::size_t>(k * d)), gram(static_cast<std::size_t>(k * k));
-    double scale = 0;
-    for (Index i = 0; i < k; ++i)
-        for (Index t = 0; t < d; ++t) {
-            double const v = problems.base.row(problems.members.row(s)[slots[static_cast<std::size_t>(i)]])[t];
-            w[static_cast<std::size_t>(i * d + t)] = v - static_cast<double>(z[t]);
-            scale = std::max({scale, std::abs(v), std::abs(static_cast<double>(z[t]))});
-        }
-    for (Index i = 0; i < k; ++i)
-        for (Index j = 0; j < k; ++j) {
-            double sum = 0;
-            for (Index t = 0; t < d; ++t) sum += w[static_cast<std::size_t>(i * d + t)] * w[static_cast<std::size_t>(j * d + t)];
-            gram[static_cast<std::size_t>(i * k + j)] = sum;
-        }
-    double const eps = std::max(problems.eps.empty() ? 1e-5 * scale : problems.eps[at], 4 * 0x1p-24 * scale);
-    auto g = [&](Index i, Index j) { return gram[static_cast<std::size_t>(i * k + j)]; };
-    std::vector<double> weight(static_cast<std::size_t>(k), 0.0), slope(static_cast<std::size_t>(k));
-    Index start = 0;
-    for (Index i = 1; i < k; ++i)
-        if (g(i, i) < g(start, start)) start = i;
-    weight[static_cast<std::size_t>(start)] = 1;
-    for (Index i = 0; i < k; ++i) slope[static_cast<std::size_t>(i)] = g(i, start);
-    double upper = std::sqrt(g(start, start)), lower = 0;
-    for (int step = 0; step < 20000; ++step) {
-        Index best = 0, worst = -1;
-        double pp = 0;
-        for (Index i = 0; i < k; ++i) {
-            auto const a = static_cast<std::size_t>(i);
-            pp += weight[a] * slope[a];
-            if (slope[a] < slope[static_cast<std::size_t>(best)]) best = i;
-            if (weight[a] > 0 && (worst < 0 || slope[a] > slope[static_cast<std::size_t>(worst)])) worst = i;
-        }
-        upper = std::sqrt(std::max(pp, 0.0));
-        lower = upper > 0 ? std::max(0.0, slope[static_cast<std::size_t>(best)] / upper) : 0;
-        if (upper - lower <= options.relative_tolerance * upper || upper <= 0.5 * eps) break;
-        double const curve = g(best, best) - 2 * g(best, worst) + g(worst, worst);
-        double const gap = slope[static_cast<std::size_t>(worst)] - slope[static_cast<std::size_t>(best)];
-        if (curve <= 0 || gap <= 0) break;
-        double const move = std::min(weight[static_cast<std::size_t>(worst)], gap / curve);
-        weight[static_cast<std::size_t>(best)] += move;
-        weight[static_cast<std::size_t>(worst)] -= move;
-        for (Index i = 0; i < k; ++i) slope[static_cast<std::size_t>(i)] += move * (g(i, best) - g(i, worst));
-    }
-    status = static_cast<std::int8_t>(upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided);
-    results.lower[at] = lower;
-    results.upper[at] = upper;
-    results.eps[at] = eps;
+    auto& ws = problem.ws;
+    results.status[at] = static_cast<std::int8_t>(found.status);
+    results.lower[at] = found.lower;
+    results.upper[at] = found.upper;
+    results.eps[at] = found.eps;
+    bool const proven = std::isfinite(found.upper);
     if (!results.weights.empty()) {
-        std::fill_n(results.weights.row(s), results.weights.cols, 0.0);
-        for (Index i = 0; i < k; ++i) results.weights.row(s)[slots[static_cast<std::size_t>(i)]] = weight[static_cast<std::size_t>(i)];
+        double* out = results.weights.row(s);
+        std::fill_n(out, results.weights.cols, 0.0);
+        for (Index i = 0; proven && i < problem.count; ++i) out[ws.slots[static_cast<std::size_t>(i)]] = ws.best_weights[i];
     }
-    if (!results.directions.empty())
-        for (Index t = 0; t < d; ++t) {
-            double sum = 0;
-            for (Index i = 0; i < k; ++i) sum += weight[static_cast<std::size_t>(i)] * w[static_cast<std::size_t>(i * d + t)];
-            results.directions.row(s)[t] = sum;
-        }
+    if (results.directions.empty()) return;
+    double* out = results.directions.row(s);
+    if (proven)
+        std::copy_n(ws.best_p, problem.dimension, out);
+    else
+        std::fill_n(out, problem.dimension, 0.0);
+}
+
+void solve_one(HullProblems const& problems, HullOptions const& options, Index s, HullKernels const& kernels,
+               hull::Workspace& workspace, HullResults const& results) {
+    hull::Problem problem(kernels, workspace);
+    problem.dimension = problems.base.cols;
+    problem.goal.mode = options.mode;
+    problem.goal.gap = options.relative_tolerance;
+    read(problems, s, problem);
+    double const wanted_eps = problems.eps.empty() ? -1 : problems.eps[static_cast<std::size_t>(s)];
+    Answer const found = answer(problem, wanted_eps);
+    write(results, s, problem, found);
+}
+
+void check(HullProblems const& problems) {
+    auto const s = static_cast<std::size_t>(problems.members.rows);
+    require(problems.points.cols == problems.base.cols, "points have ", problems.points.cols, " columns, base has ",
+            problems.base.cols, ": want the same");
+    require(problems.owner.size() == s, "owner has ", problems.owner.size(), " entries for ", s, " problems");
+    require(problems.eps.empty() || problems.eps.size() == s, "eps has ", problems.eps.size(), " entries for ", s,
+            " problems");
 }
 
 }  // namespace
 
 void solve_hulls(HullProblems const& problems, HullOptions const& options, int threads, HullResults const& results) {
-    parallel_for(problems.members.rows, 64, threads, [&](Index begin, Index end, int) {
-        for (Index s = begin; s < end; ++s) solve_one(problems, options, s, results);
+    check(problems);
+    Index const s = problems.members.rows, k = problems.members.cols, d = problems.base.cols;
+    HullKernels const& kernels = kernels_for(current_isa());
+    std::vector<std::unique_ptr<hull::Workspace>> workspaces(static_cast<std::size_t>(std::max(threads, 1)));
+    Index const block = std::clamp<Index>(65536 / std::max<Index>(1, k * d), 1, 64);
+    parallel_for(s, block, threads, [&](Index begin, Index end, int worker) {
+        auto& workspace = workspaces[static_cast<std::size_t>(worker)];
+        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d);
+        PlainFloats const plain;
+        for (Index i = begin; i < end; ++i) solve_one(problems, options, i, kernels, *workspace, results);
     });
 }
 

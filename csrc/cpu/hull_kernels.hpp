@@ -1,0 +1,67 @@
+// The inner loops of the hull solver, compiled once per instruction set. Plain data only: nothing here may be inlined
+// into two kernel files.
+//
+// Every loop has the same arithmetic on every instruction set: float64, eight interleaved partial sums (element t goes
+// to sum t mod 8) added in the tree of exact.hpp, no fused multiply-add; element-wise loops run in row order. Blocking
+// and vector width change the speed and nothing else, so results are equal bit for bit.
+//
+// Vectors and rows of float64 are padded with zeros to a multiple of 8 ("padded"). Factors L are stored by columns
+// (column j at data + j * stride), with reciprocals on the diagonal, zero above it and below the last row.
+#pragma once
+
+#include <cstdint>
+
+namespace clear {
+
+struct PairwiseGoal {
+    double gap;      // stop when |p|^2 - min g <= gap * |p|^2
+    double inside;   // ... or |p| <= inside
+    double outside;  // ... or min g / |p| > outside
+    std::int64_t steps;
+    std::int64_t patience;  // stop at this step when nothing separates the point yet (min g <= 0)
+};
+
+struct HullKernels {
+    using Index = std::int64_t;
+
+    // out = sum_a weights[a] * rows[index[a]] - z, in order of a. index null: 0, 1, ...
+    void (*combine_rows)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
+                         double const* z, double* out);
+    // For each row: along = u.(v - z), square = |v - z|^2, norm = |v|^2.
+    void (*measure_rows)(float const* const* rows, Index count, Index d, double const* z, double const* u, double* along,
+                         double* square, double* norm);
+    // w = v - z (padded rows), square = |w|^2, norm = |v|^2.
+    void (*subtract)(float const* const* rows, Index count, Index d, double const* z, double* w, Index stride,
+                     double* square, double* norm);
+    // out = sum_a weights[a] * w[index[a]], padded, in order of a.
+    void (*combine)(double const* w, Index stride, Index const* index, double const* weights, Index count, double* out);
+    // out[a] = w[index[a]].p
+    void (*project)(double const* w, Index stride, Index const* index, Index count, double const* p, double* out);
+    double (*dot)(double const* a, double const* b, Index padded);
+    // gram[i, j] = w[i].w[j], both halves; w has zero rows up to a multiple of 4, gram is zero up to a multiple of 8.
+    void (*gram)(double const* w, Index stride, Index count, double* gram, Index gram_stride);
+    // factor = gram[index, index] + shift, diagonal times (1 + jitter), ready for factorize.
+    void (*gather)(double const* gram, Index gram_stride, Index const* index, Index count, double shift, double jitter,
+                   double* factor, Index stride);
+    // Cholesky in place. False when a pivot falls to `least` times its diagonal.
+    bool (*factorize)(double* factor, Index stride, Index count, double least);
+    // x = L^-1 x; x is padded, zero from count on.
+    void (*solve_forward)(double const* factor, Index stride, Index count, double* x);
+    // x = L^-T b
+    void (*solve_backward)(double const* factor, Index stride, Index count, double const* b, double* x);
+    // Factor of the matrix without row and column `gone`.
+    void (*drop)(double* factor, Index stride, Index count, Index gone);
+    // Where the least of a padded vector is.
+    Index (*lowest)(double const* x, Index padded);
+    // Pairwise descent on min l.G.l over the simplex, from a vertex; weights l and slopes g = G l (padded). Returns steps.
+    Index (*pairwise)(double const* gram, Index gram_stride, Index count, PairwiseGoal const* goal, double* weights,
+                      double* slopes, double* diagonal);
+};
+
+extern HullKernels const hull_kernels_baseline;
+#if defined(__x86_64__)
+extern HullKernels const hull_kernels_avx2;
+extern HullKernels const hull_kernels_avx512;
+#endif
+
+}  // namespace clear

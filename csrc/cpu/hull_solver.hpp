@@ -1,0 +1,84 @@
+// One hull problem on its way: workspace, what has been proven so far, and the stages that prove more.
+//
+// Everything is float64; differences of float32 rows are exact to 53 bits and squares neither overflow nor vanish, so no
+// scaling is needed anywhere in float32's range.
+//
+//   screen      direction centroid - z on the raw rows: settles points that are clearly outside
+//   pairwise    SMO steps on the Gram matrix: loose distances of small sets
+//   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
+//   active set  Wolfe's minimum-norm point: everything else, and the last word
+#pragma once
+
+#include <vector>
+
+#include "clear/hull.hpp"
+#include "hull_kernels.hpp"
+
+namespace clear::hull {
+
+// Memory for problems of at most `vertices` rows of `dimension`; one for each worker, reused from problem to problem.
+struct Workspace {
+    Workspace(Index vertices, Index dimension);
+
+    Index stride;         // of w: dimension padded to 8
+    Index gram_stride;    // largest vertex count of the Gram stages, padded
+    Index factor_stride;  // largest affinely independent set, padded
+
+    std::vector<float const*> rows;
+    std::vector<Index> slots, identity, support, active, order;
+    std::vector<char> barred;
+
+    double *z, *p, *best_p;                                          // d
+    double* w;                                                       // k x d
+    double *square, *norm, *slopes, *best_weights, *raw, *scratch;   // k
+    double *weights, *trial, *rhs, *ones, *column, *diagonal;        // k, in the order of a support
+    double *gram, *factor;
+
+private:
+    std::vector<double> memory_;
+};
+
+// What ends a problem. Distances in feature units.
+struct Goal {
+    HullMode mode = HullMode::distance;
+    double gap = 0;    // relative
+    double eps = 0;    // inside up to here
+    double floor = 0;  // what float32 coordinates can mean
+
+    bool met(double lower, double upper) const;
+};
+
+class Problem {
+public:
+    Problem(HullKernels const& kernels, Workspace& workspace) : kernel(kernels), ws(workspace) {}
+
+    // Vertices are ws.rows[0 .. count), the point is ws.z (padded). False when something is nan or inf.
+    bool screen(double wanted_eps);
+    bool prepare(double wanted_eps);
+    void solve();
+
+    // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
+    // and the bounds they prove are kept when they are the best so far. Returns whether the goal is met.
+    bool consider(Index const* support, double* weights, Index size);
+
+    HullKernels const& kernel;
+    Workspace& ws;
+    Index count = 0;
+    Index dimension = 0;
+    Goal goal;
+    double lower = 0;      // best proven, with best_p as direction
+    double upper = 0;      // best, with best_weights
+    double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
+    double p_square = 0;   // |p|^2 of the last consider()
+    bool done = false;
+
+private:
+    void settle_eps(double wanted_eps, double centre_square);
+    bool start_at_nearest();
+};
+
+void pairwise(Problem& problem);
+void pivot(Problem& problem);
+void active_set(Problem& problem);
+
+}  // namespace clear::hull

@@ -1,0 +1,75 @@
+// Workspace, goal, and the bounds that weights prove.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "hull_solver.hpp"
+
+namespace clear::hull {
+namespace {
+
+Index pad(Index n) { return (n + 7) / 8 * 8; }
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+}  // namespace
+
+Workspace::Workspace(Index vertices, Index dimension)
+    : stride(pad(dimension)),
+      gram_stride(pad(std::min(vertices, std::max<Index>(dimension + 1, 64)))),
+      factor_stride(pad(std::min(vertices, dimension + 1) + 1)),
+      rows(size(vertices)),
+      slots(size(vertices)),
+      identity(size(vertices)),
+      support(size(vertices)),
+      active(size(vertices)),
+      order(size(vertices)),
+      barred(size(vertices)) {
+    std::iota(identity.begin(), identity.end(), Index{0});
+    Index const k = pad(vertices + 1);
+    memory_.resize(size(3 * stride + k * stride + 12 * k + gram_stride * gram_stride + factor_stride * factor_stride + 8));
+    double* next = memory_.data() + (8 - reinterpret_cast<std::uintptr_t>(memory_.data()) / 8 % 8) % 8;  // 64-byte lines
+    auto take = [&next](Index n) { return std::exchange(next, next + n); };
+    for (double** part : {&z, &p, &best_p}) *part = take(stride);
+    w = take(k * stride);
+    for (double** part : {&square, &norm, &slopes, &best_weights, &raw, &scratch, &weights, &trial, &rhs, &ones, &column,
+                          &diagonal})
+        *part = take(k);
+    gram = take(gram_stride * gram_stride);
+    factor = take(factor_stride * factor_stride);
+}
+
+bool Goal::met(double lower, double upper) const {
+    // A hair inside the stated limits: `upper` is evaluated once more on the original rows at the end.
+    constexpr double hair = 1 - 1e-6;
+    if (upper <= hair * floor || upper == 0) return true;
+    if (mode == HullMode::decide) return upper <= hair * eps || lower > eps;
+    bool const sided = upper <= hair * eps || lower > eps;
+    return sided && upper - lower <= hair * gap * upper;
+}
+
+bool Problem::consider(Index const* support, double* weights, Index size) {
+    double sum = 0;
+    for (Index a = 0; a < size; ++a) sum += weights[a];
+    for (Index a = 0; a < size; ++a) weights[a] /= sum;
+    kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
+    kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    p_square = kernel.dot(ws.p, ws.p, ws.stride);
+    double const length = std::sqrt(p_square);
+    if (length < upper) {
+        upper = length;
+        std::fill_n(ws.best_weights, count, 0.0);
+        for (Index a = 0; a < size; ++a) ws.best_weights[support[a]] = weights[a];
+    }
+    double lowest = ws.slopes[0];
+    for (Index i = 1; i < count; ++i) lowest = std::min(lowest, ws.slopes[i]);
+    double const bound = length > 0 ? lowest / length - deduction : 0;
+    if (bound > lower) {
+        lower = bound;
+        std::copy_n(ws.p, ws.stride, ws.best_p);
+    }
+    return done = goal.met(lower, upper);
+}
+
+}  // namespace clear::hull

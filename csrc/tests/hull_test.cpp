@@ -1,0 +1,149 @@
+// Hulls: what Python cannot see. No allocation while solving, tables of kernels that agree, threads on shared input.
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "clear/hull.hpp"
+#include "clear/isa.hpp"
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+void* counted(std::size_t bytes) {
+    ++allocations;
+    if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+    throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace clear::tests {
+namespace {
+
+std::size_t size(Index n) { return static_cast<std::size_t>(n); }
+
+// s problems of k vertices in d dimensions: every third point far outside, every third a vertex mix, every third near.
+struct Batch {
+    Index s, k, d;
+    std::vector<float> points, base;
+    std::vector<Index> owner, members;
+    std::vector<std::int8_t> status;
+    std::vector<double> lower, upper, eps, weights, directions;
+
+    Batch(Index problems, Index vertices, Index dimension, unsigned seed)
+        : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)),
+          members(size(s * k)), status(size(s)), lower(size(s)), upper(size(s)), eps(size(s)), weights(size(s * k)), directions(size(s * d)) {
+        std::mt19937 random(seed);
+        std::normal_distribution<float> normal;
+        for (float& x : base) x = normal(random);
+        for (Index i = 0; i < s * k; ++i) members[size(i)] = i;
+        for (Index i = 0; i < s; ++i) {
+            owner[size(i)] = i;
+            for (Index t = 0; t < d; ++t) {
+                float mean = 0;
+                for (Index j = 0; j < k; ++j) mean += base[size((i * k + j) * d + t)] / static_cast<float>(k);
+                float const away = i % 3 == 0 ? 4.0f : i % 3 == 1 ? 0.0f : 0.4f;
+                points[size(i * d + t)] = mean + away * normal(random);
+            }
+        }
+    }
+
+    void solve(HullMode mode, int threads) {
+        HullProblems const problems{
+            {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, {}};
+        HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
+        solve_hulls(problems, {mode, 1e-4}, threads, results);
+    }
+};
+
+}  // namespace
+
+void hulls_do_not_allocate_while_solving() {
+    for (HullMode mode : {HullMode::decide, HullMode::distance})
+        for (Index k : {6, 40, 90})
+            for (Index d : {3, 50}) {
+                Batch one(1, k, d, 1), many(60, k, d, 1);
+                one.solve(mode, 1);
+                long const before = allocations;
+                one.solve(mode, 1);
+                long const few = allocations - before;
+                many.solve(mode, 1);
+                CHECK(allocations - before - few == few);  // the workspace, whatever the number of problems
+            }
+}
+
+void hulls_agree_over_threads() {
+    for (Index k : {10, 70}) {
+        Batch plain(200, k, 20, 2), threaded(200, k, 20, 2);
+        plain.solve(HullMode::distance, 1);
+        for (int threads : {2, 7, 64}) {
+            threaded.solve(HullMode::distance, threads);
+            CHECK(threaded.status == plain.status);
+            CHECK(threaded.lower == plain.lower && threaded.upper == plain.upper);
+            CHECK(threaded.weights == plain.weights && threaded.directions == plain.directions);
+        }
+    }
+}
+
+void hulls_agree_over_instruction_sets() {
+    for (Index d : {1, 7, 8, 20, 65})
+        for (Index k : {1, 5, 33, 70}) {
+            Batch plain(12, k, d, 3);
+            for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+                if (isa > best_isa()) continue;
+                ::setenv("CLEAR_ISA", isa_name(isa).c_str(), 1);
+                Batch other(12, k, d, 3);
+                other.solve(HullMode::distance, 1);
+                if (isa == Isa::baseline) plain = other;
+                CHECK(other.status == plain.status && other.weights == plain.weights);
+                CHECK(other.lower == plain.lower && other.directions == plain.directions);
+            }
+            ::unsetenv("CLEAR_ISA");
+        }
+}
+
+void hulls_of_far_points_are_outside_and_of_means_inside() {
+    Batch batch(30, 12, 6, 4);
+    batch.solve(HullMode::distance, 2);
+    for (Index i = 0; i < batch.s; ++i) {
+        auto const at = size(i);
+        CHECK(batch.lower[at] <= batch.upper[at]);
+        if (i % 3 == 1) CHECK(batch.status[at] == static_cast<std::int8_t>(HullStatus::inside));
+        if (batch.status[at] == static_cast<std::int8_t>(HullStatus::outside)) CHECK(batch.lower[at] > batch.eps[at]);
+    }
+}
+
+void hulls_refuse_shapes_that_do_not_fit() {
+    Batch batch(3, 4, 5, 5);
+    batch.owner.pop_back();
+    bool refused = false;
+    try {
+        batch.solve(HullMode::decide, 1);
+    } catch (std::invalid_argument const&) {
+        refused = true;
+    }
+    CHECK(refused);
+}
+
+void hull_tests() {
+    hulls_do_not_allocate_while_solving();
+    hulls_agree_over_threads();
+    hulls_agree_over_instruction_sets();
+    hulls_of_far_points_are_outside_and_of_means_inside();
+    hulls_refuse_shapes_that_do_not_fit();
+}
+
+}  // namespace clear::tests

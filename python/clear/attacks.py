@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from clear._arrays import as_count, as_labels, to_numpy
-from clear.training import as_inputs, device_of, last_linear
+from clear.features import evaluating
+from clear.models import find_layer, last_linear
+from clear.training import device_of, load_inputs
 
 __all__ = ["Collision", "feature_collision", "flip_labels"]
 
@@ -151,7 +153,7 @@ def feature_collision(
     >>> bool((collision.distance_after < collision.distance_before).all()), round(collision.largest_change, 3) <= 0.1
     (True, True)
     """
-    base, target = as_inputs(base_images, "base_images").float(), as_inputs(target_image[None], "target_image").float()
+    base, target = load_inputs(base_images).float(), load_inputs(target_image[None]).float()
     _check_collision(base, target, epsilon, learning_rate, bounds)
     steps, levels = as_count(steps, "steps"), as_count(levels, "levels", low=2)
     device = device_of(model)
@@ -215,22 +217,17 @@ def _features_of(model: nn.Module, layer: str | None) -> Iterator[Callable[[torc
     """Yield images -> features (b, d) that keep gradients; the model is in eval mode meanwhile."""
     seen: list[torch.Tensor] = []
     if layer is None:
-        hook = last_linear(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        hook = last_linear(model)[1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     else:
-        modules = dict(model.named_modules())
-        if layer not in modules:
-            raise ValueError(f"layer is {layer!r}: want one of {sorted(name for name in modules if name)}")
-        hook = modules[layer].register_forward_hook(lambda module, args, output: seen.append(output))
+        hook = find_layer(model, layer).register_forward_hook(lambda module, args, output: seen.append(output))
 
     def features(images: torch.Tensor) -> torch.Tensor:
         seen.clear()
         model(images)
         return seen[-1].flatten(1)
 
-    training = model.training
-    model.eval()
     try:
-        yield features
+        with evaluating(model, str(device_of(model))):
+            yield features
     finally:
         hook.remove()
-        model.train(training)

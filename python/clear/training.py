@@ -13,9 +13,14 @@ import torch
 from torch import nn
 
 from clear._arrays import as_count, as_labels, to_numpy
+from clear._batches import as_source, iterate_batches
+from clear._progress import Progress, track
+from clear.features import _default_preprocess
+from clear.models import last_linear
 
-__all__ = ["Epoch", "accuracy", "as_inputs", "fit", "last_linear", "predict"]
+__all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs"]
 
+Ints = npt.NDArray[np.int64]
 Scope = Literal["network", "head"]
 Optimizer = Literal["sgd", "adam"]
 
@@ -29,55 +34,7 @@ class Epoch:
     loss: float
     """Mean cross-entropy over the samples of the pass."""
     accuracy: float
-    """Share of them predicted as labelled, while training, 0 to 1."""
-
-
-def as_inputs(value: Any, name: str = "inputs") -> torch.Tensor:
-    """Return samples as one tensor (n, ...): a tensor, an array, or a map-style Dataset (first item of each entry)."""
-    if isinstance(value, torch.Tensor):
-        inputs = value.detach()
-    elif isinstance(value, torch.utils.data.Dataset):
-        inputs = _stack(value, name)
-    else:
-        inputs = torch.from_numpy(np.ascontiguousarray(to_numpy(value)))
-    if not inputs.is_floating_point():
-        raise TypeError(f"{name} has dtype {inputs.dtype}: want floating point, scaled as the model expects it")
-    if inputs.ndim < 2 or len(inputs) == 0:
-        raise ValueError(f"{name} has shape {tuple(inputs.shape)}: want (samples, ...) with at least one sample")
-    return inputs
-
-
-def _stack(dataset: Any, name: str) -> torch.Tensor:
-    if not hasattr(dataset, "__len__"):
-        raise TypeError(f"{name} is an iterable dataset: want one with a length, because repair picks samples by row")
-    entries = (dataset[row] for row in range(len(dataset)))
-    samples = [torch.as_tensor(entry[0] if isinstance(entry, (tuple, list)) else entry) for entry in entries]
-    if not samples:
-        raise ValueError(f"{name} is an empty dataset: want at least one sample")
-    return torch.stack(samples)
-
-
-def last_linear(model: nn.Module) -> nn.Linear:
-    """Return the last `nn.Linear` of a model: its head; what enters it are the penultimate features."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ValueError(f'{type(model).__name__} has no nn.Linear, so it has no head: use scope="network"')
-    return layers[-1]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter or buffer, or the CPU."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Fix what dropout draws, without touching the caller's random state; yields a generator for shuffling."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield torch.Generator().manual_seed(seed)
+    """Share of them predicted as labelled while training, 0 to 1."""
 
 
 def fit(
@@ -90,34 +47,34 @@ def fit(
     batch_size: int = 64,
     seed: int = 0,
     scope: Scope = "network",
-    copies: npt.NDArray[np.int64] | None = None,
+    copies: Any = None,
     optimizer: Optimizer = "sgd",
     update_batch_norm: bool = True,
-    progress: bool | Callable[[Epoch], None] = False,
+    progress: Progress = False,
 ) -> tuple[Epoch, ...]:
     """Train a classifier in place with cross-entropy.
 
     Parameters
     ----------
     model : nn.Module
-        Maps inputs (b, ...) to logits (b, classes). Changed in place; put into eval mode at the end.
-    inputs : tensor or array of float, shape (n, ...), or Dataset
+        Maps inputs (b, ...) to logits (b, classes). Changed in place; in eval mode afterwards.
+    inputs : tensor or array of float, shape (n, ...), or data set
+        As `load_inputs` takes it; all of it is loaded.
     labels : array of int, shape (n,)
-    epochs : int
+    epochs, batch_size : int
     learning_rate : float
-    batch_size : int
     seed : int
-        Of the order of samples and of dropout. The caller's random state is left as it was.
+        Of the order of samples and of dropout. The caller's random state stays as it was.
     scope : {"network", "head"}
-        Train every parameter, or the last `nn.Linear` only (everything else in eval mode).
+        Train every parameter, or the last `nn.Linear` only, with everything else in eval mode.
     copies : array of int, shape (n,), optional
         How often each sample occurs in an epoch; 0 leaves it out. Default: once each.
     optimizer : {"sgd", "adam"}
-        SGD with momentum .9 and a cosine schedule, or Adam at a constant rate.
+        SGD with momentum 0.9 and a cosine schedule, or Adam at a constant rate.
     update_batch_norm : bool
         Whether batch normalisation uses and updates the statistics of the batches (scope "network" only).
     progress : bool or callable
-        True shows a bar; a callable gets every `Epoch`.
+        As in `scan`, in epochs.
 
     Returns
     -------
@@ -130,68 +87,89 @@ def fit(
 
     Notes
     -----
-    Same seed, same device, same number of torch threads: same weights.
+    Same seed, device and number of torch threads: same weights.
 
     Examples
     --------
     >>> import torch
     >>> from clear.training import fit
-    >>> x = torch.tensor([[-1.0], [1.0]])
-    >>> history = fit(torch.nn.Linear(1, 2), x, [0, 1], epochs=50, learning_rate=0.5)
+    >>> history = fit(torch.nn.Linear(1, 2), torch.tensor([[-1.0], [1.0]]), [0, 1], epochs=50, learning_rate=0.5)
     >>> history[-1].accuracy
     1.0
     """
-    samples = as_inputs(inputs)
-    device = device_of(model)
-    targets = torch.from_numpy(as_labels(labels, len(samples)))
-    order = torch.from_numpy(_schedule(copies, len(samples)))
+    samples = load_inputs(inputs, model=model)
+    targets = torch.from_numpy(as_labels(labels, len(samples), classes=_outputs(model)))
+    order = torch.from_numpy(_rows_of_an_epoch(copies, len(samples)))
     epochs, batch_size = as_count(epochs, "epochs"), as_count(batch_size, "batch_size")
-    trained = _select(model, scope)
-    steps = epochs * -(-len(order) // batch_size)
-    update, advance = _make_optimizer(trained, optimizer, learning_rate, steps)
+    trained = _trained_parameters(model, scope)
+    step = _make_step(trained, optimizer, learning_rate, epochs * -(-len(order) // batch_size))
+    device = device_of(model)
     history = []
-    with seeded(seed, device) as generator, _only(model, trained), _bar(epochs, progress) as report:
+    with (
+        _seeded(seed, device) as generator,
+        _only(model, trained),
+        track(progress, f"train the {scope}", epochs, "epochs") as advance,
+    ):
+        _set_modes(model, scope, update_batch_norm)
         for number in range(1, epochs + 1):
-            _set_modes(model, scope, update_batch_norm)
             loss_sum, correct = 0.0, 0
             for batch in order[torch.randperm(len(order), generator=generator)].split(batch_size):
                 x, y = samples[batch].to(device), targets[batch].to(device)
                 logits = model(x)
                 loss = nn.functional.cross_entropy(logits, y)
-                update.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-                update.step()
-                advance()
+                step(loss)
                 loss_sum += float(loss.detach()) * len(batch)
                 correct += int((logits.argmax(1) == y).sum())
             history.append(Epoch(number, loss_sum / len(order), correct / len(order)))
-            report(history[-1])
+            advance(1)
     model.eval()
     return tuple(history)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, inputs: Any, *, batch_size: int = 512) -> npt.NDArray[np.int64]:
-    """Return the model's predictions, int64 (n,), in eval mode; the model's mode is restored."""
-    samples = as_inputs(inputs)
-    device = device_of(model)
-    training = model.training
-    model.eval()
-    try:
-        parts = [model(batch.to(device)).argmax(1).cpu() for batch in samples.split(batch_size)]
-    finally:
-        model.train(training)
-    return torch.cat(parts).numpy()
+def load_inputs(dataset: Any, *, rows: Any = None, model: nn.Module | None = None) -> torch.Tensor:
+    """Return the inputs of a data set, or those of chosen rows, as one float tensor (n, ...) on the CPU.
+
+    `dataset` is a tensor or array (n, ...), or what `extract_features` takes. Only the chosen rows are loaded. Images in
+    uint8 go through `model.preprocess`.
+    """
+    preprocess = None if model is None else _default_preprocess(model)
+    parts = [batch.inputs for batch in iterate_batches(as_dataset(dataset), preprocess=preprocess, rows=rows)]
+    if not parts:
+        raise ValueError("inputs are empty: want at least one sample")
+    inputs = torch.cat(parts)
+    if not inputs.is_floating_point():
+        raise TypeError(f"inputs have dtype {inputs.dtype}: want floating point, scaled as the model expects them")
+    return inputs
 
 
-def accuracy(model: nn.Module, inputs: Any, labels: Any) -> float:
-    """Return the share of samples predicted as labelled, 0 to 1."""
-    predicted = predict(model, inputs)
-    return float((predicted == as_labels(labels, len(predicted))).mean())
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter, or the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _schedule(copies: Any, n: int) -> npt.NDArray[np.int64]:
-    """Rows of one epoch, each as often as asked."""
+def as_dataset(inputs: Any) -> Any:
+    """Wrap a bare tensor or array as a data set without labels; anything else is a data set already."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.detach(), None
+    if isinstance(inputs, (np.ndarray, list)):
+        return to_numpy(inputs), None
+    return inputs
+
+
+def check_length(name: str, inputs: Any, n: int) -> None:
+    """Raise a ValueError where a data set does not hold n samples."""
+    got = as_source(as_dataset(inputs)).n
+    if got != n:
+        raise ValueError(f"{name} has {got} samples: want {n}, those that the result is about")
+
+
+def _outputs(model: nn.Module) -> int | None:
+    """Classes that the head knows; None where the model does not end in an `nn.Linear`."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return layers[-1].out_features if layers else None
+
+
+def _rows_of_an_epoch(copies: Any, n: int) -> Ints:
     if copies is None:
         return np.arange(n)
     counts = as_labels(copies, n, "copies")
@@ -200,37 +178,58 @@ def _schedule(copies: Any, n: int) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(n), counts)
 
 
-def _select(model: nn.Module, scope: str) -> list[nn.Parameter]:
+def _trained_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     if scope not in ("network", "head"):
         raise ValueError(f'scope is {scope!r}: want "network" or "head"')
-    return list((model if scope == "network" else last_linear(model)).parameters())
+    return list((model if scope == "network" else last_linear(model)[1]).parameters())
 
 
-def _make_optimizer(
+def _make_step(
     parameters: list[nn.Parameter], name: str, rate: float, steps: int
-) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+) -> Callable[[torch.Tensor], None]:
+    """Return what updates the parameters for a loss."""
     if not 0 < rate < 100:
         raise ValueError(f"learning_rate is {rate}: want a number above 0")
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=rate), lambda: None
-    if name != "sgd":
+    if name not in ("sgd", "adam"):
         raise ValueError(f'optimizer is {name!r}: want "sgd" or "adam"')
-    sgd = torch.optim.SGD(parameters, lr=rate, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
-    return sgd, schedule.step
+    update: torch.optim.Optimizer
+    schedule = None
+    if name == "adam":
+        update = torch.optim.Adam(parameters, lr=rate)
+    else:
+        update = torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(update, steps)
+
+    def step(loss: torch.Tensor) -> None:
+        update.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        update.step()
+        if schedule is not None:
+            schedule.step()
+
+    return step
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Fix what dropout draws, and give the caller's random state back; yields a generator for the order."""
+    as_count(seed, "seed", low=0)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager
 def _only(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """Let gradients flow to `trained` alone; afterwards every parameter is as trainable as before."""
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     chosen = {id(parameter) for parameter in trained}
     try:
-        for parameter in before:
+        for parameter, _ in before:
             parameter.requires_grad_(id(parameter) in chosen)
         yield
     finally:
-        for parameter, needed in before.items():
+        for parameter, needed in before:
             parameter.requires_grad_(needed)
             parameter.grad = None
 
@@ -241,17 +240,3 @@ def _set_modes(model: nn.Module, scope: str, update_batch_norm: bool) -> None:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-@contextlib.contextmanager
-def _bar(epochs: int, progress: bool | Callable[[Epoch], None]) -> Iterator[Callable[[Epoch], None]]:
-    if callable(progress):
-        yield progress
-        return
-    if not progress:
-        yield lambda epoch: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=epochs, desc="fine-tuning", unit="epoch") as bar:
-        yield lambda epoch: bar.update(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ __all__ = ["Corrections", "Method", "Repair", "find_corrections", "repair_model"
 
 Ints = npt.NDArray[np.int64]
 Method = Literal["relabel", "drop", "retrain"]
+Found = ScanResult | ProbeResult | Mapping[int, int]
 
 COPIES_OF_FLAGGED = 3
 COPIES_OF_PROBED = 5
@@ -70,7 +71,7 @@ def repair_model(
     model: nn.Module,
     inputs: Any,
     labels: Any,
-    result: ScanResult | ProbeResult | Mapping[int, int],
+    result: Found | Sequence[Found],
     *,
     method: Method = "relabel",
     scope: Scope = "network",
@@ -94,9 +95,9 @@ def repair_model(
         The training set, as `extract_features` takes it. Only the samples trained on are loaded.
     labels : array of int, shape (n,)
         Labels that the model was trained on.
-    result : ScanResult, ProbeResult or mapping of row to corrected label
-        What to correct: flagged samples get their suggested label. From a probe, the mates of a flagged input do, and the
-        input itself is trained on with the corrected label.
+    result : ScanResult, ProbeResult, mapping of row to corrected label, or a list of these
+        What to correct: flagged samples get their suggested label. From a probe, the mates of a flagged input do, and
+        the input itself is trained on with the corrected label. The earlier in a list decides.
     method : {"relabel", "drop", "retrain"}
         "relabel" fine-tunes on the corrected samples and clean ones. "drop" fine-tunes without the flagged samples: what the
         model has memorised mostly stays (see Notes). "retrain" returns `retrain(inputs, corrected_labels)`.
@@ -131,7 +132,7 @@ def repair_model(
 
     Notes
     -----
-    Corrected samples occur 3 times in an epoch and probed inputs 5 times. Batch normalisation keeps its statistics. What was
+    Corrected samples occur 3 times in an epoch and probed inputs 5 times. Batch normalisation goes on learning. What was
     measured is in docs/how-it-works.md, "Repair".
 
     Examples
@@ -149,15 +150,16 @@ def repair_model(
     [0, 0, 1, 1]
     """
     if method not in get_args(Method) or scope not in get_args(Scope):
-        raise ValueError(f"method is {method!r} and scope {scope!r}: want one of {get_args(Method)} and {get_args(Scope)}")
+        raise ValueError(f"method is {method!r}, scope {scope!r}: want {get_args(Method)} and {get_args(Scope)}")
     if method == "retrain" and retrain is None:
         raise ValueError('method is "retrain": pass retrain, a callable (inputs, labels) -> model')
     given = as_labels(labels, as_source(as_dataset(inputs)).n)
     found = find_corrections(result, len(given), level=level)
     if len(found.probed_rows) and probed is None:
         raise ValueError("result is a ProbeResult: pass probed, the inputs that were probed")
-    if isinstance(result, ProbeResult) and probed is not None:
-        check_length("probed", probed, result.n_samples)
+    for part in result if isinstance(result, (list, tuple)) else (result,):
+        if isinstance(part, ProbeResult) and probed is not None:
+            check_length("probed", probed, part.n_samples)
     corrected = given.copy()
     if method != "drop":
         corrected[found.rows] = found.labels
@@ -178,36 +180,37 @@ def repair_model(
         scope=scope,
         copies=copies,
         optimizer="sgd" if scope == "network" else "adam",
-        update_batch_norm=False,
         progress=progress,
     )
     return Repair(repaired, corrected, found.rows, found.probed_rows, method, scope, history)
 
 
 def find_corrections(
-    result: ScanResult | ProbeResult | Mapping[int, int], n: int, *, level: Level = Level.REVIEW
+    result: Found | Sequence[Found], n: int, *, level: Level = Level.REVIEW
 ) -> Corrections:
     """Turn flags into corrected labels for a training set of n samples.
 
-    Where two flagged inputs share a mate, the stronger flag decides. Raises TypeError or ValueError where the result does
-    not fit n samples.
+    Where two flags disagree about a sample the earlier result decides, and within a probe the stronger flag. Raises
+    TypeError or ValueError where a result does not fit n samples, or inputs of more than one probe are flagged.
     """
     samples: dict[int, int] = {}
     probed: dict[int, int] = {}
-    if isinstance(result, ScanResult):
-        if result.n_samples != n:
-            raise ValueError(f"result is a scan of {result.n_samples} samples: want one of the {n} given")
-        samples = {flag.row: flag.suggested_label for flag in result.flags if flag.level >= level}
-    elif isinstance(result, ProbeResult):
-        for flag in result.flags:
-            if flag.level >= level:
-                probed[flag.row] = flag.suggested_label
-                for mate in flag.mates:
-                    samples.setdefault(mate, flag.suggested_label)
-    elif isinstance(result, Mapping):
-        samples = dict(result)
-    else:
-        raise TypeError(f"result is a {type(result).__name__}: want a ScanResult, a ProbeResult or a mapping of row to label")
+    for part in result if isinstance(result, (list, tuple)) else (result,):
+        if isinstance(part, ScanResult):
+            if part.n_samples != n:
+                raise ValueError(f"result is a scan of {part.n_samples} samples: want one of the {n} given")
+            found = {flag.row: flag.suggested_label for flag in part.flags if flag.level >= level}
+        elif isinstance(part, ProbeResult):
+            if probed:
+                raise ValueError("result holds two probes: probe all inputs at once, or repair after each probe")
+            flags = [flag for flag in part.flags if flag.level >= level]
+            probed = {flag.row: flag.suggested_label for flag in flags}
+            found = {mate: flag.suggested_label for flag in reversed(flags) for mate in flag.mates}
+        elif isinstance(part, Mapping):
+            found = dict(part)
+        else:
+            raise TypeError(f"result is a {type(part).__name__}: want a scan, a probe or a mapping of row to label")
+        samples = found | samples
     rows, labels = _columns(samples)
     return Corrections(as_ids(rows, len(rows), "result's rows", rows=n), labels, *_columns(probed))
 

@@ -18,7 +18,7 @@ from clear._progress import Progress, track
 from clear.features import _default_preprocess
 from clear.models import last_linear
 
-__all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs"]
+__all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs", "seeded"]
 
 Ints = npt.NDArray[np.int64]
 Scope = Literal["network", "head"]
@@ -62,6 +62,7 @@ def fit(
         As `load_inputs` takes it; all of it is loaded.
     labels : array of int, shape (n,)
     epochs, batch_size : int
+        Batches are of equal size, give or take one: batch normalisation never meets a lone last sample.
     learning_rate : float
     seed : int
         Of the order of samples and of dropout. The caller's random state stays as it was.
@@ -102,18 +103,20 @@ def fit(
     order = torch.from_numpy(_rows_of_an_epoch(copies, len(samples)))
     epochs, batch_size = as_count(epochs, "epochs"), as_count(batch_size, "batch_size")
     trained = _trained_parameters(model, scope)
-    step = _make_step(trained, optimizer, learning_rate, epochs * -(-len(order) // batch_size))
+    batches = -(-len(order) // batch_size)
+    step = _make_step(trained, optimizer, learning_rate, epochs * batches)
     device = device_of(model)
     history = []
     with (
-        _seeded(seed, device) as generator,
+        seeded(seed, device) as generator,
         _only(model, trained),
         track(progress, f"train the {scope}", epochs, "epochs") as advance,
     ):
         _set_modes(model, scope, update_batch_norm)
         for number in range(1, epochs + 1):
             loss_sum, correct = 0.0, 0
-            for batch in order[torch.randperm(len(order), generator=generator)].split(batch_size):
+            shuffled = order[torch.randperm(len(order), generator=generator)]
+            for batch in torch.tensor_split(shuffled, batches):
                 x, y = samples[batch].to(device), targets[batch].to(device)
                 logits = model(x)
                 loss = nn.functional.cross_entropy(logits, y)
@@ -129,8 +132,8 @@ def fit(
 def load_inputs(dataset: Any, *, rows: Any = None, model: nn.Module | None = None) -> torch.Tensor:
     """Return the inputs of a data set, or those of chosen rows, as one float tensor (n, ...) on the CPU.
 
-    `dataset` is a tensor or array (n, ...), or what `extract_features` takes. Only the chosen rows are loaded. Images in
-    uint8 go through `model.preprocess`.
+    `dataset` is a tensor or array (n, ...), or what `extract_features` takes. Only the chosen rows are loaded. Images
+    in uint8 go through `model.preprocess`.
     """
     preprocess = None if model is None else _default_preprocess(model)
     parts = [batch.inputs for batch in iterate_batches(as_dataset(dataset), preprocess=preprocess, rows=rows)]
@@ -154,6 +157,19 @@ def as_dataset(inputs: Any) -> Any:
     if isinstance(inputs, (np.ndarray, list)):
         return to_numpy(inputs), None
     return inputs
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[torch.Generator]:
+    """Fix what initial weights and dropout draw, and give the caller's random state back; yields a CPU generator."""
+    as_count(seed, "seed", low=0)
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.random.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
 
 
 def check_length(name: str, inputs: Any, n: int) -> None:
@@ -208,15 +224,6 @@ def _make_step(
             schedule.step()
 
     return step
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Fix what dropout draws, and give the caller's random state back; yields a generator for the order."""
-    as_count(seed, "seed", low=0)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager

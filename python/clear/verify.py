@@ -90,14 +90,14 @@ class Verification:
     @property
     def all_closed(self) -> bool:
         """Every pocket and every target is closed."""
-        return all(check.closed for check in (*self.pockets, *self.targets))
+        return all(pocket.closed for pocket in self.pockets) and all(target.closed for target in self.targets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, ready for JSON."""
         table = asdict(self)
-        table["pockets"] = [asdict(check) | {"rows": list(check.rows), "closed": check.closed} for check in self.pockets]
-        table["targets"] = [asdict(check) | {"closed": check.closed} for check in self.targets]
-        return table | {"all_closed": self.all_closed}
+        pockets = [asdict(check) | {"rows": list(check.rows), "closed": check.closed} for check in self.pockets]
+        targets = [asdict(check) | {"closed": check.closed} for check in self.targets]
+        return table | {"pockets": pockets, "targets": targets, "all_closed": self.all_closed}
 
     def __repr__(self) -> str:
         closed = f"{sum(c.closed for c in self.pockets)} of {len(self.pockets)} pockets"

@@ -140,9 +140,10 @@ def feature_collision(
 
     Notes
     -----
-    Deterministic. After Shafahi et al., "Poison Frogs! Targeted Clean-Label Poisoning Attacks on Neural Networks" (NeurIPS
-    2018), with an l_inf ball in place of their l2 penalty and Adam in place of forward-backward splitting.
-    The attack works when the victim keeps the extractor frozen; it need not work otherwise. Cost: steps forward and backward passes.
+    Deterministic. After Shafahi et al., "Poison Frogs! Targeted Clean-Label Poisoning Attacks on Neural Networks"
+    (NeurIPS 2018), with an l_inf ball in place of their l2 penalty and Adam in place of forward-backward splitting. It
+    works when the victim keeps the extractor frozen; it need not work otherwise. Cost: `steps` forward and backward
+    passes of all base images at once.
 
     Examples
     --------
@@ -186,7 +187,7 @@ def _check_collision(
     base: torch.Tensor, target: torch.Tensor, epsilon: float, learning_rate: float, bounds: tuple[float, float]
 ) -> None:
     if base.shape[1:] != target.shape[1:]:
-        raise ValueError(f"target_image has shape {tuple(target.shape[1:])}: want {tuple(base.shape[1:])}, as base_images")
+        raise ValueError(f"target_image has shape {tuple(target.shape[1:])}: want that of base_images, {tuple(base.shape[1:])}")
     if not epsilon > 0 or not learning_rate > 0:
         raise ValueError(f"epsilon is {epsilon} and learning_rate {learning_rate}: want numbers above 0")
     lowest, highest = float(base.min()), float(base.max())

@@ -99,8 +99,8 @@ def repair_model(
         What to correct: flagged samples get their suggested label. From a probe, the mates of a flagged input do, and
         the input itself is trained on with the corrected label. The earlier in a list decides.
     method : {"relabel", "drop", "retrain"}
-        "relabel" fine-tunes on the corrected samples and clean ones. "drop" fine-tunes without the flagged samples: what the
-        model has memorised mostly stays (see Notes). "retrain" returns `retrain(inputs, corrected_labels)`.
+        "relabel" fine-tunes on the corrected samples and clean ones. "drop" fine-tunes without the flagged samples:
+        what the model has memorised stays (see Notes). "retrain" returns `retrain(inputs, corrected_labels)`.
     scope : {"network", "head"}
         Fine-tune all parameters, or the last `nn.Linear` only. "head" suits a frozen extractor.
     level : Level
@@ -132,8 +132,8 @@ def repair_model(
 
     Notes
     -----
-    Corrected samples occur 3 times in an epoch and probed inputs 5 times. Batch normalisation goes on learning. What was
-    measured is in docs/how-it-works.md, "Repair".
+    Corrected samples occur 3 times in an epoch and probed inputs 5 times. Batch normalisation goes on learning.
+    NOTES-HERE
 
     Examples
     --------

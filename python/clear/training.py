@@ -165,7 +165,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[torch.Gene
     as_count(seed, "seed", low=0)
     cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)

@@ -187,7 +187,7 @@ def _check_collision(
     base: torch.Tensor, target: torch.Tensor, epsilon: float, learning_rate: float, bounds: tuple[float, float]
 ) -> None:
     if base.shape[1:] != target.shape[1:]:
-        raise ValueError(f"target_image has shape {tuple(target.shape[1:])}: want that of base_images, {tuple(base.shape[1:])}")
+        raise ValueError(f"target_image has shape {tuple(target.shape[1:])}: want {tuple(base.shape[1:])}, the bases'")
     if not epsilon > 0 or not learning_rate > 0:
         raise ValueError(f"epsilon is {epsilon} and learning_rate {learning_rate}: want numbers above 0")
     lowest, highest = float(base.min()), float(base.max())

@@ -159,8 +159,8 @@ def run_demo(
 def _run_both(seed: int, threads: int | None, folder: Path | None, say: Say) -> DemoOutcome:
     pretraining, training, incoming, held_out = _split_digits(seed)
     say(
-        f"scikit-learn's digits, enlarged to {SIDE}x{SIDE}: {len(pretraining)} to pretrain on, {len(training)} to train "
-        f"on, {len(incoming)} that come in later, {len(held_out)} held out."
+        f"scikit-learn's digits, enlarged to {SIDE}x{SIDE}: {len(pretraining)} to pretrain on, {len(training)} to "
+        f"train on, {len(incoming)} that come in later, {len(held_out)} held out."
     )
     extractor = _new_network(seed)
     fit(extractor, pretraining.inputs, pretraining.labels, epochs=15, learning_rate=0.05, seed=seed)
@@ -271,8 +271,8 @@ def _run_collision(lab: _Lab, flips: AttackOutcome) -> DemoOutcome:
         f"{len(alarms.flags) - target_flagged} of the {len(incoming) - 1} others."
     )
     say(f"  Scan: {found}")
-    # The extractor is not to blame, so the head is repaired. From the probe alone it would be: repair_model(..., alarms,
-    # probed=incoming.inputs, scope="head").
+    # The extractor is not to blame, so the head is repaired. From the probe alone it would be
+    # repair_model(..., alarms, probed=incoming.inputs, scope="head").
     repair = repair_model(attack.victim, poisoned.inputs, poisoned.labels, found, scope="head", seed=lab.seed)
     say(f"  Repair: {repair}")
     check = verify_repair(

@@ -33,6 +33,7 @@ class PocketCheck:
     """The label that its members carried."""
     suggested_label: int
     rows: tuple[int, ...]
+    """Its members; where labels were corrected, those that were."""
     held_before: int
     """Members that the model predicted as that label."""
     held_after: int
@@ -65,8 +66,9 @@ class TargetCheck:
 
 @dataclass(frozen=True, slots=True)
 class Rescan:
-    """A scan after the repair, with the corrected labels."""
+    """A scan, after the repair, of the training samples that kept their labels."""
 
+    n_samples: int
     verdict: Verdict
     certain: int
     """Samples flagged as certain."""
@@ -141,7 +143,7 @@ def verify_repair(
     scan : ScanResult, optional
         Its pockets are checked.
     probe : ProbeResult, optional
-        Its flagged inputs are checked, and probed again against the training samples whose labels were not changed.
+        Its flagged inputs are checked, and probed again against the training samples that kept their labels.
     probed : tensor, array or data set, optional
         The inputs that were probed; needed with `probe`.
     held_out : (inputs, labels), optional
@@ -177,13 +179,14 @@ def verify_repair(
             raise ValueError("probe is given: pass probed too, the inputs that were probed")
         check_length("probed", probed, probe.n_samples)
     predicted_before, predicted_after = predict(before, dataset), predict(after, dataset)
-    features = replace(extract_features(extractor or after, dataset, layer=layer), labels=truth)
-    again = scan_features(features, config=config, threads=threads, progress=progress)
+    # Samples that were relabelled are known to be manipulated. With a frozen extractor they still lie in their tight
+    # pocket, now with the right label, and would be found again: what is left is asked of the others.
+    kept = np.flatnonzero(given == truth)
+    values = extract_features(extractor or after, dataset, layer=layer).values[kept]
+    trusted = Features.from_arrays(values, truth[kept], ids=kept)
+    again = scan_features(trusted, config=config, threads=threads, progress=progress)
     targets: tuple[TargetCheck, ...] = ()
     if probe is not None and probe.flags:
-        # Relabelled samples are known to be manipulated: they are no reference for a probe.
-        kept = np.flatnonzero(given == truth)
-        trusted = Features.from_arrays(features.values[kept], truth[kept])
         flagged = load_inputs(probed, rows=[flag.row for flag in probe.flags], model=after)
         found = extract_features(extractor or after, (flagged, None), layer=layer)
         found = replace(found, predictions=predict(after, (flagged, None)))
@@ -194,7 +197,7 @@ def verify_repair(
         training_accuracy_after=float((predicted_after == truth).mean()),
         held_out_accuracy_before=None if held_out is None else accuracy(before, *held_out),
         held_out_accuracy_after=None if held_out is None else accuracy(after, *held_out),
-        pockets=_check_pockets(() if scan is None else scan.pockets, predicted_before, predicted_after),
+        pockets=_check_pockets(() if scan is None else scan.pockets, given != truth, predicted_before, predicted_after),
         targets=targets,
         rescan=_count_flags(again),
     )
@@ -206,14 +209,18 @@ def accuracy(model: nn.Module, inputs: Any, labels: Any) -> float:
     return float((predicted == as_labels(labels, len(predicted))).mean())
 
 
-def _check_pockets(pockets: tuple[Pocket, ...], before: Ints, after: Ints) -> tuple[PocketCheck, ...]:
-    def held(predicted: Ints, pocket: Pocket) -> int:
-        return int((predicted[list(pocket.rows)] == pocket.label).sum())
-
-    return tuple(
-        PocketCheck(pocket.label, pocket.suggested_label, pocket.rows, held(before, pocket), held(after, pocket))
-        for pocket in pockets
-    )
+def _check_pockets(
+    pockets: tuple[Pocket, ...], changed: npt.NDArray[np.bool_], before: Ints, after: Ints
+) -> tuple[PocketCheck, ...]:
+    """Count members that keep their old label. Where labels were corrected, members that kept theirs do not count."""
+    relevant = changed if changed.any() else np.ones_like(changed)
+    checks = []
+    for pocket in pockets:
+        rows = np.array([row for row in pocket.rows if relevant[row]], dtype=np.int64)
+        held = [int((predicted[rows] == pocket.label).sum()) for predicted in (before, after)]
+        if len(rows):
+            checks.append(PocketCheck(pocket.label, pocket.suggested_label, tuple(rows.tolist()), *held))
+    return tuple(checks)
 
 
 def _check_targets(probe: ProbeResult, reprobed: ProbeResult) -> tuple[TargetCheck, ...]:
@@ -226,4 +233,4 @@ def _check_targets(probe: ProbeResult, reprobed: ProbeResult) -> tuple[TargetChe
 
 def _count_flags(result: ScanResult) -> Rescan:
     certain = int((result.scores.level == Level.CERTAIN).sum())
-    return Rescan(result.verdict, certain, len(result.flags) - certain)
+    return Rescan(result.n_samples, result.verdict, certain, len(result.flags) - certain)

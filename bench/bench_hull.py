@@ -22,10 +22,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import clear  # noqa: E402
 from bench.hull_peers import PEERS  # noqa: E402
 from bench.hull_workloads import POSITIONS, SHAPES, HullBatch, hull_batch  # noqa: E402
-
-import clear  # noqa: E402
 
 TINY = ((8, 6), (8, 20))
 LOOSE = (5, 10, 20, 50)
@@ -43,8 +42,10 @@ def solve_ours(batch: HullBatch, **options: Any) -> np.ndarray:
 def solve_peer(name: str, batch: HullBatch) -> np.ndarray:
     """Answers of a peer, one problem at a time."""
     return np.array(
-        [PEERS[name](v.astype(float), z.astype(float), e)
-         for v, z, e in zip(batch.vertices, batch.points, batch.eps, strict=True)]
+        [
+            PEERS[name](v.astype(float), z.astype(float), e)
+            for v, z, e in zip(batch.vertices, batch.points, batch.eps, strict=True)
+        ]
     )
 
 
@@ -100,7 +101,9 @@ def repeat(batch: HullBatch, problems: int) -> HullBatch:
     """Return the same problems again and again, up to a batch worth a call."""
     times = -(-problems // len(batch.points))
     return HullBatch(
-        np.tile(batch.vertices, (times, 1, 1)), np.tile(batch.points, (times, 1)), np.tile(batch.eps, times),
+        np.tile(batch.vertices, (times, 1, 1)),
+        np.tile(batch.points, (times, 1)),
+        np.tile(batch.eps, times),
         np.tile(batch.inside, times),
     )
 
@@ -144,8 +147,10 @@ def main() -> None:
             print(f"{shape[0]} {shape[1]} {position} {cells} | {ratio}", flush=True)
     for regime, pairs in ratios.items():
         qp = [b for _, b in pairs if np.isfinite(b)]
-        print(f"{regime}: geometric mean x{geometric_mean([h for h, _ in pairs]):.0f} HiGHS, "
-              f"x{geometric_mean(qp):.1f} best correct QP (least x{min(qp):.1f}), {len(pairs)} rows")
+        print(
+            f"{regime}: geometric mean x{geometric_mean([h for h, _ in pairs]):.0f} HiGHS, "
+            f"x{geometric_mean(qp):.1f} best correct QP (least x{min(qp):.1f}), {len(pairs)} rows"
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json=scan.json
 
-The peers run on a sample of the queries and `extrapolated` says by how much their time was multiplied. They get a core of
+The peers run on a sample of the queries; `extrapolated` says by how much their time was multiplied. They get a core of
 all samples for nothing, so they do less than the scan does. Peak memory and import time are taken in fresh processes.
 """
 

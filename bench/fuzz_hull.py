@@ -104,8 +104,13 @@ def solve(batch: FuzzBatch, **options: Any) -> clear.HullResult:
     """Ask the library."""
     s, k, d = batch.vertices.shape
     return clear.solve_hulls(
-        batch.points, batch.vertices.reshape(s * k, d), np.arange(s * k).reshape(s, k), mode=batch.mode,
-        eps=batch.eps, relative_tolerance=batch.relative_tolerance, **options,
+        batch.points,
+        batch.vertices.reshape(s * k, d),
+        np.arange(s * k).reshape(s, k),
+        mode=batch.mode,
+        eps=batch.eps,
+        relative_tolerance=batch.relative_tolerance,
+        **options,
     )
 
 
@@ -116,8 +121,14 @@ def violations(batch: FuzzBatch, result: clear.HullResult, s: int) -> list[str]:
     assert result.weights is not None
     assert result.directions is not None
     found = check_hull(
-        v, z, weights=result.weights[s], direction=result.directions[s], lower=lower, upper=upper,
-        status=int(result.status[s]), eps=eps,
+        v,
+        z,
+        weights=result.weights[s],
+        direction=result.directions[s],
+        lower=lower,
+        upper=upper,
+        status=int(result.status[s]),
+        eps=eps,
     )
     largest = np.sqrt(max((v.astype(float) ** 2).sum(1).max(), (z.astype(float) ** 2).sum()))
     loose = batch.relative_tolerance * upper

@@ -1,6 +1,6 @@
 """Hull problems at stated positions, on rows that look like deep features. Deterministic; NumPy and SciPy.
 
-    hull_batch(d, k, position, batch)    the k nearest same-class rows of a held-out row, and a point
+hull_batch(d, k, position, batch)    the k nearest same-class rows of a held-out row, and a point
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from scipy.optimize import nnls
 
 POSITIONS = ("in", "insp", "jin", "jout", "held", "far")
 SHAPES = (
-    (16, 64), (64, 16), (64, 64), (64, 128), (64, 256), (128, 64), (512, 16), (512, 64), (512, 256),
+    (16, 64),
+    (64, 16),
+    (64, 64),
+    (64, 128),
+    (64, 256),
+    (128, 64),
+    (512, 16),
+    (512, 64),
+    (512, 256),
     (1024, 64),
 )
 CLASSES, ROWS, NOISE = 4, 12000, 0.05

@@ -4,7 +4,7 @@
     python -m bench.real_runs feature-collision  --data DIR [--seed 1] [--targets 10]
 
 DIR holds cifar10/test.parquet (images as Hugging Face writes them) and models/resnet20-cifar10.safetensors, a network
-trained on CIFAR-10's training images only: the 10,000 test images are all unseen by it. Writes bench/results/<run>.json.
+trained on CIFAR-10's training images only: the 10,000 test images are all unseen by it. Writes bench/results/RUN.json.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from clear.attacks import feature_collision, flip_labels
-from clear.repair import repair_model
-from clear.training import fit, load_inputs
-from clear.verify import accuracy, verify_repair
 from torch import nn
 
 import clear
+from clear.attacks import feature_collision, flip_labels
 from clear.features import extract_features, predict
 from clear.images import open_images
 from clear.models import last_linear, load_model
+from clear.repair import repair_model
 from clear.results import Level
+from clear.training import fit, load_inputs
+from clear.verify import accuracy, verify_repair
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -121,7 +121,7 @@ def run_label_flips(data: Path, seed: int, flips: int = 20, samples: int = 4000,
 
 
 def run_feature_collision(data: Path, seed: int, targets: int = 10, epsilon: float = 0.1) -> dict[str, Any]:
-    """Five poisons a target, a new head on a frozen extractor; probe the target, scan the training set, repair the head."""
+    """Five poisons a target, a new head on a frozen extractor; probe the target, scan, repair the head, verify."""
     public, pixels, labels = load(data)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))

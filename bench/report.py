@@ -105,8 +105,9 @@ def benchmarks_page(speed: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python -m bench.report` from `bench/results/speed.json`; do not edit. Peers run in the same run as",
-        "ours, one thread each unless a row says otherwise, and every answer is checked. Medians. A ratio below 1 is a loss.",
+        "Written by `python -m bench.report` from `bench/results/speed.json`; do not edit. Peers run in the",
+        "same run as ours, one thread each unless a row says otherwise; every answer is checked. Medians. A ratio below 1 is",
+        "a loss.",
         "",
         "```",
         "make bench",

@@ -26,8 +26,14 @@ def ask(vertices, point, **options):
 
 def proof_of(result, s, v, z):
     return check_hull(
-        v, z, weights=result.weights[s], direction=result.directions[s], lower=float(result.lower[s]),
-        upper=float(result.upper[s]), status=int(result.status[s]), eps=float(result.eps[s]),
+        v,
+        z,
+        weights=result.weights[s],
+        direction=result.directions[s],
+        lower=float(result.lower[s]),
+        upper=float(result.upper[s]),
+        status=int(result.status[s]),
+        eps=float(result.eps[s]),
     )
 
 
@@ -206,9 +212,7 @@ def test_the_ends_of_the_range_of_float32_need_no_rescaling(mode, scale):
 
 
 @pytest.mark.parametrize("relative_tolerance", [0.1, 1e-3, 1e-6])
-@pytest.mark.parametrize(
-    ("k", "d"), [(1, 5), (2, 1), (5, 64), (20, 64), (50, 8), (70, 64), (70, 80), (130, 20)]
-)
+@pytest.mark.parametrize(("k", "d"), [(1, 5), (2, 1), (5, 64), (20, 64), (50, 8), (70, 64), (70, 80), (130, 20)])
 def test_distances_agree_with_least_squares(k, d, relative_tolerance):
     v, z = gauss(k, 6, k, d), gauss(d + 1, 6, d) * np.linspace(0, 2, 6, dtype=np.float32)[:, None]
     members = np.arange(6 * k).reshape(6, k)

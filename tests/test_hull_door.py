@@ -168,5 +168,3 @@ def test_native_calls_grow_to_the_wanted_length_and_no_further(monkeypatch):
     assert sizes[0] == 10
     assert max(sizes) <= 100  # 0.01 s at 1e-4 s each
     assert (result.status == IN).all()
-
-

@@ -138,9 +138,7 @@ def probe_of(case: Case, rows: list[int]) -> clear.results.ProbeResult:
     values = case.inputs.numpy()
     inputs = clear.Features.from_arrays(values[:5], case.labels[:5], predictions=case.labels[:5])
     result = clear.probe(inputs, clear.Features.from_arrays(values, case.labels), threads=1)
-    flags = tuple(
-        clear.Flag(row, row, Level.CERTAIN, 0, 1, 1.0, 1.0, 9.0, mates=(10, 11), hulls=()) for row in rows
-    )
+    flags = tuple(clear.Flag(row, row, Level.CERTAIN, 0, 1, 1.0, 1.0, 9.0, mates=(10, 11), hulls=()) for row in rows)
     return replace(result, flags=flags)
 
 
@@ -257,8 +255,14 @@ def test_verification_counts_what_independent_predictions_say(case: Case) -> Non
     repair = repair_model(case.network, case.inputs, case.labels, case.scan)
     held_out = (case.inputs[:60], case.true_labels[:60])
     check = verify_repair(
-        case.network, repair.model, case.inputs, case.labels, corrected=repair.labels, scan=case.scan,
-        held_out=held_out, threads=1,
+        case.network,
+        repair.model,
+        case.inputs,
+        case.labels,
+        corrected=repair.labels,
+        scan=case.scan,
+        held_out=held_out,
+        threads=1,
     )
     before, after = (predict(model, (case.inputs, None)) for model in (case.network, repair.model))
     assert check.training_accuracy_before == pytest.approx((before == repair.labels).mean())
@@ -283,8 +287,14 @@ def test_verification_probes_the_targets_again(case: Case) -> None:
     result = probe_of(case, [2, 4])
     repair = repair_model(case.network, case.inputs, case.labels, result, probed=case.inputs[:5])
     check = verify_repair(
-        case.network, repair.model, case.inputs, case.labels, corrected=repair.labels, probe=result,
-        probed=case.inputs[:5], threads=1,
+        case.network,
+        repair.model,
+        case.inputs,
+        case.labels,
+        corrected=repair.labels,
+        probe=result,
+        probed=case.inputs[:5],
+        threads=1,
     )
     after = predict(repair.model, (case.inputs[[2, 4]], None))
     assert [target.row for target in check.targets] == [2, 4]

@@ -1,10 +1,13 @@
 """Find and repair triggerless (sample-targeted) backdoors.
 
-`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets found
-and `verify_repair` checks it; `write_report` shows it. Underneath: exact nearest neighbours and certified convex hulls.
+`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets and
+`verify_repair` checks it; `write_report` shows it. Underneath: exact nearest neighbours and certified convex hulls.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from clear._backend import build_info
 from clear._version import __version__
@@ -12,7 +15,7 @@ from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
-from clear.errors import BackendUnavailable, ClearError, MissingExtra, UnsafeFile
+from clear.errors import BackendUnavailable, ClearError, MissingExtra, UnsafeFile, need
 from clear.features import extract_features, predict
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
@@ -22,6 +25,10 @@ from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
 from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
+
+if TYPE_CHECKING:
+    from clear.repair import Repair, repair_model
+    from clear.verify import Verification, verify_repair
 
 __all__ = [
     "BackendUnavailable",
@@ -40,10 +47,12 @@ __all__ = [
     "Pocket",
     "ProbeResult",
     "Reference",
+    "Repair",
     "ScanConfig",
     "ScanResult",
     "Scores",
     "UnsafeFile",
+    "Verification",
     "__version__",
     "build_info",
     "check_hull",
@@ -58,8 +67,20 @@ __all__ = [
     "predict",
     "probe",
     "read_report",
+    "repair_model",
     "save_features",
     "scan",
     "solve_hulls",
+    "verify_repair",
     "write_report",
 ]
+
+_NEEDS_TORCH = {"Repair": "repair", "repair_model": "repair", "Verification": "verify", "verify_repair": "verify"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is built on torch when it is first asked for: `import clear` costs NumPy and the core alone."""
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    need("torch", extra="torch")
+    return getattr(importlib.import_module(f"clear.{_NEEDS_TORCH[name]}"), name)

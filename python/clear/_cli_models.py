@@ -70,7 +70,7 @@ def demo(
     """
     from clear.demo import run_demo
 
-    return int(run_demo(out, seed=seed))
+    return 0 if run_demo(out, seed=seed, progress=typer.echo).passed else 1
 
 
 def features(

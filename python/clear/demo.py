@@ -224,8 +224,15 @@ def _run_flips(lab: _Lab) -> AttackOutcome:
         say(f"  Scan {number}: {found}")
         say(f"  Repair {number}: {repair}")
     check = verify_repair(
-        victim, repaired, training.inputs, labels, corrected=corrected, scan=scans[0],
-        held_out=(lab.held_out.inputs, lab.held_out.labels), extractor=lab.extractor, threads=lab.threads,
+        victim,
+        repaired,
+        training.inputs,
+        labels,
+        corrected=corrected,
+        scan=scans[0],
+        held_out=(lab.held_out.inputs, lab.held_out.labels),
+        extractor=lab.extractor,
+        threads=lab.threads,
     )
     flagged = {flag.row for found in scans for flag in found.flags}
     outcome = AttackOutcome(
@@ -276,8 +283,16 @@ def _run_collision(lab: _Lab, flips: AttackOutcome) -> DemoOutcome:
     repair = repair_model(attack.victim, poisoned.inputs, poisoned.labels, found, scope="head", seed=lab.seed)
     say(f"  Repair: {repair}")
     check = verify_repair(
-        attack.victim, repair.model, poisoned.inputs, poisoned.labels, corrected=repair.labels, scan=found,
-        probe=alarms, probed=incoming.inputs, held_out=(lab.held_out.inputs, lab.held_out.labels), threads=lab.threads,
+        attack.victim,
+        repair.model,
+        poisoned.inputs,
+        poisoned.labels,
+        corrected=repair.labels,
+        scan=found,
+        probe=alarms,
+        probed=incoming.inputs,
+        held_out=(lab.held_out.inputs, lab.held_out.labels),
+        threads=lab.threads,
     )
     flagged = {flag.row for flag in found.flags}
     outcome = AttackOutcome(

@@ -138,7 +138,8 @@ def solve_hulls(
         raise ValueError(f'mode is {mode!r}: want "distance" or "decide"')
     if not 0 < relative_tolerance < 1:
         raise ValueError(f"relative_tolerance is {relative_tolerance}: want a number between 0 and 1")
-    status, lower, upper, used, weights, directions = get_backend(device).solve_hulls(
+    status, lower, upper, used, weights, directions = _solve_in_calls(
+        get_backend(device),
         queries,
         vertices,
         owners,
@@ -169,8 +170,12 @@ def _solve_in_calls(
     s, k = members.shape
     d = base.shape[1]
     outputs: list[npt.NDArray[Any]] = [
-        np.empty(s, np.int8), np.empty(s), np.empty(s), np.empty(s),
-        np.empty((s, k if certificates else 0)), np.empty((s, d if certificates else 0)),
+        np.empty(s, np.int8),
+        np.empty(s),
+        np.empty(s),
+        np.empty(s),
+        np.empty((s, k if certificates else 0)),
+        np.empty((s, d if certificates else 0)),
     ]
     start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
     while start < s:

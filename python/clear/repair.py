@@ -185,9 +185,7 @@ def repair_model(
     return Repair(repaired, corrected, found.rows, found.probed_rows, method, scope, history)
 
 
-def find_corrections(
-    result: Found | Sequence[Found], n: int, *, level: Level = Level.REVIEW
-) -> Corrections:
+def find_corrections(result: Found | Sequence[Found], n: int, *, level: Level = Level.REVIEW) -> Corrections:
     """Turn flags into corrected labels for a training set of n samples.
 
     Where two flags disagree about a sample the earlier result decides, and within a probe the stronger flag. Raises

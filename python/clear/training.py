@@ -200,9 +200,7 @@ def _trained_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     return list((model if scope == "network" else last_linear(model)[1]).parameters())
 
 
-def _make_step(
-    parameters: list[nn.Parameter], name: str, rate: float, steps: int
-) -> Callable[[torch.Tensor], None]:
+def _make_step(parameters: list[nn.Parameter], name: str, rate: float, steps: int) -> Callable[[torch.Tensor], None]:
     """Return what updates the parameters for a loss."""
     if not 0 < rate < 100:
         raise ValueError(f"learning_rate is {rate}: want a number above 0")

@@ -251,9 +251,15 @@ def test_images_of_another_set_are_refused(
 
 def test_demo_returns_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    module(monkeypatch, "clear.demo", run_demo=lambda out, seed: seen.append((out, seed)) or 1)
-    assert main(["demo", "--out", "here", "--seed", "3"]) == 1
-    assert seen == [(Path("here"), 3)]
+
+    def run_demo(out: Path, seed: int, progress: Any) -> Any:
+        seen.append((out, seed))
+        return SimpleNamespace(passed=seed == 3)
+
+    module(monkeypatch, "clear.demo", run_demo=run_demo)
+    assert main(["demo", "--out", "here", "--seed", "3"]) == 0
+    assert main(["demo", "--out", "here", "--seed", "4"]) == 1
+    assert seen == [(Path("here"), 3), (Path("here"), 4)]
 
 
 BAD_CALLS: dict[str, tuple[list[str], int, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,7 @@ def demo(
     *,
     out: Annotated[Path, typer.Option(help="Directory for the report and the repaired network.")] = Path("clear-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other backdoors.")] = 0,
+    json: JsonOption = False,
 ) -> int:
     """Plant backdoors, find, repair and verify them.
 
@@ -70,7 +72,10 @@ def demo(
     """
     from clear.demo import run_demo
 
-    return 0 if run_demo(out, seed=seed, progress=typer.echo).passed else 1
+    outcome = run_demo(out, seed=seed, progress=partial(typer.echo, err=json))
+    if json:
+        print_json(outcome.to_dict())
+    return 0 if outcome.passed else 1
 
 
 def features(

@@ -113,6 +113,17 @@ class DemoOutcome:
         """Both attacks were there, were found, and are gone."""
         return self.flips.passed and self.collision.passed
 
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON, without images and report paths."""
+        attacks = {}
+        for attack in (self.flips, self.collision):
+            counts = {
+                key: getattr(attack, key) for key in AttackOutcome.__slots__ if key not in ("verification", "reports")
+            }
+            loss = {"passed": attack.passed, "accuracy_loss": attack.accuracy_loss}
+            attacks[attack.name] = counts | loss | {"verification": attack.verification.to_dict()}
+        return {"passed": self.passed, "seconds": self.seconds, "attacks": attacks}
+
 
 def run_demo(
     out_directory: str | Path | None = None,

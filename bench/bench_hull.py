@@ -22,10 +22,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import clear  # noqa: E402
 from bench.hull_peers import PEERS  # noqa: E402
 from bench.hull_workloads import POSITIONS, SHAPES, HullBatch, hull_batch  # noqa: E402
-
-import clear  # noqa: E402
 
 TINY = ((8, 6), (8, 20))
 LOOSE = (5, 10, 20, 50)

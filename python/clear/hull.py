@@ -138,7 +138,8 @@ def solve_hulls(
         raise ValueError(f'mode is {mode!r}: want "distance" or "decide"')
     if not 0 < relative_tolerance < 1:
         raise ValueError(f"relative_tolerance is {relative_tolerance}: want a number between 0 and 1")
-    status, lower, upper, used, weights, directions = get_backend(device).solve_hulls(
+    status, lower, upper, used, weights, directions = _solve_in_calls(
+        get_backend(device),
         queries,
         vertices,
         owners,

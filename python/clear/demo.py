@@ -417,7 +417,7 @@ def _predict(model: nn.Module, digits: Digits) -> Ints:
 
 def _tell(outcome: AttackOutcome, say: Say) -> None:
     check = outcome.verification
-    say(f"  Flagged: {outcome.poisons_flagged} of {outcome.poisons} poisons, and of the clean samples {outcome.false_flags}.")
+    say(f"  Flagged: {outcome.poisons_flagged} of {outcome.poisons} poisons; clean samples: {outcome.false_flags}.")
     say(f"  Still misclassified as the attacker wants: {outcome.fooled_after} of {outcome.fooled_before}.")
     say(f"  Held-out accuracy: {check.held_out_accuracy_before:.2%} -> {check.held_out_accuracy_after:.2%}.")
     say(f"  {check}")

@@ -100,7 +100,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     score = reassignment + collapse
     group = score + 0.5
     median, mad = robust(score)
-    limits = {"certain": median + config.certain_mads * mad}
+    limits = {"certain": median + config.certain_spreads * mad}
     level = np.zeros(len(features), dtype=np.int8)
     for values in (reassignment, group):
         level[np.argsort(-values)[:10]] = Level.REVIEW

@@ -127,8 +127,8 @@ def test_settings_come_from_options_and_file_with_options_first(files: Path, mon
     result = fake_results.fake_scan(clear.data.open_features("train.npz"))
     monkeypatch.setattr(clear.detect, "scan", lambda *_, config, **__: seen.append(config) or result)
     (files / "scan.toml").write_text("hull_size = 10\nfolds = 4\n")
-    main(["scan", "train.npz", "--config", "scan.toml", "--folds", "3", "--certain-mads", "2.5"])
-    assert seen == [ScanConfig(hull_size=10, folds=3, certain_mads=2.5)]
+    main(["scan", "train.npz", "--config", "scan.toml", "--folds", "3", "--certain-spreads", "2.5"])
+    assert seen == [ScanConfig(hull_size=10, folds=3, certain_spreads=2.5)]
 
 
 @pytest.mark.parametrize("command", ["plan", "scan", "probe"])

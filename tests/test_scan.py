@@ -40,7 +40,8 @@ def test_a_planted_pocket_is_found_with_its_label_and_its_samples(seed: int) -> 
     assert result.verdict == "poisoned"
     assert finds(result, planted.poisons)
     pocket = result.pockets[0]
-    assert pocket.rows == tuple(planted.poisons.tolist())
+    assert set(planted.poisons.tolist()) <= set(pocket.rows)
+    assert len(pocket.rows) <= len(planted.poisons) + 2
     assert (pocket.label, pocket.suggested_label) == (0, planted.target_label)
     assert set(result.flags[0].mates[:5]) <= set(planted.poisons.tolist())
 
@@ -87,7 +88,7 @@ def test_exact_copies_count_once_and_share_their_scores() -> None:
     n = len(planted.values)
     np.testing.assert_array_equal(result.scores.score[n : n + 6], result.scores.score[copies])
     assert finds(result, np.array([*planted.poisons.tolist(), *range(n, n + 6)]))
-    assert result.pockets[0].rows == tuple(sorted([*planted.poisons.tolist(), *range(n, n + 6)]))
+    assert {*planted.poisons.tolist(), *range(n, n + 6)} <= set(result.pockets[0].rows)
     assert "9 of 409 samples are exact duplicates" in " ".join(result.notes)
 
 

@@ -36,11 +36,11 @@ class ScanConfig:
     hull_size: int = 20
     """Nearest core samples that span the hull of a label, from 2."""
     review_rate: float = 0.02
-    """Share of the samples offered for review (half by reassignment, half by group score), 0 to 0.5."""
-    certain_mads: float = 3.0
-    """A sample is certain when its score exceeds the median by this many scaled MADs, above 0."""
-    probe_mads: float = 4.0
-    """An input is flagged when its collapse exceeds the training median by this many scaled MADs, above 0."""
+    """Largest share of the samples offered for review beside the certain ones, 0 to 0.5."""
+    certain_spreads: float = 3.0
+    """A sample is certain when its score exceeds the median by this many spreads, above 0."""
+    probe_spreads: float = 4.0
+    """An input is flagged when its collapse exceeds the training median by this many spreads, above 0."""
     hull_tolerance: float = 1e-3
     """Relative gap at which a hull distance is accepted, 1e-9 to 0.1."""
     pca_above: int = 256
@@ -65,8 +65,8 @@ class ScanConfig:
         as_count(self.seed, "seed", low=0)
         for name, least, most in (
             ("review_rate", 0.0, 0.5),
-            ("certain_mads", 0.1, 1000.0),
-            ("probe_mads", 0.1, 1000.0),
+            ("certain_spreads", 0.1, 1000.0),
+            ("probe_spreads", 0.1, 1000.0),
             ("hull_tolerance", 1e-9, 0.1),
             ("weak_accuracy", 0.0, 1.0),
         ):

@@ -149,7 +149,7 @@ def probe(
     points = apply_preparation(values, reference.preparation)
     exclude = _equal_training_rows(reference, points, labels)
     wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
-    thresholds: dict[str, float] = {"z": reference.config.probe_mads}
+    thresholds: dict[str, float] = {"z": reference.config.probe_spreads}
     z = np.empty((len(PROBE_SCALES), len(points)))
     for i, (scale, (middle, spread)) in enumerate(
         zip(PROBE_SCALES, training_collapse(reference, progress), strict=True)
@@ -165,7 +165,7 @@ def probe(
         group=z[best, at],
         suggested_label=wrap.other_label,
         level=np.where(
-            np.nan_to_num(z[best, at], nan=-np.inf) > reference.config.probe_mads, Level.CERTAIN, Level.NONE
+            np.nan_to_num(z[best, at], nan=-np.inf) > reference.config.probe_spreads, Level.CERTAIN, Level.NONE
         ).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
     )

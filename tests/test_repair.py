@@ -240,6 +240,8 @@ def test_head_scope_needs_a_linear_layer(case: Case) -> None:
 def test_copies_repeat_and_leave_out_samples() -> None:
     inputs = torch.tensor([[1.0], [1.0], [1.0]])
     network = nn.Linear(1, 2)
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
     history = fit(network, inputs, [0, 1, 1], epochs=30, copies=[3, 1, 0], learning_rate=0.5)
     probability = torch.softmax(network(inputs[:1]), dim=1)[0, 0].item()
     assert probability == pytest.approx(0.75, abs=0.02)

@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc python/clear -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml constraints.txt
 
-.PHONY: demo test native lint bench docs wheel clean
+.PHONY: demo test native lint bench wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m clear demo --out out/demo
@@ -30,7 +30,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m pytest bench --full --benchmark-json bench/results/bench.json
+	mkdir -p build && $(BIN)/python -m pytest bench/bench_neighbors.py bench/bench_hull.py --full --benchmark-json build/bench-1.json
+	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-2.json
+	$(BIN)/python -m bench.report build/bench-1.json build/bench-2.json
 
 # A wheel from the sdist, repaired, and tried in an environment that has nothing else.
 wheel: $(VENV)/.test
@@ -51,11 +53,11 @@ $(VENV)/.demo: $(BIN)/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[all,test]" cmake
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,test]" cmake
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[all,test,bench]"
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,test,bench]"
 	@touch $@
 
 clean:

@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from clear.images import open_images
 from clear.models import last_linear, load_model
 from clear.repair import repair_model
 from clear.results import Level
-from clear.training import fit, load_inputs
+from clear.training import fit
 from clear.verify import accuracy, verify_repair
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,6 +141,8 @@ def run_feature_collision(data: Path, seed: int, targets: int = 10, epsilon: flo
         rows.append(attack_and_defend(public, pixels, labels, train, clean, int(target), taken_for, epsilon, seed))
         print(json.dumps(rows[-1]), flush=True)
     won = [row for row in rows if row["attack_succeeded"]]
+    if not won:
+        raise SystemExit("no attack succeeded: nothing to defend against")
     mean = {
         key: float(np.mean([row[key] for row in won]))
         for key in won[0]
@@ -208,23 +211,14 @@ def attack_and_defend(
         "probe_label_right": float(probed.scores.suggested_label[0] == true),
         "probe_mates_are_poisons": float(np.isin(hit[0].mates, bases).mean()) if hit else 0.0,
     }
-    corrections = {"scan": scanned, "probe": probed_target(probed)}
-    for name, found in corrections.items():
-        for scope in ("head", "network"):
-            repaired = repair_model(
-                victim,
-                images,
-                given,
-                found,
-                scope=scope,
-                seed=seed,
-                probed=(load_inputs((inputs_of(pixels, target, clean), None))),
-            )
-            row[f"{name}_{scope}_still_taken"] = float(
-                predict(repaired.model, (pixels[target][None], None))[0] == taken_for
-            )
-            row[f"{name}_{scope}_true"] = float(predict(repaired.model, (pixels[target][None], None))[0] == true)
-            row[f"{name}_{scope}_accuracy_change"] = accuracy(repaired.model, pixels[clean], labels[clean]) - before
+    goal_input = (pixels[target][None], None)
+    for name, found in (("scan", scanned), ("probe", probed_target(probed))):
+        repaired = repair_model(
+            victim, images, given, found, scope="head", seed=seed, probed=inputs_of(pixels, target, clean)
+        )
+        row[f"{name}_repair_still_taken"] = float(predict(repaired.model, goal_input)[0] == taken_for)
+        row[f"{name}_repair_true"] = float(predict(repaired.model, goal_input)[0] == true)
+        row[f"{name}_repair_accuracy_change"] = accuracy(repaired.model, pixels[clean], labels[clean]) - before
     return row
 
 
@@ -234,8 +228,6 @@ def inputs_of(pixels: torch.Tensor, target: int, clean: np.ndarray) -> torch.Ten
 
 def probed_target(result: clear.ProbeResult) -> clear.ProbeResult:
     """The probe with the target's flag alone: false flags are counted apart."""
-    from dataclasses import replace
-
     return replace(result, flags=tuple(flag for flag in result.flags if flag.row == 0))
 
 

@@ -242,7 +242,7 @@ def test_copies_repeat_and_leave_out_samples() -> None:
     network = nn.Linear(1, 2)
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
-    history = fit(network, inputs, [0, 1, 1], epochs=30, copies=[3, 1, 0], learning_rate=0.5)
+    history = fit(network, inputs, [0, 1, 1], epochs=200, copies=[3, 1, 0], learning_rate=0.5)
     probability = torch.softmax(network(inputs[:1]), dim=1)[0, 0].item()
     assert probability == pytest.approx(0.75, abs=0.02)
     assert history[-1].accuracy == 0.75

@@ -236,6 +236,7 @@ def _check_level(flag: Any, report: Any) -> list[str]:
         weak = report["core_accuracy"] < config["weak_accuracy"]
         scores = [collapse if weak else _number(flag["reassignment"]) + collapse]
         judged = any(h["role"] == "own" and len(h["rows"]) >= config["hull_size"] // 2 for h in flag["hulls"])
+        judged &= flag["reassignment"] > 0 or report["core_accuracy"] < config["weak_accuracy"]
     else:
         scales = [name.removeprefix(prefix) for name in limits if name.startswith(prefix)]
         scores = [(collapse - limits[prefix + s]) / limits[f"collapse_spread_{s}"] for s in scales]

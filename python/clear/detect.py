@@ -226,6 +226,8 @@ def _score_training_set(reference: Reference, progress: Progress) -> tuple[Score
     score = k if weak else r + k
     group = group_scores(reference, k if weak else r + k / 2)
     judged = wrap.own_size[0][spread] >= config.hull_size // 2
+    if not weak:
+        judged &= r > 0  # another label must really be nearer; nan is not
     levels, threshold = sample_levels(score, r, group, judged, config)
     return Scores(k, r, score, group, wrap.other_label[spread], levels, reference.in_core), threshold
 

@@ -113,12 +113,13 @@ def fit(
         track(progress, f"train the {scope}", epochs, "epochs") as advance,
     ):
         _set_modes(model, scope, update_batch_norm)
+        network, samples = (model, samples) if scope == "network" else _split_off_head(model, samples, batch_size)
         for number in range(1, epochs + 1):
             loss_sum, correct = 0.0, 0
             shuffled = order[torch.randperm(len(order), generator=generator)]
             for batch in torch.tensor_split(shuffled, batches):
                 x, y = samples[batch].to(device), targets[batch].to(device)
-                logits = model(x)
+                logits = network(x)
                 loss = nn.functional.cross_entropy(logits, y)
                 step(loss)
                 loss_sum += float(loss.detach()) * len(batch)
@@ -198,6 +199,28 @@ def _trained_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     if scope not in ("network", "head"):
         raise ValueError(f'scope is {scope!r}: want "network" or "head"')
     return list((model if scope == "network" else last_linear(model)[1]).parameters())
+
+
+@torch.no_grad()
+def _split_off_head(model: nn.Module, samples: torch.Tensor, batch_size: int) -> tuple[nn.Module, torch.Tensor]:
+    """The last linear layer and what enters it, computed once: everything before it is frozen.
+
+    Where the model's output is not that layer's output as it is, the model and the samples are returned unchanged.
+    """
+    head, device = last_linear(model)[1], device_of(model)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = head.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+    entered = []
+    try:
+        for part in samples.split(batch_size):  # type: ignore[no-untyped-call]
+            seen.clear()
+            output = model(part.to(device))
+            if len(seen) != 1 or output is not seen[0][1]:
+                return model, samples
+            entered.append(seen[0][0].cpu())
+    finally:
+        hook.remove()
+    return head, torch.cat(entered)
 
 
 def _make_step(parameters: list[nn.Parameter], name: str, rate: float, steps: int) -> Callable[[torch.Tensor], None]:

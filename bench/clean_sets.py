@@ -1,0 +1,103 @@
+"""How often clean data are accused: certain samples and verdicts on sets without any poison.
+
+    python -m bench.clean_sets [--data DIR]
+
+Synthetic class features (bench/workloads.py), scikit-learn's digits as they are, and, with DIR (as in real_runs.py),
+penultimate ResNet-20 features of CIFAR-10's test images. Writes bench/results/clean-sets.json and
+the table in docs/how-it-works.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import clear
+from clear.results import Level
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from workloads import features  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results" / "clean-sets.json"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "how-it-works.md"
+MARKERS = ("<!-- clean-sets:start -->", "<!-- clean-sets:end -->")
+
+Sets = Iterator[tuple[str, np.ndarray, np.ndarray]]
+
+
+def synthetic_sets() -> Sets:
+    for n, seeds in ((1000, 20), (4000, 10), (16_000, 3)):
+        for seed in range(seeds):
+            values, labels = features(n, 64, 10, seed=100 + seed)
+            yield f"synthetic, {n} x 64", values, labels.astype(np.int64)
+
+
+def digit_sets() -> Sets:
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    for seed in range(10):
+        rows = np.random.default_rng(seed).permutation(len(labels))[:1000]
+        yield "digits, pixels, 1000 x 64", values[rows].astype(np.float32), labels[rows].astype(np.int64)
+
+
+def cifar_sets(data: Path) -> Sets:
+    model = clear.load_model(data / "models/resnet20-cifar10.safetensors", "resnet20")
+    extracted = clear.extract_features(model, clear.open_images(data / "cifar10/test.parquet"))
+    for n, seeds in ((1000, 20), (4000, 10), (10_000, 1)):
+        for seed in range(seeds):
+            rows = np.random.default_rng(seed).permutation(len(extracted))[:n]
+            yield f"CIFAR-10, ResNet-20, {n} x 64", extracted.values[rows], extracted.labels[rows]
+
+
+def measure(sets: Sets) -> list[dict[str, object]]:
+    rows: dict[str, dict[str, object]] = {}
+    for name, values, labels in sets:
+        result = clear.scan(clear.Features.from_arrays(values, labels))
+        row = rows.setdefault(
+            name, {"data": name, "sets": 0, "samples": 0, "certain": [], "clean": 0, "undecided": 0, "poisoned": 0}
+        )
+        row["sets"] += 1
+        row["samples"] += len(values)
+        row["certain"].append(int((result.scores.level == Level.CERTAIN).sum()))
+        row[result.verdict] += 1
+    return list(rows.values())
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    lines = [
+        "| clean data | sets | certain per 1000 | most in a set | clean | undecided | poisoned |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        rate = 1000 * sum(row["certain"]) / row["samples"]
+        lines.append(
+            f"| {row['data']} | {row['sets']} | {rate:.2f} | {max(row['certain'])} | {row['clean']} | {row['undecided']} | {row['poisoned']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args()
+    rows = (
+        measure(synthetic_sets()) + measure(digit_sets()) + (measure(cifar_sets(options.data)) if options.data else [])
+    )
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    start, end = MARKERS
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(start)
+    DOCUMENT.write_text(before + f"{start}\n{table(rows)}\n{end}" + rest.split(end)[1], encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -77,9 +77,8 @@ def table(rows: list[dict[str, object]]) -> str:
     ]
     for row in rows:
         rate = 1000 * sum(row["certain"]) / row["samples"]
-        lines.append(
-            f"| {row['data']} | {row['sets']} | {rate:.2f} | {max(row['certain'])} | {row['clean']} | {row['undecided']} | {row['poisoned']} |"
-        )
+        verdicts = " | ".join(str(row[name]) for name in ("clean", "undecided", "poisoned"))
+        lines.append(f"| {row['data']} | {row['sets']} | {rate:.2f} | {max(row['certain'])} | {verdicts} |")
     return "\n".join(lines)
 
 

@@ -2,9 +2,12 @@
 
     python -m bench.real_runs label-flips        --data DIR [--seed 1]
     python -m bench.real_runs feature-collision  --data DIR [--seed 1] [--targets 10]
+    python -m bench.real_runs full-scan          --data DIR
+    python -m bench.real_runs tables                          (write docs/real-runs.md again from the results)
 
-DIR holds cifar10/test.parquet (images as Hugging Face writes them) and models/resnet20-cifar10.safetensors, a network
-trained on CIFAR-10's training images only: the 10,000 test images are all unseen by it. Writes bench/results/RUN.json.
+DIR holds cifar10/{train,test}.parquet (images as Hugging Face writes them) and models/resnet20-cifar10.safetensors, a
+network trained on CIFAR-10's training images only: the 10,000 test images are all unseen by it. Writes
+bench/results/RUN-seedN.json and the tables of docs/real-runs.md.
 """
 
 from __future__ import annotations
@@ -12,7 +15,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +40,7 @@ from clear.training import fit
 from clear.verify import accuracy, verify_repair
 
 RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "real-runs.md"
 
 
 class FromPixels(nn.Module):
@@ -231,23 +240,90 @@ def probed_target(result: clear.ProbeResult) -> clear.ProbeResult:
     return replace(result, flags=tuple(flag for flag in result.flags if flag.row == 0))
 
 
+def run_full_scan(data: Path) -> dict[str, Any]:
+    """Features of the 50,000 training images and their scan, by the command line; time and peak memory of each."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        images, features, out = str(data / "cifar10/train.parquet"), f"{folder}/train.npz", f"{folder}/scan"
+        weights = str(data / "models/resnet20-cifar10.safetensors")
+        steps = {
+            "features": ["features", weights, images, "--architecture", "resnet20", "--out", features],
+            "plan": ["plan", features, "--json"],
+            "scan": ["scan", features, "--out", out, "--json"],
+            "check": ["check", out, features, "--json"],
+        }
+        for name, arguments in steps.items():
+            start = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", "clear", *arguments], stdout=subprocess.PIPE, text=True)
+            printed = process.stdout.read() if process.stdout else ""
+            _, status, usage = os.wait4(process.pid, 0)
+            found[name] = {
+                "seconds": time.perf_counter() - start,
+                "peak_mib": usage.ru_maxrss / 1024,
+                "exit_code": os.waitstatus_to_exitcode(status),
+            }
+            if name == "plan":
+                plan = json.loads(printed)
+                found[name] |= {"planned_seconds": plan["seconds"], "planned_peak_mib": plan["peak_bytes"] / (1 << 20)}
+        result = clear.read_report(out)
+        levels = result.scores.level
+        found["result"] = {
+            "verdict": result.verdict,
+            "certain": int((levels == Level.CERTAIN).sum()),
+            "to_review": int((levels == Level.REVIEW).sum()),
+            "pockets": len(result.pockets),
+            "cross_validated_accuracy": result.core_accuracy,
+        }
+    return found
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Scalars of nested tables, with dotted names."""
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from flat(item, f"{prefix}{key}.")
+        elif not isinstance(item, list):
+            yield prefix + key, item
+
+
+def write_tables() -> None:
+    """Put what bench/results holds into docs/real-runs.md, between its markers."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for path in sorted(RESULTS.glob("*.json")):
+        start, end = f"<!-- {path.stem}:start -->", f"<!-- {path.stem}:end -->"
+        if start in text:
+            rows = [
+                f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in flat(json.loads(path.read_text()))
+            ]
+            before, rest = text.split(start)
+            table = "\n".join(["| measured | value |", "|---|---|", *rows])
+            text = f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", choices=["label-flips", "feature-collision"])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("run", choices=["label-flips", "feature-collision", "full-scan", "tables"])
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--targets", type=int, default=10)
     options = parser.parse_args()
-    start = time.perf_counter()
-    if options.run == "label-flips":
-        result = run_label_flips(options.data, options.seed)
-    else:
-        result = run_feature_collision(options.data, options.seed, options.targets)
-    result |= {"seed": options.seed, "seconds": time.perf_counter() - start, "version": clear.__version__}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{options.run}-seed{options.seed}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    if options.run != "tables":
+        if options.data is None:
+            parser.error("--data is needed: the directory with cifar10/ and models/")
+        start = time.perf_counter()
+        if options.run == "label-flips":
+            result = run_label_flips(options.data, options.seed)
+        elif options.run == "feature-collision":
+            result = run_feature_collision(options.data, options.seed, options.targets)
+        else:
+            result = run_full_scan(options.data)
+        result |= {"seed": options.seed, "total_seconds": time.perf_counter() - start, "version": clear.__version__}
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{options.run}-seed{options.seed}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(result, indent=1))
+    write_tables()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings of a scan or probe. Every default was measured (docs/how-it-works.md); reports hold the resolved ones."""
+"""Settings of a scan or probe (docs/how-it-works.md says what they mean); reports hold the resolved ones."""
 
 from __future__ import annotations
 

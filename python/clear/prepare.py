@@ -1,7 +1,7 @@
 """A training set made ready to be measured: mapped features, duplicates, the cross-validated core, two indices.
 
-Features are centred, projected when wide, and scaled to unit length; centring plus unit length was the best of the maps
-that were measured (docs/how-it-works.md). Exact duplicates with the same label count once: a copy is no mate.
+Features are centred, projected when wide, and scaled to unit length. Exact duplicates with the same label count once: a
+copy is no mate.
 """
 
 from __future__ import annotations

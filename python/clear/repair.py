@@ -133,9 +133,7 @@ def repair_model(
     Notes
     -----
     Corrected samples occur 3 times in an epoch and probed inputs 5 times. Batch normalisation goes on learning.
-    Measured on 14 memorised label flips among 700 digits (six seeds, flags of a first scan): relabelling the network
-    leaves 0 of the flagged flips, relabelling the head 0 to 2; after dropping them 11 to 14 stay memorised. Frozen
-    batch-normalisation statistics made the same fine-tuning diverge.
+    What relabelling and dropping were measured to do on memorised label flips stands in docs/real-runs.md.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from torch import nn
 from clear._arrays import as_count, as_labels, to_numpy
 from clear._batches import as_source, iterate_batches
 from clear._progress import Progress, track
-from clear.features import _default_preprocess
+from clear.features import _default_preprocess, running
 from clear.models import last_linear
 
 __all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs", "seeded"]
@@ -118,10 +118,11 @@ def fit(
             loss_sum, correct = 0.0, 0
             shuffled = order[torch.randperm(len(order), generator=generator)]
             for batch in torch.tensor_split(shuffled, batches):
-                x, y = samples[batch].to(device), targets[batch].to(device)
-                logits = network(x)
-                loss = nn.functional.cross_entropy(logits, y)
-                step(loss)
+                x, y = samples[batch], targets[batch].to(device)
+                with running(x):
+                    logits = network(x.to(device))
+                    loss = nn.functional.cross_entropy(logits, y)
+                    step(loss)
                 loss_sum += float(loss.detach()) * len(batch)
                 correct += int((logits.argmax(1) == y).sum())
             history.append(Epoch(number, loss_sum / len(order), correct / len(order)))

@@ -163,7 +163,7 @@ def test_what_a_network_cannot_do_is_one_line(
 
     def network() -> Any:
         made = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
-        made.preprocess = lambda images: images.permute(0, 3, 1, 2).float()
+        made.preprocess = lambda images: torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
         return made
 
     module(monkeypatch, "two_channels", network=network)

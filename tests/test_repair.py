@@ -332,9 +332,10 @@ def test_an_open_pocket_or_target_makes_the_verdict_poisoned(verdict: str, held:
     assert check.verdict == verdict
 
 
-def test_inputs_that_the_network_does_not_take_are_named(case: Case) -> None:
+@pytest.mark.parametrize("scope", ["network", "head"])
+def test_inputs_that_the_network_does_not_take_are_named(case: Case, scope: Any) -> None:
     with pytest.raises(ValueError, match=r"does not take inputs of shape \(\d+, 15\): mat1") as caught:
-        repair_model(case.network, case.inputs[:, :15], case.labels, oracle(case))
+        repair_model(case.network, case.inputs[:, :15], case.labels, oracle(case), scope=scope)
     assert "\n" not in str(caught.value)
 
 

@@ -215,7 +215,8 @@ def _split_off_head(model: nn.Module, samples: torch.Tensor, batch_size: int) ->
     try:
         for part in samples.split(batch_size):  # type: ignore[no-untyped-call]
             seen.clear()
-            output = model(part.to(device))
+            with running(part):
+                output = model(part.to(device))
             if len(seen) != 1 or output is not seen[0][1]:
                 return model, samples
             entered.append(seen[0][0].cpu())

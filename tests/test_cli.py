@@ -33,14 +33,17 @@ def training() -> Any:
 
 @pytest.fixture
 def files(training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with train.npz, clean.npz and in.npz."""
+    """A directory with train.npz, clean.npz, stray.npz (a label far off), in.npz and latin.toml (not UTF-8)."""
     inputs = fake_results.fake_inputs(training)
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 60)
     values = (6 * np.eye(3, 10)[labels] + rng.normal(size=(180, 10))).astype(np.float32)
+    stray = np.where(np.arange(180) == 7, 10**12, labels)
     stored = {"train.npz": training, "clean.npz": clear.data.Features.from_arrays(values, labels), "in.npz": inputs}
+    stored["stray.npz"] = clear.data.Features.from_arrays(values, stray)
     for name in stored:
         (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "latin.toml").write_bytes(b"folds = 4 # caf\xe9")
 
     def open_features(path: Any, *, labels: Any = None) -> Any:
         if Path(path).name not in stored:
@@ -110,6 +113,71 @@ def test_probe_finds_the_target_and_check_confirms_the_report(files: Path, capsy
     assert capsys.readouterr().out == "everything holds\n"
 
 
+def test_predictions_given_go_before_those_stored_and_no_label_stands_in(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    real = clear.detect.probe
+    monkeypatch.setattr(clear.detect, "probe", lambda inputs, *a, **o: seen.append(inputs) or real(inputs, *a, **o))
+    main(["probe", "in.npz", "train.npz"])
+    main(["probe", "clean.npz", "train.npz", "--predictions", "p.npy"])
+    main(["probe", "in.npz", "train.npz", "--predictions", "p.npy"])
+    stored, labels_only, given = seen
+    assert stored.predictions.tolist() == [0] * 20 + [1] * 2
+    assert labels_only.predictions.tolist() == labels_only.labels.tolist()
+    assert given.predictions.tolist() == given.labels.tolist() == [0] * 22
+
+
+@pytest.mark.parametrize("command", ["demo", "features", "repair", "verify"])
+def test_without_torch_a_command_names_the_extra(
+    command: str, files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    network = ["--architecture", "resnet20"]
+    arguments = {
+        "demo": [],
+        "features": ["a.pt", "b.npz", *network, "--out", "c.npz"],
+        "repair": ["a.pt", "b.npz", "out", *network, "--out", "c.safetensors"],
+        "verify": ["a.pt", "b.pt", "c.npz", "out", *network],
+    }
+    assert main([command, *arguments[command]]) == 3
+    assert capsys.readouterr().err == 'clear-pockets: this needs torch: pip install "clear-pockets[torch]"\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--device", "mps"], 3, 'device="mps": want "auto", "cpu" or "cuda"'),
+        (["--device", "meta"], 3, 'device="meta": want "auto", "cpu" or "cuda"'),
+        (["--device", "cpu:1"], 3, 'device="cpu:1": want "auto", "cpu" or "cuda"'),
+        (["--architecture", "os:getcwd"], 3, "architecture='os:getcwd' returns a str: want an nn.Module"),
+        ([], 3, "the network does not take inputs of shape (4, 1, 1, 1): Given groups=1"),
+    ],
+)
+def test_what_a_network_cannot_do_is_one_line(
+    options: list[str], status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    torch = pytest.importorskip("torch", reason="features needs the torch extra")
+    save_file = pytest.importorskip("safetensors.torch", reason="features needs the torch extra").save_file
+
+    def network() -> Any:
+        made = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+        made.preprocess = lambda images: torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
+        return made
+
+    module(monkeypatch, "two_channels", network=network)
+    monkeypatch.chdir(tmp_path)
+    save_file(network().state_dict(), "net.safetensors")
+    np.savez("grey.npz", images=np.zeros((4, 1, 1, 1), np.uint8), labels=np.arange(4))
+    call = ["features", "net.safetensors", "grey.npz", "--architecture", "two_channels:network", "--out", "f.npz"]
+    assert main([*call, *options]) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not Path("f.npz").exists()
+
+
 def test_check_lists_what_does_not_hold(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scan", "train.npz", "--out", "out"]) == 1
     capsys.readouterr()
@@ -173,6 +241,7 @@ def test_plan_estimates_a_scan(
 def test_features_are_extracted_and_saved(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch", reason="features needs the torch extra")
     seen: dict[str, Any] = {}
     module(monkeypatch, "clear.models", load_model=lambda *a, **o: (a, o))
     module(monkeypatch, "clear.images", open_images=lambda path: path)
@@ -202,7 +271,8 @@ def test_repair_writes_weights_and_verify_judges_them(
         seen.update(options, arguments=arguments)
         return SimpleNamespace(model=model, changed=np.array([1, 2]), history=(1,))
 
-    def find_corrections(result: Any, n: int) -> Any:
+    def find_corrections(result: Any, n: int, *, level: Level) -> Any:
+        seen["level"] = level
         return SimpleNamespace(rows=np.array([60]), labels=np.array([0]))
 
     module(monkeypatch, "clear.models", load_model=lambda *_, **__: model)
@@ -227,18 +297,48 @@ def test_repair_writes_weights_and_verify_judges_them(
     def verify_repair(*_: Any, corrected: Any, scan: Any, probe: Any, **__: Any) -> Any:
         assert corrected.tolist() == np.where(np.arange(180) == 60, 0, training.labels).tolist()
         assert (scan.n_samples, probe) == (180, None)
-        return SimpleNamespace(all_closed=closed, to_dict=lambda: {"all_closed": closed})
+        return SimpleNamespace(verdict=verdict, to_dict=lambda: {"verdict": verdict})
 
     module(monkeypatch, "clear.verify", verify_repair=verify_repair)
-    for closed, status in ((True, 0), (False, 1)):
-        call = ["verify", "net.safetensors", "fixed.safetensors", "train.parquet", "out", *network, "--json"]
+    call = ["verify", "net.safetensors", "fixed.safetensors", "train.parquet", "out", *network, "--json"]
+    for verdict, status in (("clean", 0), ("poisoned", 1), ("undecided", 2)):
         assert main(call) == status
-        assert json.loads(capsys.readouterr().out) == {"all_closed": closed}
+        assert json.loads(capsys.readouterr().out) == {"verdict": verdict}
+        assert seen["level"] == Level.REVIEW
+    main([*call, "--only-certain"])
+    assert seen["level"] == Level.CERTAIN
+
+
+def test_verify_checks_nothing_where_nothing_was_certain(
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", reason="verify needs the torch extra")
+    pytest.importorskip("clear.repair", reason="before its parts are replaced")
+    found = fake_results.fake_scan(training)
+    review = tuple(dataclasses.replace(flag, level=Level.REVIEW) for flag in found.flags)
+    monkeypatch.setattr(clear.detect, "scan", lambda *_, **__: dataclasses.replace(found, flags=review))
+    module(monkeypatch, "clear.models", load_model=lambda *_, **__: torch.nn.Linear(2, 3))
+    module(monkeypatch, "clear.images", open_images=lambda path: fake_results.FakeImages(180))
+    module(monkeypatch, "clear.report", read_report=lambda path: clear.detect.scan())
+    seen: dict[str, Any] = {}
+
+    def verify_repair(*_: Any, **options: Any) -> Any:
+        seen.update(options)
+        return SimpleNamespace(verdict="undecided")
+
+    module(monkeypatch, "clear.verify", verify_repair=verify_repair)
+    call = ["verify", "a.pt", "b.pt", "train.parquet", "out", "--architecture", "resnet20"]
+    assert main([*call, "--only-certain"]) == 2
+    assert seen["scan"] is None
+    assert seen["corrected"].tolist() == training.labels.tolist()
+    assert main(call) == 2
+    assert seen["scan"].flags == review
 
 
 def test_images_of_another_set_are_refused(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torch", reason="repair needs the torch extra")
     module(monkeypatch, "clear.models", load_model=lambda *_, **__: None)
     module(monkeypatch, "clear.images", open_images=lambda path: fake_results.FakeImages(7))
     module(monkeypatch, "clear.repair", repair_model=None)
@@ -256,6 +356,7 @@ def test_demo_returns_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((out, seed))
         return SimpleNamespace(passed=seed == 3)
 
+    pytest.importorskip("torch", reason="the demo needs the torch extra")
     module(monkeypatch, "clear.demo", run_demo=run_demo)
     assert main(["demo", "--out", "here", "--seed", "3"]) == 0
     assert main(["demo", "--out", "here", "--seed", "4"]) == 1
@@ -276,6 +377,13 @@ BAD_CALLS: dict[str, tuple[list[str], int, str]] = {
     "setting out of range": (["scan", "train.npz", "--folds", "1"], 3, "folds is 1: want at least 2"),
     "missing settings": (["scan", "train.npz", "--config", "no.toml"], 3, "no.toml: No such file or directory"),
     "damaged settings": (["scan", "train.npz", "--config", "train.npz"], 3, "not valid TOML"),
+    "settings that are not text": (["scan", "train.npz", "--config", "latin.toml"], 3, "latin.toml is not valid TOML"),
+    "a stray label": (
+        ["scan", "stray.npz"], 3,
+        "labels[7] is 1000000000000: want class numbers from 0 without large gaps; renumber them",
+    ),
+    "a stray label in a plan": (["plan", "stray.npz"], 3, "labels[7] is 1000000000000"),
+    "a probe without predictions": (["probe", "clean.npz", "train.npz"], 3, "clean.npz has no predictions: give"),
     "out is a file": (["scan", "train.npz", "--out", "train.npz"], 3, "train.npz"),
     "out without a directory": (
         ["features", "a.pt", "b.npz", "--architecture", "resnet20", "--out", "no/f.npy"], 3, "no: no such directory"
@@ -291,13 +399,16 @@ def test_a_bad_call_gets_its_exit_code_and_a_line_that_says_why(
     name: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, status, said = BAD_CALLS[name]
+    if arguments[0] in ("demo", "features", "repair", "verify"):
+        pytest.importorskip("torch", reason=f"{arguments[0]} needs the torch extra")
     before = sorted(files.iterdir())
     assert main(arguments) == status
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
     assert "Traceback" not in shown.err
-    assert len(shown.err.splitlines()) == (1 if status == 3 else 2)
+    assert len(shown.err.splitlines()) == 1
+    assert ("(try: clear-pockets " in shown.err) == (status == 64)
     assert sorted(files.iterdir()) == before
 
 

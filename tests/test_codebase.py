@@ -74,6 +74,23 @@ def test_importing_costs_numpy_and_the_extension_only() -> None:
     assert subprocess.check_output([sys.executable, "-c", code, *heavy], text=True).strip() == "[]"
 
 
+def test_without_torch_its_names_are_absent_and_the_reason_is_given() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import clear
+from clear import *
+assert not hasattr(clear, "repair_model")
+assert "repair_model" in dir(clear)
+try:
+    clear.repair_model
+except clear.ClearError as error:
+    print(error)
+"""
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert printed == 'repair_model: this needs torch: pip install "clear-pockets[torch]"\n'
+
+
 def test_versions_agree() -> None:
     assert clear.__version__ == _core.version
     assert f"## [{clear.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -211,6 +211,10 @@ def test_features_with_nan_name_the_layer_and_the_rows(model, pixels, labels) ->
         ({"dtype": "float64"}, ValueError, 'want "float32" or "float16"'),
         ({"device": "cuda:7"}, BackendUnavailable, 'device="cuda:7": torch sees no such CUDA device'),
         ({"device": "gpu"}, ValueError, 'device="gpu": want "auto", "cpu" or "cuda"'),
+        ({"device": "mps"}, ValueError, 'device="mps": want "auto", "cpu" or "cuda"'),
+        ({"device": "xla"}, ValueError, 'device="xla"'),
+        ({"device": "meta"}, ValueError, 'device="meta"'),
+        ({"device": "cuda:x"}, ValueError, 'device="cuda:x"'),
         ({"batch_size": 0}, ValueError, "batch_size is 0"),
     ],
 )
@@ -218,6 +222,26 @@ def test_bad_arguments_are_one_line(model, images, change, error, message) -> No
     with pytest.raises(error, match=message) as caught:
         extract_features(model, images, **change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), MemoryError, r"a batch of shape \(2, 3\) does not fit"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError, "batch_size"),
+        (RuntimeError("mat1 and mat2\ncannot be multiplied"), ValueError, r"shape \(2, 3\): mat1 and mat2 cannot be"),
+        (NotImplementedError("no forward"), ValueError, r"does not take inputs of shape \(2, 3\): no forward"),
+    ],
+)
+def test_what_torch_says_about_a_batch_is_one_line(said, error, message) -> None:
+    class Fails(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise said
+
+    with pytest.raises(error, match=message) as caught:
+        predict(Fails(), (torch.zeros(2, 3), None))
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is said
 
 
 def test_data_sets_that_would_mix_up_rows_are_refused(model, pixels, labels) -> None:

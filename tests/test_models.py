@@ -73,6 +73,12 @@ class TestLoadModel:
             assert fault in str(caught.value)
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("architecture", ["os:getcwd", dict])
+    def test_an_architecture_that_gives_no_network_is_refused(self, tmp_path: Path, architecture: object) -> None:
+        path = save(digits_cnn(), tmp_path / "w.safetensors")
+        with pytest.raises(TypeError, match=r"returns a (str|dict): want an nn\.Module"):
+            load_model(path, architecture)
+
     def test_long_lists_of_keys_are_cut(self, tmp_path: Path) -> None:
         path = save(resnet56(), tmp_path / "w.safetensors")
         with pytest.raises(ValueError, match=r"216 unexpected \(.*, \.\.\.\)") as caught:

@@ -215,3 +215,22 @@ def test_a_forked_child_searches_after_its_parent_did():
 def test_importing_clear_does_not_import_torch():
     code = "import sys, clear; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
+def test_a_system_that_gives_no_more_threads_gets_the_same_answer() -> None:
+    code = """
+import resource, sys
+import numpy as np, clear
+x = np.random.default_rng(0).standard_normal((4000, 8)).astype(np.float32)
+index = clear.NeighborIndex(x)
+wanted = index.search(x, k=3, threads=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 29), resource.RLIM_INFINITY))  # room for one more thread
+found = index.search(x, k=3, threads=16)
+assert np.array_equal(found.indices, wanted.indices)
+print("same")
+"""
+    large_stacks = ["sh", "-c", 'ulimit -s 1048576 && exec "$0" -c "$1"']  # a thread asks for 1 GiB
+    done = subprocess.run([*large_stacks, sys.executable, code], capture_output=True, text=True, check=False)
+    assert done.stdout == "same\n", done.stderr

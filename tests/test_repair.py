@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 from clear.features import predict  # noqa: E402
 from clear.repair import find_corrections, repair_model  # noqa: E402
 from clear.training import fit, load_inputs  # noqa: E402
-from clear.verify import verify_repair  # noqa: E402
+from clear.verify import PocketCheck, Rescan, TargetCheck, Verification, verify_repair  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -275,6 +275,12 @@ def test_verification_counts_what_independent_predictions_say(case: Case) -> Non
     assert sum(pocket.held_before for pocket in check.pockets) == (before[members] == case.labels[members]).sum()
     assert all(pocket.closed for pocket in check.pockets if set(pocket.rows) <= set(case.flipped))
     assert check.rescan.n_samples == (repair.labels == case.labels).sum()
+    changed = repair.labels != case.labels
+    assert check.corrected == changed.sum() >= 8
+    assert check.held_before == (before == case.labels)[changed].sum()
+    assert check.held_after == (after == case.labels)[changed].sum()
+    assert f"{check.held_before} -> {check.held_after} of {check.corrected} corrected samples held" in repr(check)
+    assert json.loads(json.dumps(check.to_dict()))["held_after"] == check.held_after
     assert json.loads(json.dumps(check.to_dict()))["pockets"][0]["rows"] == list(check.pockets[0].rows)
 
 
@@ -283,6 +289,54 @@ def test_verification_of_no_repair_finds_every_pocket_open(case: Case) -> None:
     assert check.pockets
     assert not check.all_closed
     assert all(pocket.held_after == pocket.held_before for pocket in check.pockets)
+
+
+def test_corrected_samples_outside_every_pocket_are_checked(case: Case) -> None:
+    alone = replace(case.scan, pockets=())
+    repair = repair_model(case.network, case.inputs, case.labels, oracle(case))
+    given = {"corrected": case.true_labels, "scan": alone, "threads": 1}
+    broken = verify_repair(case.network, case.network, case.inputs, case.labels, **given)
+    assert (broken.corrected, broken.held_before, broken.held_after) == (8, 8, 8)
+    assert (broken.pockets, broken.all_closed, broken.verdict) == ((), False, "poisoned")
+    fixed = verify_repair(case.network, repair.model, case.inputs, case.labels, **given)
+    assert (fixed.corrected, fixed.held_before, fixed.held_after) == (8, 8, 0)
+    assert fixed.all_closed
+
+
+@pytest.mark.parametrize(
+    ("corrected", "held", "rescan", "verdict"),
+    [
+        (8, 0, "clean", "clean"),
+        (8, 1, "clean", "poisoned"),
+        (8, 0, "poisoned", "poisoned"),
+        (0, 0, "poisoned", "poisoned"),
+        (8, 0, "undecided", "undecided"),
+        (0, 0, "clean", "undecided"),
+    ],
+)
+def test_the_verdict_needs_something_checked_nothing_held_and_a_clean_scan(
+    corrected: int, held: int, rescan: Any, verdict: str
+) -> None:
+    check = Verification(0.9, 0.9, None, None, corrected, corrected, held, (), (), Rescan(100, rescan, 0, 2))
+    assert check.verdict == check.to_dict()["verdict"] == verdict
+    assert repr(check).startswith(f"Verification({verdict}: ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "held", "flagged"), [("clean", 0, False), ("poisoned", 1, False), ("poisoned", 0, True)]
+)
+def test_an_open_pocket_or_target_makes_the_verdict_poisoned(verdict: str, held: int, flagged: bool) -> None:
+    pocket = PocketCheck(1, 0, (3, 4), held_before=2, held_after=held)
+    target = TargetCheck(7, 0, before=1, after=1 if flagged else 0, flagged_after=flagged)
+    check = Verification(0.9, 0.9, None, None, 2, 2, 0, (pocket,), (target,), Rescan(100, "clean", 0, 2))
+    assert check.verdict == verdict
+
+
+@pytest.mark.parametrize("scope", ["network", "head"])
+def test_inputs_that_the_network_does_not_take_are_named(case: Case, scope: Any) -> None:
+    with pytest.raises(ValueError, match=r"does not take inputs of shape \(\d+, 15\): mat1") as caught:
+        repair_model(case.network, case.inputs[:, :15], case.labels, oracle(case), scope=scope)
+    assert "\n" not in str(caught.value)
 
 
 def test_verification_probes_the_targets_again(case: Case) -> None:

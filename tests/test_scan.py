@@ -187,6 +187,28 @@ def test_a_probe_uses_predictions_before_labels() -> None:
     assert clear.probe(inputs, Features(planted.values, planted.labels)).labels.tolist() == [0]
 
 
+def test_a_probe_notes_that_labels_stood_in_for_predictions() -> None:
+    values, labels = make_classes(3, classes=3, per_class=30)
+    reference = clear.Reference(Features(values, labels), threads=1)
+    noted = [
+        any("their labels were taken" in note for note in clear.probe(inputs, reference).notes)
+        for inputs in (Features(values[:4], labels[:4]), Features(values[:4], labels[:4], predictions=labels[:4]))
+    ]
+    assert noted == [True, False]
+
+
+def test_a_gap_in_the_class_numbers_is_allowed_up_to_a_thousand() -> None:
+    values, labels = make_classes(3, classes=3, per_class=30)
+    assert clear.Reference(Features(values, np.where(labels == 2, 999, labels)), threads=1).n_classes == 1000
+
+
+def test_a_plan_counts_the_projection_of_wide_features() -> None:
+    narrow, wide = (clear.plan_scan(1000, width, 5, threads=1).stages[0] for width in (256, 1024))
+    assert narrow.operations == 10.0 * 1000 * 256
+    assert wide.operations == 10.0 * 1000 * 1024 + 2.0 * 1000 * 1024 * (1024 + 64) + 10.0 * 1024**3
+    assert wide.peak_bytes - narrow.peak_bytes == 4 * 8 * 1024**2
+
+
 def test_a_training_sample_probed_is_not_its_own_mate() -> None:
     values, labels = make_classes(10)
     result = clear.probe(Features(values, labels), Features(values, labels))
@@ -253,6 +275,17 @@ NAN[[3, 17], 2] = np.nan
         (lambda: clear.scan(Features(NAN, Y)), ValueError, r"nan or inf in 2 of 50 rows \(first: \[3, 17\]\)"),
         (lambda: clear.scan(Features(X, np.zeros(50, int))), ValueError, "labels hold 1 class: want at least two"),
         (lambda: clear.scan(Features(X[:5], Y[:5])), ValueError, "features has 5 samples: want at least 10"),
+        (
+            lambda: clear.scan(Features(X, np.where(np.arange(50) == 7, 3_000_000, Y))),
+            ValueError,
+            r"labels\[7\] is 3000000: want class numbers from 0 without large gaps; renumber them",
+        ),
+        (lambda: clear.scan(Features(X, np.where(np.arange(50) == 7, 1000, Y))), ValueError, r"labels\[7\] is 1000"),
+        (
+            lambda: clear.scan(Features(np.ones((60, 4), np.float32), np.repeat([0, 1, 2], 20))),
+            ValueError,
+            r"features has 3 distinct samples among 60: want at least 10 \(twice the folds\)",
+        ),
         (lambda: Features(X, Y[:-1]), ValueError, r"labels has shape \(49,\): want \(50,\)"),
         (lambda: Features(X, Y - 1), ValueError, r"labels\[\d+\] is -1 .*class numbers from 0"),
         (lambda: Features(X, Y.astype(float)), TypeError, "labels has dtype float64: want integers"),

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,7 +33,11 @@ void parallel_for(Index n, Index block, int threads, std::function<void(Index, I
     {
         std::vector<std::jthread> helpers;
         helpers.reserve(static_cast<std::size_t>(workers - 1));
-        for (int worker = 1; worker < workers; ++worker) helpers.emplace_back(work, worker);
+        try {
+            for (int worker = 1; worker < workers; ++worker) helpers.emplace_back(work, worker);
+        } catch (std::system_error const&) {
+            // The system gives no more threads: those that run, this one at least, share the blocks.
+        }
         work(0);
     }
     if (failure) std::rethrow_exception(failure);

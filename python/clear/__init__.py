@@ -15,7 +15,7 @@ from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
-from clear.errors import BackendUnavailable, ClearError, MissingExtra, UnsafeFile, need
+from clear.errors import BackendUnavailable, ClearError, MissingExtra, MissingName, UnsafeFile, need
 from clear.features import extract_features, predict
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
@@ -27,8 +27,10 @@ from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
 
 if TYPE_CHECKING:
-    from clear.repair import Repair, repair_model
-    from clear.verify import Verification, verify_repair
+    from clear.repair import Repair as Repair
+    from clear.repair import repair_model as repair_model
+    from clear.verify import Verification as Verification
+    from clear.verify import verify_repair as verify_repair
 
 __all__ = [
     "BackendUnavailable",
@@ -41,18 +43,17 @@ __all__ = [
     "ImageDataset",
     "Level",
     "MissingExtra",
+    "MissingName",
     "NeighborIndex",
     "Neighbors",
     "Plan",
     "Pocket",
     "ProbeResult",
     "Reference",
-    "Repair",
     "ScanConfig",
     "ScanResult",
     "Scores",
     "UnsafeFile",
-    "Verification",
     "__version__",
     "build_info",
     "check_hull",
@@ -67,14 +68,13 @@ __all__ = [
     "predict",
     "probe",
     "read_report",
-    "repair_model",
     "save_features",
     "scan",
     "solve_hulls",
-    "verify_repair",
     "write_report",
 ]
 
+# Not in __all__: `from clear import *` works without torch.
 _NEEDS_TORCH = {"Repair": "repair", "repair_model": "repair", "Verification": "verify", "verify_repair": "verify"}
 
 
@@ -82,5 +82,12 @@ def __getattr__(name: str) -> Any:
     """Import what is built on torch when it is first asked for: `import clear` costs NumPy and the core alone."""
     if name not in _NEEDS_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("torch", extra="torch")
+    try:
+        need("torch", extra="torch")
+    except MissingExtra as error:
+        raise MissingName(f"{name}: {error}") from error
     return getattr(importlib.import_module(f"clear.{_NEEDS_TORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEEDS_TORCH})

@@ -21,13 +21,13 @@ __all__ = [
     "CANCELLED",
     "CLEAN",
     "LIMIT",
-    "POISONED",
     "REFUSED",
-    "UNDECIDED",
+    "STATUS",
     "USAGE",
     "FeaturesArgument",
     "JsonOption",
     "LabelsOption",
+    "PredictionsOption",
     "ThreadsOption",
     "one_line",
     "print_json",
@@ -37,10 +37,17 @@ __all__ = [
 ]
 
 CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
+STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
 
 FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
+]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="What the model predicts for the inputs (.npy or .npz), where their file has none.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 ThreadsOption = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clear._cli_common import CLEAN, POISONED, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear._cli_common import CLEAN, STATUS, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear._files import atomic_write, require_writable
+from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
 
 __all__ = ["demo", "features", "repair", "verify"]
@@ -53,6 +54,9 @@ LayerOption = Annotated[
 ProbedOption = Annotated[
     Path | None, typer.Option(help="Images that were probed, for the report of a probe.", show_default=False)
 ]
+OnlyCertainOption = Annotated[
+    bool, typer.Option("--only-certain", help="Act on the certain samples alone, not on those offered for review.")
+]
 OutFile = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
 
 
@@ -70,6 +74,7 @@ def demo(
 
     Example: clear-pockets demo --out clear-demo
     """
+    need("torch", extra="torch")
     from clear.demo import run_demo
 
     outcome = run_demo(out, seed=seed, progress=partial(typer.echo, err=json))
@@ -96,7 +101,8 @@ def features(
 
     Example: clear-pockets features net.safetensors train.parquet --architecture resnet20 --out train.npy
     """
-    _require_directory(out)
+    need("torch", extra="torch")
+    require_writable(out.parent)
     from clear.data import save_features
     from clear.features import extract_features
 
@@ -125,9 +131,7 @@ def repair(
         Method, typer.Option(help="relabel: learn the suggested labels; drop: go on without the samples.")
     ] = Method.RELABEL,
     scope: Annotated[Scope, typer.Option(help="What is trained: all of it, or the last linear layer.")] = Scope.NETWORK,
-    only_certain: Annotated[
-        bool, typer.Option("--only-certain", help="Leave the samples offered for review as they are.")
-    ] = False,
+    only_certain: OnlyCertainOption = False,
     probed: ProbedOption = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data; default: the scope's.", show_default=False)
@@ -144,7 +148,8 @@ def repair(
     """
     if out.suffix != ".safetensors":
         raise typer.BadParameter(f"--out is {out}: want a name that ends in .safetensors")
-    _require_directory(out)
+    need("torch", extra="torch")
+    require_writable(out.parent)
     from clear.report import read_report
 
     result = read_report(report)
@@ -158,7 +163,7 @@ def repair(
         result,
         method=method.value,
         scope=scope.value,
-        level=Level.CERTAIN if only_certain else Level.REVIEW,
+        level=_level(only_certain),
         probed=None if probed is None else _open(probed),
         epochs=epochs,
         seed=seed,
@@ -182,6 +187,7 @@ def verify(
     report: ReportArgument,
     *,
     architecture: ArchitectureOption,
+    only_certain: OnlyCertainOption = False,
     held_out: Annotated[
         Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
     ] = None,
@@ -197,10 +203,13 @@ def verify(
 ) -> int:
     """Check a repair: are the pockets closed, at what cost?
 
-    Exit code 0: all pockets and probed targets are closed, 1: some are not.
+    Checks every sample that repair relabels with the same report (and --only-certain), pocket or not.
+
+    Exit code 0: all are closed, 1: some are not, or the new scan says poisoned, 2: nothing to check, or undecided.
 
     Example: clear-pockets verify net.safetensors fixed.safetensors train.parquet out --architecture resnet20
     """
+    need("torch", extra="torch")
     from clear.report import read_report
 
     result = read_report(report)
@@ -209,7 +218,7 @@ def verify(
 
     dataset, clean = _open(images), None if held_out is None else _open(held_out)
     labels = _labels(dataset, result)
-    found = find_corrections(result, len(labels))
+    found = find_corrections(result, len(labels), level=_level(only_certain))
     corrected = labels.copy()
     corrected[found.rows] = found.labels
     old, new = (_load(path, architecture, classes) for path in (before, after))
@@ -219,7 +228,7 @@ def verify(
         dataset,
         labels,
         corrected=corrected,
-        scan=result if isinstance(result, ScanResult) else None,
+        scan=result if isinstance(result, ScanResult) and len(found.rows) else None,
         probe=result if isinstance(result, ProbeResult) else None,
         probed=None if probed is None else _open(probed),
         held_out=None if clean is None else (clean, clean.labels),
@@ -230,7 +239,11 @@ def verify(
         progress=show_progress(),
     )
     print_json(verification.to_dict()) if json else typer.echo(repr(verification))
-    return CLEAN if verification.all_closed else POISONED
+    return STATUS[verification.verdict]
+
+
+def _level(only_certain: bool) -> Level:
+    return Level.CERTAIN if only_certain else Level.REVIEW
 
 
 def _labels(dataset: Any, result: ScanResult | ProbeResult) -> Any:
@@ -258,15 +271,6 @@ def _open(images: Path) -> Any:
 
 def _save(model: Any, path: Path) -> None:
     """Write the weights as safetensors; tensors that share memory are written out each."""
-    from clear._files import atomic_write
-    from clear.errors import need
-
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
         need("safetensors.torch", extra="torch").save_file(state, temporary)
-
-
-def _require_directory(path: Path) -> None:
-    """Find out before the work starts that its result could not be written."""
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(13, "no such directory, or it cannot be written", str(path.parent))

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clear._cli_common import (
-    CLEAN,
-    POISONED,
-    UNDECIDED,
+    STATUS,
     FeaturesArgument,
     JsonOption,
     LabelsOption,
+    PredictionsOption,
     ThreadsOption,
     print_json,
     printable,
     show_progress,
     with_settings,
 )
+from clear._files import require_writable
 from clear.config import ScanConfig
 from clear.results import Level, ProbeResult, ScanResult
 
 __all__ = ["probe", "scan"]
 
-STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
 LISTED = 10
 
 OutOption = Annotated[
@@ -74,13 +72,8 @@ def probe(
     ],
     reference: Annotated[Path, typer.Argument(help="Features of the training set.", show_default=False)],
     *,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="What the model predicts for the inputs, where their file has none.", show_default=False),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels of the training set, where its file has none.", show_default=False)
-    ] = None,
+    predictions: PredictionsOption = None,
+    labels: LabelsOption = None,
     out: OutOption = None,
     images: ImagesOption = None,
     reference_images: Annotated[
@@ -104,7 +97,9 @@ def probe(
     pictures = _prepare_report(out, images, reference_images)
     probed = open_features(inputs, labels=predictions)
     if predictions is not None:  # these go before predictions stored in or beside the file
-        probed = dataclasses.replace(probed, predictions=None)
+        probed = dataclasses.replace(probed, predictions=probed.labels)
+    elif probed.predictions is None:
+        raise ValueError(f"{inputs} has no predictions: give --predictions with what the model predicts for the inputs")
     training = open_features(reference, labels=labels)
     result = run_probe(probed, training, config=config, threads=threads, progress=show_progress())
     return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
@@ -117,8 +112,7 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
     if out is not None:
         require_extras()
         out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(13, "the report cannot be written here", str(out))
+        require_writable(out)
     if not any(pictures):
         return [None for _ in pictures]
     if out is None:

@@ -17,6 +17,7 @@ from clear._cli_common import (
     FeaturesArgument,
     JsonOption,
     LabelsOption,
+    PredictionsOption,
     ThreadsOption,
     print_json,
     printable,
@@ -43,7 +44,8 @@ LIBRARIES = (
 def info(*, json: JsonOption = False) -> None:
     """Show build, processor and versions of libraries.
 
-    This is what a bug report needs.
+    This is what a bug report needs. The environment variable CLEAR_ISA (baseline, avx2 or avx512) chooses a lower
+    instruction set than the processor's best; answers stay the same to the last bit.
 
     Example: clear-pockets info
     """
@@ -88,11 +90,11 @@ def plan(
     """
     from clear.data import open_features
     from clear.plan import plan_scan
+    from clear.prepare import count_classes
 
     opened = open_features(features, labels=labels)
-    classes = int(opened.labels.max(initial=0)) + 1
     n, width = opened.values.shape
-    estimate = plan_scan(n, width, classes, config=config, threads=threads)
+    estimate = plan_scan(n, width, count_classes(opened), config=config, threads=threads)
     if json:
         print_json(estimate.to_dict())
         return
@@ -111,9 +113,7 @@ def check(
         Path | None,
         typer.Option(help="Features of the samples probed (for the report of a probe).", show_default=False),
     ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Predictions for them, as given to probe.", show_default=False)
-    ] = None,
+    predictions: PredictionsOption = None,
     json: JsonOption = False,
 ) -> int:
     """Recompute the evidence of a report from the data.

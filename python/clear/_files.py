@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from clear.errors import UnsafeFile
 
-__all__ = ["atomic_write", "check_expansion", "open_regular", "sha256"]
+__all__ = ["atomic_write", "check_expansion", "open_regular", "require_writable", "sha256"]
 
 EXPANSION_FREE = 1 << 30
 EXPANSION_RATIO = 100
@@ -66,6 +66,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def require_writable(directory: str | os.PathLike[str]) -> None:
+    """Find out before the work starts that its result could not be written."""
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(13, "no such directory, or it cannot be written", os.fspath(directory))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._parquet import open_parquet
-from clear.errors import UnsafeFile, need
+from clear.errors import UnsafeFile, need, short
 
 __all__ = ["ArrayStore", "ParquetStore", "Pixels", "Store", "encode_png"]
 
@@ -101,8 +101,7 @@ def _decode(data: bytes, name: str) -> Pixels:
         raise
     # Decoders of damaged data raise what they like (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
-        text = " ".join(str(error).split())[:160]
-        raise UnsafeFile(f"{name} is unreadable ({text or type(error).__name__})") from None
+        raise UnsafeFile(f"{name} is unreadable ({short(error)})") from None
     return pixels[:, :, None] if grey else pixels
 
 

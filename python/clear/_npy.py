@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._files import check_expansion, open_regular
-from clear.errors import UnsafeFile
+from clear.errors import UnsafeFile, short
 
 __all__ = ["check_zip", "read_npy", "read_npz"]
 
@@ -108,7 +108,7 @@ def read_npz(path: str | os.PathLike[str], keys: Collection[str] | None = None) 
         except UnsafeFile:
             raise
         except ZIP_ERRORS as error:
-            raise UnsafeFile(f"{name}: damaged NPZ archive ({_one_line(error)})") from None
+            raise UnsafeFile(f"{name}: damaged NPZ archive ({short(error)})") from None
 
 
 def check_zip(archive: zipfile.ZipFile, name: str, size: int) -> list[zipfile.ZipInfo]:
@@ -219,7 +219,3 @@ def _parse_shape(text: str, dtype: np.dtype[Any], name: str) -> tuple[int, ...]:
     if math.prod(max(1, side) for side in shape) * dtype.itemsize > MAX_BYTES:
         raise UnsafeFile(f"{name}: has shape {shape}: too large for any machine")
     return shape
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clear._arrays import blocks
 from clear._files import check_expansion, open_regular
-from clear.errors import UnsafeFile, need
+from clear.errors import UnsafeFile, need, short
 
 __all__ = [
     "ColumnNames",
@@ -45,8 +45,7 @@ def _damage_named(name: str) -> Iterator[None]:
     except UnsafeFile:
         raise
     except (arrow.ArrowException, OSError, OverflowError, MemoryError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise UnsafeFile(f"{name}: damaged or unreadable Parquet ({text or type(error).__name__})") from None
+        raise UnsafeFile(f"{name}: damaged or unreadable Parquet ({short(error)})") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from clear import _cli_models as models
 from clear import _cli_scan as scans
 from clear import _cli_tools as tools
-from clear._cli_common import CANCELLED, LIMIT, REFUSED, USAGE, one_line
+from clear._cli_common import CANCELLED, LIMIT, REFUSED, USAGE, one_line, printable
 from clear.errors import ClearError
 
 __all__ = ["app", "main"]
@@ -73,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, USAGE_ERROR):
             raise
         text = getattr(error, "format_message", error.__str__)()
-        return _stop(f"{text}\nTry: clear-pockets {_command_in(words)}--help", USAGE) if text else USAGE
+        if not words:  # the help
+            print(text, file=sys.stderr)
+            return USAGE
+        text = printable(" ".join(text.split()))
+        return _stop(f"{text} (try: clear-pockets {_command_in(words)}--help)", USAGE) if text else USAGE
 
 
 def _stop(message: str, status: int) -> int:

@@ -1,6 +1,6 @@
 """The collapse test: how tightly a handful of mates wraps a sample, and what wraps it once they are peeled off.
 
-For a sample x of label a (docs/how-it-works.md derives it, METHOD of the measurement included):
+For a sample x of label a (docs/how-it-works.md has the reasons and the measurements):
 
     pocket   hull distance of x to its nearest mates (samples of label a)
     own      hull distance to the nearest core samples of label a that are not mates

@@ -81,7 +81,7 @@ class ScanConfig:
         """Read settings from a TOML file whose keys are the field names."""
         try:
             table: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid TOML: {error}") from error
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(table) - known)

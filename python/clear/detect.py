@@ -120,7 +120,7 @@ def probe(
     ----------
     inputs : Features
         Features (m, d) of the incoming samples from the same model and layer as the reference; what the model predicts
-        for them in `predictions` (in `labels` where that is None).
+        for them in `predictions` (where that is None `labels` are taken for them, and a note says so).
     reference : Features or Reference
         The training set with the labels it was trained on. A `Reference` is prepared once and used for many probes.
     config, threads, progress
@@ -144,6 +144,7 @@ def probe(
     if not isinstance(reference, Reference):
         reference = Reference(reference, config=config, threads=threads, progress=progress)
     values = as_features(inputs.values, "inputs", width=len(reference.preparation.mean))
+    stood_in = ["inputs have no predictions: their labels were taken for them"] if inputs.predictions is None else []
     wanted = inputs.labels if inputs.predictions is None else inputs.predictions
     labels = as_labels(wanted, len(values), "predictions", classes=reference.n_classes)
     points = apply_preparation(values, reference.preparation)
@@ -185,7 +186,7 @@ def probe(
         thresholds=thresholds,
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes),
+        notes=tuple(reference.notes + stood_in),
     )
 
 

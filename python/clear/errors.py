@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["BackendUnavailable", "ClearError", "MissingExtra", "UnsafeFile", "need"]
+__all__ = ["BackendUnavailable", "ClearError", "MissingExtra", "MissingName", "UnsafeFile", "need", "short"]
 
 
 class ClearError(Exception):
@@ -20,8 +20,17 @@ class MissingExtra(ClearError, ImportError):
     """An optional library is needed; the message gives the pip line."""
 
 
+class MissingName(ClearError, AttributeError):
+    """A name of `clear` that needs an optional library; the cause is `MissingExtra`. So `hasattr` says False."""
+
+
 class UnsafeFile(ClearError, ValueError):
     """A file is damaged, or loading it could run code."""
+
+
+def short(error: BaseException) -> str:
+    """What a foreign error says, as one short line; its kind where it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def need(module: str, *, extra: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,14 +14,16 @@ from clear._arrays import first_nonfinite_rows
 from clear._batches import Batch, as_source, iterate_batches
 from clear._progress import Progress, track
 from clear.data import Features
-from clear.errors import BackendUnavailable, need
+from clear.errors import BackendUnavailable, need, short
 from clear.models import find_layer, last_linear
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import device as Device
 
-__all__ = ["Batch", "evaluating", "extract_features", "iterate_batches", "predict"]
+__all__ = ["Batch", "evaluating", "extract_features", "iterate_batches", "predict", "running"]
+
+NO_MEMORY = ("out of memory", "allocate memory", "enough memory", "ALLOC_FAILED")
 
 
 def extract_features(
@@ -67,7 +70,10 @@ def extract_features(
     BackendUnavailable
         The device asked for is not there.
     ValueError
-        Unknown layer, a layer that does not run once a batch, or features with nan or inf (layer and rows named).
+        Unknown layer, a layer that does not run once a batch, inputs of a shape that the model does not take, or
+        features with nan or inf (layer and rows named).
+    MemoryError
+        The device is out of memory: smaller batches need less.
 
     Examples
     --------
@@ -147,6 +153,19 @@ def evaluating(model: nn.Module, device: str = "auto") -> Iterator[Device]:
             module.training = training
 
 
+@contextmanager
+def running(inputs: Tensor) -> Iterator[None]:
+    """Turn what torch says about a batch that does not fit, the network or the memory, into one line."""
+    torch = need("torch", extra="torch")
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        shape = tuple(inputs.shape)
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY):
+            raise MemoryError(f"a batch of shape {shape} does not fit: use a smaller batch_size") from error
+        raise ValueError(f"the network does not take inputs of shape {shape}: {short(error)}") from error
+
+
 def _forward(
     model: nn.Module,
     dataset: Any,
@@ -164,8 +183,9 @@ def _forward(
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         batches = iterate_batches(dataset, batch_size, preprocess or _default_preprocess(model))
         for batch in batches:
-            inputs = batch.inputs.to(target, floats if batch.inputs.is_floating_point() else None)
-            each(batch, model(inputs))
+            with running(batch.inputs):
+                output = model(batch.inputs.to(target, floats if batch.inputs.is_floating_point() else None))
+            each(batch, output)
             advance(len(batch.rows))
 
 
@@ -244,10 +264,9 @@ def _find_device(name: str, home: Device) -> Device:
     torch = need("torch", extra="torch")
     if name == "auto":
         return home if home.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found: Device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f'device="{name}": want "auto", "cpu" or "cuda"') from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise ValueError(f'device="{name}": want "auto", "cpu" or "cuda"')
+    found: Device = torch.device(name)
     if found.type == "cuda" and (found.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise BackendUnavailable(f'device="{name}": torch sees no such CUDA device; use device="cpu" or "auto"')
     return found

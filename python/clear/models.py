@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clear._files import open_regular
 from clear._npy import ZIP_ERRORS, check_zip
-from clear.errors import ClearError, UnsafeFile, need
+from clear.errors import ClearError, UnsafeFile, need, short
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +47,8 @@ def load_model(
     ------
     UnsafeFile
         The file is damaged, holds more than tensors, or cannot be read safely by this torch.
+    TypeError
+        The architecture cannot be called, or returns something else than an `nn.Module`.
     ValueError
         Unknown architecture, or weights that do not fit it: the message lists missing and unexpected keys.
     MissingExtra
@@ -63,15 +65,17 @@ def load_model(
     >>> last_linear(load_model(path, "digits_cnn"))
     ('linear', Linear(in_features=64, out_features=10, bias=True))
     """
-    need("torch", extra="torch")
+    torch = need("torch", extra="torch")
     build = _find_architecture(architecture)
     state = _read_weights(Path(weights))
     if num_classes is None and isinstance(architecture, str) and ":" not in architecture:
         head = state.get("linear.weight")
         num_classes = int(head.shape[0]) if head is not None and head.ndim == 2 else None
     model = build() if num_classes is None else build(num_classes=num_classes)
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"architecture={architecture!r} returns a {type(model).__name__}: want an nn.Module")
     _fill(model, state, str(weights))
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -136,8 +140,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)  # type: ignore[no-any-return]
     # The parser raises SafetensorError; torch adds errors of its own for types it does not know.
     except Exception as error:
-        text = " ".join(str(error).split())[:160]
-        raise UnsafeFile(f"{path}: damaged safetensors file ({text or type(error).__name__})") from None
+        raise UnsafeFile(f"{path}: damaged safetensors file ({short(error)})") from None
 
 
 def _read_torch(path: Path) -> Any:

@@ -14,11 +14,12 @@ from clear.collapse import BLOCK_BYTES
 from clear.config import ScanConfig
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
-from clear.prepare import MAX_FIT_ROWS, cross_validated_labels
+from clear.prepare import MAX_FIT_ROWS, cross_validated_labels, one_blas_thread
 
 __all__ = ["Plan", "Stage", "plan_scan"]
 
 SAMPLE_ROWS = 4096
+PRODUCT_SIDE = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,12 @@ def plan_scan(
     pair_operations = 2.0 * n * n * width * (1 + 2 / classes)
     hulls = n * (classes - 1) + 2 * n
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
+    # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
+    products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
+    squares = 0 if width == d else 4 * 8 * d * d
+    prepare_seconds = n * d * rates["prepare"] + products * rates["products"]
     stages = (
-        Stage("prepare", 10.0 * n * d * (1 if width == d else width), n * d * rates["prepare"], 4 * (16 << 20)),
+        Stage("prepare", 10.0 * n * d + products, prepare_seconds, 4 * (16 << 20) + squares),
         Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], 6 * fitted * row),
         Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], BLOCK_BYTES),
         Stage("hulls", float(hulls), hulls * rates["hulls"], BLOCK_BYTES),
@@ -104,7 +109,7 @@ def plan_scan(
 
 
 def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -> dict[str, float]:
-    """Seconds per value prepared, row fitted, operation of the neighbour search, and hull."""
+    """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search, and hull."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, SAMPLE_ROWS)
     labels[:classes] = np.arange(classes)
@@ -113,6 +118,9 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
     index = NeighborIndex(rows, labels, n_classes=classes)
     near = index.search(rows, k=size, threads=threads)
     prepare = _seconds(lambda: np.linalg.norm(rows.astype(np.float64) - 1.0, axis=1))
+    square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
+    with one_blas_thread():
+        products = _seconds(lambda: square @ square)
     core = _seconds(lambda: cross_validated_labels(rows, labels.astype(np.int64), config, threads=threads), repeat=1)
     search = _seconds(lambda: index.search_by_class(rows, k=size, threads=threads))
     hulls = _seconds(
@@ -122,6 +130,7 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
     )
     return {
         "prepare": 3 * prepare / rows.size,
+        "products": products / (2.0 * PRODUCT_SIDE**3),
         "core": core / (SAMPLE_ROWS * (config.folds - 1)),
         "neighbours": search / (2.0 * SAMPLE_ROWS * SAMPLE_ROWS * width),
         "hulls": hulls / SAMPLE_ROWS,

@@ -21,7 +21,7 @@ from clear.data import Features
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
 
-__all__ = ["Reference", "apply_preparation", "fit_preparation"]
+__all__ = ["Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
     if d <= config.pca_above:
         return Preparation(mean, None)
     covariance = np.zeros((d, d))
-    with _one_blas_thread():
+    with one_blas_thread():
         for block in blocks(n, d * 8):
             centred = values[block].astype(np.float64) - mean
             covariance += centred.T @ centred
@@ -55,7 +55,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
     """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks."""
     width = values.shape[1] if preparation.components is None else len(preparation.components)
     mapped = np.empty((len(values), width), dtype=np.float32)
-    with _one_blas_thread():
+    with one_blas_thread():
         for block in blocks(len(values), values.shape[1] * 8):
             centred = values[block].astype(np.float64) - preparation.mean
             if preparation.components is not None:
@@ -67,7 +67,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
     return mapped
 
 
-def _one_blas_thread() -> AbstractContextManager[object]:
+def one_blas_thread() -> AbstractContextManager[object]:
     """Hold BLAS to one thread: the same bits for every number of threads, and no slow-down when cores are busy."""
     from threadpoolctl import threadpool_limits
 
@@ -109,7 +109,7 @@ def cross_validated_labels(
         picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
         jobs.append((picked, held_out))
     with (
-        _one_blas_thread(),
+        one_blas_thread(),
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
         track(progress, "cross-validated core", len(jobs), "folds") as advance,
@@ -154,7 +154,8 @@ class Reference:
     Raises
     ------
     ValueError
-        Values that are not finite (row numbers are named), fewer than two classes, or fewer samples than two a fold.
+        Values that are not finite (row numbers are named), fewer than two classes, class numbers with large gaps, or
+        fewer distinct samples than two a fold.
     """
 
     def __init__(
@@ -172,12 +173,17 @@ class Reference:
         n = len(values)
         if n < 2 * self.config.folds:
             raise ValueError(f"features has {n} samples: want at least {2 * self.config.folds} (twice the folds)")
-        self.n_classes = _count_classes(features)
+        self.n_classes = count_classes(features)
         self.labels: Ints = as_labels(features.labels, n, classes=self.n_classes)
         self.preparation = fit_preparation(values, self.config)
         self.rows: Rows = apply_preparation(values, self.preparation)
         self.representative = find_representatives(self.rows, self.labels)
         self.units: Ints = np.flatnonzero(self.representative == np.arange(n))
+        if len(self.units) < 2 * self.config.folds:
+            raise ValueError(
+                f"features has {len(self.units)} distinct samples among {n}: want at least {2 * self.config.folds} "
+                "(twice the folds)"
+            )
         self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
         self.in_core, self.core_accuracy = self._pick_core(progress)
@@ -206,11 +212,18 @@ class Reference:
         return in_core[self.representative], accuracy
 
 
-def _count_classes(features: Features) -> int:
+def count_classes(features: Features) -> int:
+    """Return the number of classes, named or counted from the labels; a stray label must not cost memory."""
     present = np.unique(features.labels)
     if len(present) < 2:
         raise ValueError(f"labels hold {len(present)} class: want at least two, since pockets lie between classes")
-    return len(features.class_names) if features.class_names is not None else int(present[-1]) + 1
+    if features.class_names is not None:
+        return len(features.class_names)
+    largest = int(present[-1])
+    if largest >= max(1000, 10 * len(features.labels)):
+        row = int(features.labels.argmax())
+        raise ValueError(f"labels[{row}] is {largest}: want class numbers from 0 without large gaps; renumber them")
+    return largest + 1
 
 
 def _describe(n: int, units: Ints, class_sizes: Ints) -> list[str]:

@@ -15,7 +15,7 @@ from torch import nn
 from clear._arrays import as_count, as_labels, to_numpy
 from clear._batches import as_source, iterate_batches
 from clear._progress import Progress, track
-from clear.features import _default_preprocess
+from clear.features import _default_preprocess, running
 from clear.models import last_linear
 
 __all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs", "seeded"]
@@ -118,10 +118,11 @@ def fit(
             loss_sum, correct = 0.0, 0
             shuffled = order[torch.randperm(len(order), generator=generator)]
             for batch in torch.tensor_split(shuffled, batches):
-                x, y = samples[batch].to(device), targets[batch].to(device)
-                logits = network(x)
-                loss = nn.functional.cross_entropy(logits, y)
-                step(loss)
+                x, y = samples[batch], targets[batch].to(device)
+                with running(x):
+                    logits = network(x.to(device))
+                    loss = nn.functional.cross_entropy(logits, y)
+                    step(loss)
                 loss_sum += float(loss.detach()) * len(batch)
                 correct += int((logits.argmax(1) == y).sum())
             history.append(Epoch(number, loss_sum / len(order), correct / len(order)))
@@ -214,7 +215,8 @@ def _split_off_head(model: nn.Module, samples: torch.Tensor, batch_size: int) ->
     try:
         for part in samples.split(batch_size):  # type: ignore[no-untyped-call]
             seen.clear()
-            output = model(part.to(device))
+            with running(part):
+                output = model(part.to(device))
             if len(seen) != 1 or output is not seen[0][1]:
                 return model, samples
             entered.append(seen[0][0].cpu())

@@ -85,30 +85,48 @@ class Verification:
     training_accuracy_after: float
     held_out_accuracy_before: float | None
     held_out_accuracy_after: float | None
+    corrected: int
+    """Samples whose corrected label differs from the given one, in a pocket or not."""
+    held_before: int
+    """Corrected samples that the model predicted as given."""
+    held_after: int
+    """Corrected samples that the repaired model still does."""
     pockets: tuple[PocketCheck, ...]
     targets: tuple[TargetCheck, ...]
     rescan: Rescan
 
     @property
     def all_closed(self) -> bool:
-        """Every pocket and every target is closed."""
-        return all(pocket.closed for pocket in self.pockets) and all(target.closed for target in self.targets)
+        """No corrected sample is predicted as given any more, and every pocket and every target is closed."""
+        pockets = all(pocket.closed for pocket in self.pockets)
+        return self.held_after == 0 and pockets and all(target.closed for target in self.targets)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Poisoned: something is still open, or the re-scan says so. Undecided: it is, or nothing was checked."""
+        if not self.all_closed or self.rescan.verdict == "poisoned":
+            return "poisoned"
+        checked = self.corrected or self.pockets or self.targets
+        return "clean" if checked and self.rescan.verdict == "clean" else "undecided"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, ready for JSON."""
         table = asdict(self)
         pockets = [asdict(check) | {"rows": list(check.rows), "closed": check.closed} for check in self.pockets]
         targets = [asdict(check) | {"closed": check.closed} for check in self.targets]
-        return table | {"pockets": pockets, "targets": targets, "all_closed": self.all_closed}
+        said = {"all_closed": self.all_closed, "verdict": self.verdict}
+        return table | {"pockets": pockets, "targets": targets} | said
 
     def __repr__(self) -> str:
+        held = f"{self.held_before} -> {self.held_after} of {self.corrected} corrected samples held"
         closed = f"{sum(c.closed for c in self.pockets)} of {len(self.pockets)} pockets"
         if self.targets:
             closed += f" and {sum(c.closed for c in self.targets)} of {len(self.targets)} targets"
         accuracy = ""
         if self.held_out_accuracy_before is not None and self.held_out_accuracy_after is not None:
             accuracy = f", held-out accuracy {self.held_out_accuracy_before:.3f} -> {self.held_out_accuracy_after:.3f}"
-        return f"Verification({closed} closed{accuracy}, re-scan: {self.rescan.verdict}, {self.rescan.certain} certain)"
+        again = f"re-scan: {self.rescan.verdict}, {self.rescan.certain} certain"
+        return f"Verification({self.verdict}: {held}, {closed} closed{accuracy}, {again})"
 
 
 def verify_repair(
@@ -139,7 +157,8 @@ def verify_repair(
     labels : array of int, shape (n,)
         Labels that the model was trained on.
     corrected : array of int, shape (n,), optional
-        Labels after the repair (`Repair.labels`). Default: `labels`.
+        Labels after the repair (`Repair.labels`), or those suggested. Every sample whose label differs is checked.
+        Default: `labels`.
     scan : ScanResult, optional
         Its pockets are checked.
     probe : ProbeResult, optional
@@ -179,9 +198,10 @@ def verify_repair(
             raise ValueError("probe is given: pass probed too, the inputs that were probed")
         check_length("probed", probed, probe.n_samples)
     predicted_before, predicted_after = predict(before, dataset), predict(after, dataset)
+    changed = given != truth
     # Samples that were relabelled are known to be manipulated. With a frozen extractor they still lie in their tight
     # pocket, now with the right label, and would be found again: what is left is asked of the others.
-    kept = np.flatnonzero(given == truth)
+    kept = np.flatnonzero(~changed)
     values = extract_features(extractor or after, dataset, layer=layer).values[kept]
     trusted = Features.from_arrays(values, truth[kept], ids=kept)
     again = scan_features(trusted, config=config, threads=threads, progress=progress)
@@ -197,7 +217,10 @@ def verify_repair(
         training_accuracy_after=float((predicted_after == truth).mean()),
         held_out_accuracy_before=None if held_out is None else accuracy(before, *held_out),
         held_out_accuracy_after=None if held_out is None else accuracy(after, *held_out),
-        pockets=_check_pockets(() if scan is None else scan.pockets, given != truth, predicted_before, predicted_after),
+        corrected=int(changed.sum()),
+        held_before=int((predicted_before == given)[changed].sum()),
+        held_after=int((predicted_after == given)[changed].sum()),
+        pockets=_check_pockets(() if scan is None else scan.pockets, changed, predicted_before, predicted_after),
         targets=targets,
         rescan=_count_flags(again),
     )

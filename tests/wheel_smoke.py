@@ -24,7 +24,11 @@ def main() -> None:
     assert Path(clear.__file__).is_relative_to(sys.prefix), clear.__file__
     # Catches: a library that came along although it is optional.
     optional = ["torch", "pyarrow", "jinja2", "matplotlib"]
-    absent = [name for name in optional if subprocess.call([sys.executable, "-c", f"import {name}"], stderr=subprocess.DEVNULL)]
+    absent = [
+        name
+        for name in optional
+        if subprocess.call([sys.executable, "-c", f"import {name}"], stderr=subprocess.DEVNULL)
+    ]
     assert absent == optional, f"installed without being asked for: {set(optional) - set(absent)}"
 
     # Catches: a missing kernel or a wrong instruction-set switch.

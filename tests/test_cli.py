@@ -72,7 +72,7 @@ def test_scan_of_a_poisoned_set_says_so_and_writes_a_report(files: Path, capsys:
     assert "dog -> cat" in shown.out
     assert shown.err == ""
     assert {path.name for path in (files / "out").iterdir()} == {
-        "report.json", "report.html", "scores.parquet", "preparation.npz"
+        "report.json", "report.html", "scores.parquet", "arrays.npz"
     }  # fmt: skip
     assert read_report(files / "out").verdict == "poisoned"
     document = json.loads((files / "out" / "report.json").read_text())

@@ -74,7 +74,7 @@ def judge(
     order = np.argsort(np.linalg.norm(base - point, axis=1), kind="stable")
     order = order[order != itself]
     own = order[labels[order] == label]
-    mates, tight, rest = own[: scale.mates], own[: scale.tight], own[scale.mates : scale.mates + 20]
+    tight, rest = own[: scale.tight], own[scale.mates : scale.mates + 20]
 
     def evidence(role: Any, of: int, rows: np.ndarray) -> HullEvidence:
         weights, lower, upper = hull(base[rows], point)
@@ -82,8 +82,9 @@ def judge(
 
     others = [evidence("other", c, order[labels[order] == c][:20]) for c in range(CLASSES) if c != label]
     hulls = (evidence("pocket", label, tight), evidence("own", label, rest), min(others, key=lambda h: h.upper))
+    mates = [row for i, (row, w) in enumerate(zip(tight.tolist(), hulls[0].weights, strict=True)) if i < 5 or w > 1e-9]
     logs = [np.log(h.upper + FLOOR) for h in hulls]
-    return float(logs[1] - logs[0]), float(logs[1] - logs[2]), tuple(mates.tolist()), hulls
+    return float(logs[1] - logs[0]), float(logs[1] - logs[2]), tuple(mates), hulls
 
 
 def robust(values: np.ndarray) -> tuple[float, float]:

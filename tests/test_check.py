@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,11 @@ SCAN_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
         "pocket: rows repeat or hold the sample",
     ),
     "vertex replaced": (lambda d: hull(d, "other")["rows"].reverse(), "other: upper"),
+    "vertices swapped": (
+        lambda d: [hull(d, "own")[name].insert(0, hull(d, "own")[name].pop()) for name in ("rows", "weights")],
+        "own: rows are not ordered by distance",
+    ),
+    "mate added": (lambda d: d["flags"][0]["mates"].append(100), "mates are not the nearest"),
     "vertex negative": (lambda d: hull(d, "other")["rows"].__setitem__(0, -180), "negative"),
     "upper lowered": (lambda d: hull(d, "own").update(upper=0.5), "own: upper"),
     "upper raised": (lambda d: hull(d, "pocket").update(upper=0.5), "pocket: upper"),
@@ -155,10 +160,10 @@ SCAN_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "suggested label": (lambda d: d["flags"][0].update(suggested_label=2), "suggested_label"),
     "collapse": (lambda d: d["flags"][0].update(collapse=9.0), "collapse does not follow"),
     "reassignment": (lambda d: d["flags"][0].update(reassignment=9.0), "reassignment does not follow"),
-    "score": (lambda d: d["flags"][0].update(score=9.0), "not what the arrays hold"),
-    "score lost": (lambda d: d["flags"][0].update(score=None), "not what the arrays hold"),
-    "level lowered": (lambda d: d["flags"][0].update(level="review"), "not what the arrays hold"),
-    "level raised": (lambda d: d["flags"][-1].update(level="certain"), "not what the arrays hold"),
+    "score": (lambda d: d["flags"][0].update(score=9.0), "score is not that of the arrays"),
+    "score lost": (lambda d: d["flags"][0].update(score=None), "score is not that of the arrays"),
+    "level lowered": (lambda d: d["flags"][0].update(level="review"), "level is not that of the arrays"),
+    "level raised": (lambda d: d["flags"][-1].update(level="certain"), "level is not that of the arrays"),
     "flag repeated": (lambda d: d["flags"].append(d["flags"][0]), "flagged twice"),
     "threshold raised": (lambda d: d["thresholds"].update(certain=100.0), "thresholds: the scores give"),
     "threshold lowered": (lambda d: d["thresholds"].update(certain=-9.0), "thresholds: the scores give"),
@@ -208,6 +213,32 @@ def test_every_changed_field_of_a_scan_report_is_caught(
     assert any(part in violation for violation in violations for part in said.split("|")), violations
 
 
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all numbers and strings in a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from leaves(item, (*path, key))
+    if not isinstance(value, dict | list):
+        yield path
+
+
+def test_no_number_or_string_of_a_flag_or_pocket_can_be_changed(
+    scan_folder: Path, features: Any, tmp_path: Path
+) -> None:
+    document = json.loads((scan_folder / "report.json").read_text())
+    paths = [path for path in leaves(document) if path[:2] in (("flags", 0), ("pockets", 0), ("thresholds", "certain"))]
+    assert len(paths) > 100
+    for path in paths:
+
+        def change(changed: Any, path: tuple[Any, ...] = path) -> None:
+            for key in path[:-1]:
+                changed = changed[key]
+            old = changed[path[-1]]
+            changed[path[-1]] = old + (1 if isinstance(old, int) else 0.01 if isinstance(old, float) else "x")
+
+        assert check_report(mutated(scan_folder, tmp_path, change), features), path
+
+
 ARRAY_MUTATIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "score of a sample raised": (lambda d, a: a["score"].__setitem__(7, 50.0), "score is not that of K and R"),
     "score lost": (lambda d, a: a["score"].__setitem__(60, np.nan), "score is not that of K and R"),
@@ -219,7 +250,7 @@ ARRAY_MUTATIONS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "all levels dropped": (lambda d, a: (a["level"].fill(0), call_clean(d)), "level does not follow"),
     "label": (lambda d, a: a["label"].__setitem__(7, 2), "labels are not the data's"),
     "id": (lambda d, a: a["ids"].__setitem__(7, "x"), "ids are not the data's"),
-    "suggestion": (lambda d, a: a["suggested_label"].__setitem__(60, 2), "not what the arrays hold"),
+    "suggestion": (lambda d, a: a["suggested_label"].__setitem__(60, 2), "suggested_label is not that of the arrays"),
     "false copy": (lambda d, a: a["representative"].__setitem__(62, 61), "a copy is not equal"),
     "core": (lambda d, a: a["in_core"].fill(False), "not core"),
     "mean": (lambda d, a: a["mean"].__iadd__(0.01), "upper"),
@@ -335,7 +366,7 @@ def test_archives_that_lie_give_one_violation(
 
 PROBE_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "z threshold": (lambda d: d["thresholds"].update(z=100.0), "z is not probe_spreads"),
-    "score": (lambda d: d["flags"][0].update(score=5.0), "not what the arrays hold"),
+    "score": (lambda d: d["flags"][0].update(score=5.0), "score is not that of the arrays"),
     "medians": (lambda d: d["thresholds"].update(collapse_median_5=9.0, collapse_median_20=9.0), "score is not"),
     "flag dropped": (lambda d: d["flags"].pop(), "flags: want those of"),
     "called clean": (lambda d: d.update(flags=[], verdict="clean"), "flags: want those of"),

@@ -172,10 +172,13 @@ def check_listed(report: Any, arrays: dict[str, Any]) -> list[str]:
         row = flag["row"]
         if not 0 <= row < n:
             return [*wrong, f"flags: row {row} does not exist"]
-        fits = all(same(flag[name], float(arrays[name][row])) for name in MEASURED if name in flag)
-        fits &= all(flag[name] == arrays[name][row] for name in ("label", "suggested_label"))
-        fits &= LEVELS[flag["level"]] == arrays["level"][row] and flag["id"] == arrays["ids"][row]
-        wrong += failed((fits, f"flag of row {row}: is not what the arrays hold"))
+        stated = {name: same(flag[name], float(arrays[name][row])) for name in MEASURED if name in flag}
+        stated |= {name: flag[name] == arrays[name][row] for name in ("label", "suggested_label")}
+        stated["id"] = flag["id"] == arrays["ids"][row]
+        stated["level"] = LEVELS[flag["level"]] == arrays["level"][row]
+        wrong += failed(
+            *((fits, f"flag of row {row}: {name} is not that of the arrays") for name, fits in stated.items())
+        )
     return wrong
 
 

@@ -29,6 +29,8 @@ FLOOR = 1e-6
 WEIGHTY = 1e-9
 """Weight above which a vertex counts as support."""
 PARTS = {"arrays": "arrays.npz", "scores": "scores.parquet"}
+NEAREST = 5
+"""Vertices of the pocket that are mates, whether they carry weight or not."""
 ROLES = ("pocket", "own", "other")
 INSIDE, OUTSIDE, UNDECIDED, INVALID = 0, 1, 2, 3
 
@@ -254,8 +256,9 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
     gap = report["config"]["hull_tolerance"]
     itself = {row} if report["kind"] == "scan" else set()
     pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ROLES.index(hull["role"]))
-    support = {r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY}
-    mates, peeled = set(flag["mates"]), set(pocket["rows"]) | set(flag["mates"])
+    support = [r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY]
+    nearest = list(dict.fromkeys([*pocket["rows"][:NEAREST], *support]))
+    peeled = set(pocket["rows"]) | set(flag["mates"])
     h_pocket, h_own, h_other = (_log(float(hull["upper"])) for hull in hulls)
     wrong = failed(
         (flag["label"] == carried[row] and row >= 0, "label is not the data's"),
@@ -264,7 +267,7 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
         (pocket["label"] == own["label"] == flag["label"] != other["label"], "hulls are of the wrong labels"),
         (other["label"] == flag["suggested_label"], "suggested_label is not that of the other hull"),
         ((features.labels[flag["mates"]] == flag["label"]).all(), "a mate carries another label"),
-        (support <= mates and not itself & mates, "mates lack the pocket's support or hold the sample"),
+        (flag["mates"] == nearest, "mates are not the nearest vertices of the pocket and its support"),
         (not peeled & set(own["rows"]), "own: a mate was not peeled off"),
         (same(flag["collapse"], h_own - h_pocket), "collapse does not follow from the distances"),
         (same(flag["reassignment"], h_own - h_other), "reassignment does not follow from the distances"),
@@ -278,6 +281,7 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
             continue
         lower = min(lower, upper) if lower <= upper + SLACK else lower  # they may cross by rounding
         vertices = _prepare(features.values, rows, maps)
+        distances = np.linalg.norm(vertices - point, axis=1)
         found = check_hull(
             vertices,
             point,
@@ -291,6 +295,7 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
             ((features.labels[rows] == hull["label"]).all(), f"{hull['role']}: a vertex carries another label"),
             (len(set(rows) - itself) == len(rows), f"{hull['role']}: rows repeat or hold the sample"),
             (min(rows) >= 0, f"{hull['role']}: a row is negative"),
+            ((np.diff(distances) >= -SLACK).all(), f"{hull['role']}: rows are not ordered by distance"),
             (report["kind"] == "probe" or hull is pocket or maps["in_core"][rows].all(), f"{hull['role']}: not core"),
             (upper - lower <= gap * upper + SLACK, f"{hull['role']}: bounds are far apart"),
         )

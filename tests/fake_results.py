@@ -108,7 +108,8 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     median, spread = robust(score)
     limits = {"certain": median + config.certain_spreads * spread}
     level = np.zeros(len(features), dtype=np.int8)
-    level[score > limits["certain"]] = Level.CERTAIN
+    above = score > limits["certain"]
+    level[above] = np.where(reassignment[above] > 0, Level.CERTAIN, Level.REVIEW)
     z = np.fmax(*((values - robust(values)[0]) / robust(values)[1] for values in (reassignment, group)))
     offered = sorted((i for i in range(len(z)) if z[i] > 2 and level[i] == 0), key=lambda i: -z[i])
     level[offered[: round(len(z) * config.review_rate)]] = Level.REVIEW

@@ -105,7 +105,8 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
     for row in np.flatnonzero(score > number(report["thresholds"]["certain"])).tolist():
-        expected[row] = 2 if own.get(row, 0) >= config["hull_size"] // 2 else 1
+        nearer = weak or arrays["reassignment"][row] > 0
+        expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
     z = np.fmax(_standardised(arrays["reassignment"]), _standardised(arrays["group"]))
     offered = np.where((expected == 0) & (z > REVIEW_SPREADS), z, -np.inf)
     order = np.argsort(-offered, kind="stable")[: round(len(score) * config["review_rate"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +74,7 @@ def judge(
     order = np.argsort(np.linalg.norm(base - point, axis=1), kind="stable")
     order = order[order != itself]
     own = order[labels[order] == label]
-    mates, tight, rest = own[: scale.mates], own[: scale.tight], own[scale.mates : scale.mates + 20]
+    tight, rest = own[: scale.tight], own[scale.mates : scale.mates + 20]
 
     def evidence(role: Any, of: int, rows: np.ndarray) -> HullEvidence:
         weights, lower, upper = hull(base[rows], point)
@@ -80,13 +82,16 @@ def judge(
 
     others = [evidence("other", c, order[labels[order] == c][:20]) for c in range(CLASSES) if c != label]
     hulls = (evidence("pocket", label, tight), evidence("own", label, rest), min(others, key=lambda h: h.upper))
+    mates = [row for i, (row, w) in enumerate(zip(tight.tolist(), hulls[0].weights, strict=True)) if i < 5 or w > 1e-9]
     logs = [np.log(h.upper + FLOOR) for h in hulls]
-    return float(logs[1] - logs[0]), float(logs[1] - logs[2]), tuple(mates.tolist()), hulls
+    return float(logs[1] - logs[0]), float(logs[1] - logs[2]), tuple(mates), hulls
 
 
 def robust(values: np.ndarray) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
     median = float(np.median(values))
-    return median, float(1.4826 * np.median(np.abs(values - median)))
+    mad, tail = np.median(np.abs(values - median)), np.quantile(values, 0.9) - median
+    return median, float(max(1.4826 * mad, tail / 1.2816))
 
 
 def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResult:
@@ -99,14 +104,16 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     collapse, reassignment = np.array([f[0] for f in found]), np.array([f[1] for f in found])
     score = reassignment + collapse
     group = score + 0.5
-    median, mad = robust(score)
-    limits = {"certain": median + config.certain_spreads * mad}
-    level = np.zeros(len(features), dtype=np.int8)
-    for values in (reassignment, group):
-        level[np.argsort(-values)[:10]] = Level.REVIEW
-    level[score > limits["certain"]] = Level.CERTAIN
-    suggested = np.array([f[3][2].label for f in found])
     group[5] = np.nan  # a sample that could not be judged
+    median, spread = robust(score)
+    limits = {"certain": median + config.certain_spreads * spread}
+    level = np.zeros(len(features), dtype=np.int8)
+    above = score > limits["certain"]
+    level[above] = np.where(reassignment[above] > 0, Level.CERTAIN, Level.REVIEW)
+    z = np.fmax(*((values - robust(values)[0]) / robust(values)[1] for values in (reassignment, group)))
+    offered = sorted((i for i in range(len(z)) if z[i] > 2 and level[i] == 0), key=lambda i: -z[i])
+    level[offered[: round(len(z) * config.review_rate)]] = Level.REVIEW
+    suggested = np.array([f[3][2].label for f in found])
     rows = [int(row) for row in np.argsort(-score, kind="stable") if level[row]]
     flags = tuple(
         Flag(
@@ -122,7 +129,16 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         )
         for row in rows
     )
-    scores = Scores(collapse, reassignment, score, group, suggested, level, np.ones(len(features), dtype=bool))
+    scores = Scores(
+        collapse,
+        reassignment,
+        score,
+        group,
+        suggested,
+        level,
+        np.ones(len(features), dtype=bool),
+        np.arange(len(features)),
+    )
     return ScanResult(
         len(features),
         WIDTH,
@@ -136,7 +152,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         flags,
         pockets(flags),
         limits,
-        0.97,
+        1.0,
         preparation,
         config,
         ("1 sample was not judged: its label is too small",),
@@ -157,6 +173,7 @@ def pockets(flags: tuple[Flag, ...]) -> tuple[Pocket, ...]:
             max(f.level for f in members),
         )
         for labels, members in groups.items()
+        if len(members) > 2 or max(f.level for f in members) == Level.CERTAIN
     ]
     return tuple(sorted(made, key=lambda pocket: -pocket.score))
 
@@ -193,6 +210,7 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         suggested,
         level,
         np.zeros(len(inputs), dtype=bool),
+        np.arange(len(inputs)),
     )
     return ProbeResult(
         len(inputs),
@@ -210,6 +228,16 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         preparation,
         ScanConfig(),
     )
+
+
+def signed(document: Any) -> bytes:
+    """The document with the digest that fits it: what a forger who knows the format writes."""
+
+    def text(value: Any) -> bytes:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    body = {name: value for name, value in document.items() if name != "digest"}
+    return text(body | {"digest": hashlib.sha256(text(body)).hexdigest()}) + b"\n"
 
 
 class FakeImages:

@@ -75,7 +75,7 @@ def test_scan_of_a_poisoned_set_says_so_and_writes_a_report(files: Path, capsys:
     assert "dog -> cat" in shown.out
     assert shown.err == ""
     assert {path.name for path in (files / "out").iterdir()} == {
-        "report.json", "report.html", "scores.parquet", "preparation.npz"
+        "report.json", "report.html", "scores.parquet", "arrays.npz"
     }  # fmt: skip
     assert read_report(files / "out").verdict == "poisoned"
     document = json.loads((files / "out" / "report.json").read_text())
@@ -187,7 +187,7 @@ def test_check_lists_what_does_not_hold(files: Path, capsys: pytest.CaptureFixtu
     document["flags"][0]["score"] = 1.0
     (files / "out/report.json").write_text(json.dumps(document))
     assert main(["check", "out/report.json", "train.npz"]) == 3
-    assert "score is not that of K and R" in capsys.readouterr().out
+    assert "score is not that of the arrays" in capsys.readouterr().out
 
 
 def test_settings_come_from_options_and_file_with_options_first(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "clear"
 
 LAYERS = [
-    {"errors", "_version", "_core"},
+    {"errors", "_version", "_core", "_check_scores"},
     {"_arrays", "_progress", "_files", "check"},
     {"_backend", "config", "_npy"},
     {"neighbors", "hull", "_parquet"},
@@ -65,7 +65,8 @@ def test_only_the_backend_touches_native_code() -> None:
 
 
 def test_the_checker_shares_no_code_with_the_engine() -> None:
-    assert imports_of(PACKAGE / "check.py") == set()
+    assert imports_of(PACKAGE / "check.py") == {"_check_scores"}
+    assert imports_of(PACKAGE / "_check_scores.py") == set()
 
 
 def test_importing_costs_numpy_and_the_extension_only() -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from clear.config import ScanConfig
+from clear.report import spelled
 
 __all__ = [
     "CANCELLED",
@@ -71,16 +72,8 @@ def one_line(error: BaseException) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on standard output, in ASCII; nan and infinities become null."""
-    typer.echo(json.dumps(_finite(value), indent=2, default=str))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+    """Print JSON on standard output, in ASCII, with numbers spelled as in reports."""
+    typer.echo(json.dumps(spelled(value), indent=2, default=str))
 
 
 def show_progress() -> bool:

@@ -118,7 +118,7 @@ def check(
 ) -> int:
     """Recompute the evidence of a report from the data.
 
-    Checks every distance, score and pocket with NumPy alone; no code is shared with the scan.
+    Checks every distance shown, all levels, pockets and the verdict with NumPy alone; no code is shared with the scan.
 
     Exit code 0: everything holds, 3: something does not.
 
@@ -132,7 +132,9 @@ def check(
     probed = None if inputs is None else open_features(inputs, labels=predictions)
     if probed is not None and predictions is not None:
         probed = dataclasses.replace(probed, predictions=None)
-    violations = check_report(report, open_features(features, labels=labels), inputs=probed)
+    violations = check_report(
+        report, open_features(features, labels=labels), inputs=probed, features_path=features, inputs_path=inputs
+    )
     if json:
         print_json({"holds": not violations, "violations": violations})
     else:

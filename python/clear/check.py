@@ -1,4 +1,4 @@
-"""Verifies hull answers and reports with NumPy alone: imports nothing from `clear`, so that proofs stand alone."""
+"""Verifies hull answers and reports with NumPy alone: shares no code with the engine, so that proofs stand alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from clear._check_scores import (
+    check_listed,
+    check_pockets,
+    check_scores,
+    check_verdict,
+    failed,
+    read_arrays,
+    same,
+)
+
 __all__ = ["check_hull", "check_report"]
 
 SLACK = 5e-6
@@ -18,6 +28,9 @@ FLOOR = 1e-6
 """What is added to distances before their logarithm."""
 WEIGHTY = 1e-9
 """Weight above which a vertex counts as support."""
+PARTS = {"arrays": "arrays.npz", "scores": "scores.parquet"}
+NEAREST = 5
+"""Vertices of the pocket that are mates, whether they carry weight or not."""
 ROLES = ("pocket", "own", "other")
 INSIDE, OUTSIDE, UNDECIDED, INVALID = 0, 1, 2, 3
 
@@ -115,41 +128,101 @@ def _check_status(status: int | None, lower: float | None, upper: float | None, 
     return []
 
 
-def check_report(report_path: str | Path, features: Any, *, inputs: Any = None) -> list[str]:
-    """Return what is wrong with a report: every hull answer, score, level and pocket is recomputed from the data.
+def check_report(
+    report_path: str | Path,
+    features: Any,
+    *,
+    inputs: Any = None,
+    features_path: str | Path | None = None,
+    inputs_path: str | Path | None = None,
+) -> list[str]:
+    """Return what is wrong with a report: hulls are recomputed from the data; levels, pockets, verdict from the scores.
 
     `features` and, for a probe, `inputs` are anything with `values` (n, d) and `labels` (n,), such as
     `clear.Features`: the training set, and the samples probed (`predictions` go before `labels`). Only rows that
-    the report names are read. An empty list means that everything holds; a file that cannot be read gives one entry.
+    the report names are read. `features_path` and `inputs_path` are the files they came from: their SHA-256 is
+    compared with the report's. An empty list means that everything holds; a file that cannot be read gives one entry.
+    docs/how-it-works.md ("Certificates") says what is proven and what is not.
     """
     path = Path(report_path)
     path = path / "report.json" if path.is_dir() else path
     try:
+        if not path.is_file():
+            return [f"{path}: want a regular file"]
         report = json.loads(path.read_bytes())
         if (report["schema"], report["kind"]) not in (("clear-report/1", "scan"), ("clear-report/1", "probe")):
             return [f"{path}: schema is {report['schema']!r}: want clear-report/1 of a scan or probe"]
         if report["kind"] == "probe" and inputs is None:
             return [f"{path} is about a probe: pass the samples probed as inputs"]
-        return _check_all(report, path.parent, features, features if report["kind"] == "scan" else inputs)
+        wrong = _check_digests(report, path.parent, {"features": features_path, "inputs": inputs_path})
+        return wrong + _check_all(report, path.parent, features, features if report["kind"] == "scan" else inputs)
     except Exception as error:  # whatever a damaged or forged file makes the readers raise is a violation
-        return [f"{path} is damaged: {type(error).__name__}: {error}"]
+        return [f"{path} is damaged: {type(error).__name__}: {' '.join(str(error).split())[:300]}"]
+
+
+def _check_digests(report: Any, folder: Path, paths: dict[str, str | Path | None]) -> list[str]:
+    """The document's own digest, those of the parts (by their fixed names), and those of the files read."""
+    body = {name: value for name, value in report.items() if name != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    wrong = failed((hashlib.sha256(text).hexdigest() == report["digest"], "digest: the document was changed"))
+    for part, name in PARTS.items():
+        if report[part]["file"] != name or not (folder / name).is_file():
+            raise ValueError(f"{part}: want a regular file named {name}")
+        wrong += failed((_sha256(folder / name) == report[part]["sha256"], f"{part}: SHA-256 is not the report's"))
+    for name, path in paths.items():
+        if path is not None and name in report["inputs"]:
+            stated = report["inputs"][name]["sha256"]
+            wrong += failed((_sha256(path) == stated, f"inputs: SHA-256 of {Path(path).name} is not the report's"))
+    return wrong
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_all(report: Any, folder: Path, features: Any, queries: Any) -> list[str]:
-    wrong = []
-    for part in ("preparation", "scores"):
-        digest = hashlib.sha256((folder / report[part]["file"]).read_bytes()).hexdigest()
-        wrong += _failed((digest == report[part]["sha256"], f"{part}: SHA-256 is not the report's"))
-    with open(folder / report["preparation"]["file"], "rb") as file, np.load(file, allow_pickle=False) as archive:
-        maps = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
     shape = (len(queries.labels), np.shape(features.values)[1])
     stated = (report["n_samples"], report["n_features"])
     if shape != stated:
-        return [*wrong, f"the data have shape {shape}, those of the report {stated}"]
+        return [f"the data have shape {shape}, those of the report {stated}"]
+    arrays = read_arrays(folder / PARTS["arrays"], *shape)
+    wrong = _check_data(report, features, queries, arrays)
     for flag in report["flags"]:
-        found = _check_flag(flag, report, features, queries, maps)
+        found = _check_flag(flag, report, features, queries, arrays)
         wrong += [f"flag of row {flag['row']}: {violation}" for violation in found]
-    return wrong + _check_pockets(report)
+    wrong += check_listed(report, arrays) + check_scores(report, arrays)
+    if report["kind"] == "scan":
+        wrong += check_pockets(report, arrays)
+    return wrong + check_verdict(report, arrays)
+
+
+def _carried(report: Any, queries: Any) -> Any:
+    """The label that each sample is held against."""
+    predictions = getattr(queries, "predictions", None)
+    return queries.labels if report["kind"] == "scan" or predictions is None else predictions
+
+
+def _check_data(report: Any, features: Any, queries: Any, arrays: dict[str, Any]) -> list[str]:
+    """Labels, ids, class names and copies are those of the data."""
+    names, known = report["class_names"], getattr(features, "class_names", None)
+    classes = int(np.max(features.labels)) + 1 if names is None else len(names)
+    unit = arrays["representative"]
+    copies = np.flatnonzero(unit != np.arange(len(unit)))
+    real = report["kind"] == "scan" or not len(copies)
+    for i in range(0, len(copies), 4096):
+        block = copies[i : i + 4096]
+        apart = _prepare(queries.values, block, arrays) - _prepare(queries.values, unit[block], arrays)
+        real &= bool((np.abs(apart) <= SLACK).all())
+    shapes = [item["shape"] for item in report["inputs"].values() if "shape" in item]
+    return failed(
+        (np.array_equal(arrays["label"], _carried(report, queries)), "scores: labels are not the data's"),
+        (np.array_equal(arrays["ids"], getattr(queries, "ids", arrays["ids"])), "scores: ids are not the data's"),
+        (report["n_classes"] == classes, f"n_classes is {report['n_classes']}: the data have {classes}"),
+        (known is None or (names is not None and list(known) == names), "class_names are not the data's"),
+        (real, "scores: a copy is not equal to what it is a copy of"),
+        (all(s == [report["n_samples"], report["n_features"]] for s in shapes), "inputs: shape is not the data's"),
+    )
 
 
 def _prepare(values: Any, rows: Any, maps: dict[str, Any]) -> Any:
@@ -179,35 +252,36 @@ def _direction(vertices: Any, point: Any, weights: Any, goal: float, steps: int 
 
 
 def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[str, Any]) -> list[str]:
-    row, predictions = flag["row"], getattr(queries, "predictions", None)
-    carried = queries.labels if report["kind"] == "scan" or predictions is None else predictions
+    row, carried = flag["row"], _carried(report, queries)
     gap = report["config"]["hull_tolerance"]
     itself = {row} if report["kind"] == "scan" else set()
     pocket, own, other = hulls = sorted(flag["hulls"], key=lambda hull: ROLES.index(hull["role"]))
-    support = {r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY}
-    mates, peeled = set(flag["mates"]), set(pocket["rows"]) | set(flag["mates"])
+    support = [r for r, weight in zip(pocket["rows"], pocket["weights"], strict=True) if weight > WEIGHTY]
+    nearest = list(dict.fromkeys([*pocket["rows"][:NEAREST], *support]))
+    peeled = set(pocket["rows"]) | set(flag["mates"])
     h_pocket, h_own, h_other = (_log(float(hull["upper"])) for hull in hulls)
-    wrong = _failed(
+    wrong = failed(
         (flag["label"] == carried[row] and row >= 0, "label is not the data's"),
         (flag["id"] == getattr(queries, "ids", range(len(carried)))[row], "id is not the data's"),
         ([hull["role"] for hull in hulls] == list(ROLES), "hulls: want one pocket, own and other"),
         (pocket["label"] == own["label"] == flag["label"] != other["label"], "hulls are of the wrong labels"),
         (other["label"] == flag["suggested_label"], "suggested_label is not that of the other hull"),
         ((features.labels[flag["mates"]] == flag["label"]).all(), "a mate carries another label"),
-        (support <= mates and not itself & mates, "mates lack the pocket's support or hold the sample"),
+        (flag["mates"] == nearest, "mates are not the nearest vertices of the pocket and its support"),
         (not peeled & set(own["rows"]), "own: a mate was not peeled off"),
-        (_same(flag["collapse"], h_own - h_pocket), "collapse does not follow from the distances"),
-        (_same(flag["reassignment"], h_own - h_other), "reassignment does not follow from the distances"),
+        (same(flag["collapse"], h_own - h_pocket), "collapse does not follow from the distances"),
+        (same(flag["reassignment"], h_own - h_other), "reassignment does not follow from the distances"),
     )
     point = _prepare(queries.values, [row], maps)[0]
     for hull in hulls:
         rows, lower, upper = hull["rows"], float(hull["lower"]), float(hull["upper"])
         if not rows or len(rows) != len(hull["weights"]):
             empty = not rows and lower == upper == math.inf
-            wrong += _failed((empty, f"{hull['role']}: weights: want one for each row, and distance inf without rows"))
+            wrong += failed((empty, f"{hull['role']}: weights: want one for each row, and distance inf without rows"))
             continue
         lower = min(lower, upper) if lower <= upper + SLACK else lower  # they may cross by rounding
         vertices = _prepare(features.values, rows, maps)
+        distances = np.linalg.norm(vertices - point, axis=1)
         found = check_hull(
             vertices,
             point,
@@ -217,76 +291,16 @@ def _check_flag(flag: Any, report: Any, features: Any, queries: Any, maps: dict[
             upper=upper,
             tolerance=SLACK / max(upper, SLACK),
         )
-        wrong += [f"{hull['role']}: {violation}" for violation in found] + _failed(
+        wrong += [f"{hull['role']}: {violation}" for violation in found] + failed(
             ((features.labels[rows] == hull["label"]).all(), f"{hull['role']}: a vertex carries another label"),
             (len(set(rows) - itself) == len(rows), f"{hull['role']}: rows repeat or hold the sample"),
-            (min(rows, default=0) >= 0, f"{hull['role']}: a row is negative"),
+            (min(rows) >= 0, f"{hull['role']}: a row is negative"),
+            ((np.diff(distances) >= -SLACK).all(), f"{hull['role']}: rows are not ordered by distance"),
+            (report["kind"] == "probe" or hull is pocket or maps["in_core"][rows].all(), f"{hull['role']}: not core"),
             (upper - lower <= gap * upper + SLACK, f"{hull['role']}: bounds are far apart"),
         )
-    return wrong + _check_level(flag, report)
-
-
-def _check_level(flag: Any, report: Any) -> list[str]:
-    """A scan's score is R + K (K alone where features are weak); a probe's is K in MADs of one of its scales."""
-    limits, config, prefix = report["thresholds"], report["config"], "collapse_median_"
-    collapse, score = _number(flag["collapse"]), _number(flag["score"])
-    limit = _number(limits["certain" if report["kind"] == "scan" else "z"])
-    judged = True
-    if report["kind"] == "scan":
-        weak = report["core_accuracy"] < config["weak_accuracy"]
-        scores = [collapse if weak else _number(flag["reassignment"]) + collapse]
-        judged = any(h["role"] == "own" and len(h["rows"]) >= config["hull_size"] // 2 for h in flag["hulls"])
-        judged &= flag["reassignment"] > 0 or report["core_accuracy"] < config["weak_accuracy"]
-    else:
-        scales = [name.removeprefix(prefix) for name in limits if name.startswith(prefix)]
-        scores = [(collapse - limits[prefix + s]) / limits[f"collapse_spread_{s}"] for s in scales]
-    level = "certain" if score > limit and judged else "review"
-    return _failed(
-        (any(_same(score, s) for s in scores), "score is not that of K and R"),
-        (flag["level"] == level, f"level is {flag['level']!r}, the thresholds say {level!r}"),
-    )
-
-
-def _check_pockets(report: Any) -> list[str]:
-    flags = {flag["row"]: flag for flag in report["flags"]}
-    certain = any(flag["level"] == "certain" for flag in flags.values())
-    wrong = _failed(
-        (report["verdict"] in ("undecided", "poisoned" if certain else "clean"), "verdict is not that of the flags"),
-        (len(flags) == len(report["flags"]), "a row is flagged twice"),
-    )
-    for number, pocket in enumerate(report.get("pockets", []), start=1):
-        members = [flags.get(row, {}) for row in pocket["rows"]]
-        total = sum(_number(flag.get("score")) for flag in members)
-        level = "certain" if any(flag.get("level") == "certain" for flag in members) else "review"
-        labels = {(flag.get("label"), flag.get("suggested_label")) for flag in members}
-        found = _failed(
-            (len(set(pocket["rows"])) == len(members), "rows repeat"),
-            ([flag.get("id") for flag in members] == pocket["ids"], "rows and ids are not those of flagged samples"),
-            (labels == {(pocket["label"], pocket["suggested_label"])}, "a member carries other labels"),
-            (_same(pocket["score"], total), "score is not the sum of its members'"),
-            (pocket["level"] == level, "level is not the highest of its members"),
-        )
-        wrong += [f"pocket {number}: {violation}" for violation in found]
     return wrong
-
-
-def _number(value: Any) -> float:
-    """A float as reports spell it: null is nan, infinities are strings."""
-    return math.nan if value is None else float(value)
 
 
 def _log(distance: float) -> float:
     return math.log(distance + FLOOR) if math.isfinite(distance) else math.nan
-
-
-def _same(stated: Any, value: float) -> bool:
-    number = _number(stated)
-    return (
-        number == value
-        or (math.isnan(number) and math.isnan(value))
-        or abs(number - value) <= 1e-9 * max(1, abs(value))
-    )
-
-
-def _failed(*claims: tuple[Any, str]) -> list[str]:
-    return [message for holds, message in claims if not holds]

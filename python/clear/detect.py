@@ -169,6 +169,7 @@ def probe(
             np.nan_to_num(z[best, at], nan=-np.inf) > reference.config.probe_spreads, Level.CERTAIN, Level.NONE
         ).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
+        representative=at,
     )
     flags = _flags(scores, labels, inputs.ids, points, exclude, reference, best, PROBE_SCALES)
     return ProbeResult(
@@ -230,7 +231,10 @@ def _score_training_set(reference: Reference, progress: Progress) -> tuple[Score
     if not weak:
         judged &= r > 0  # another label must really be nearer; nan is not
     levels, threshold = sample_levels(score, r, group, judged, config)
-    return Scores(k, r, score, group, wrap.other_label[spread], levels, reference.in_core), threshold
+    scores = Scores(
+        k, r, score, group, wrap.other_label[spread], levels, reference.in_core, reference.representative
+    )
+    return scores, threshold
 
 
 def _flags(

@@ -1,11 +1,11 @@
-"""A result on disk: report.json (canonical), preparation.npz, scores.parquet and report.html; and back again."""
+"""A result on disk: report.json (canonical), arrays.npz, scores.parquet and report.html; and back again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import zipfile
-import zlib
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._files import atomic_write, sha256
+from clear._files import atomic_write, open_regular, sha256
+from clear._npy import read_npz
 from clear._version import __version__
 from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
 from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
 
-__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "write_report"]
+__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "spelled", "write_report"]
 
 SCHEMA = "clear-report/1"
-SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core")
+SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
 DAMAGE = (
     ArithmeticError,
     AttributeError,
-    EOFError,
     LookupError,
-    NotImplementedError,
     RecursionError,
     TypeError,
     ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
-"""What the readers of JSON and NumPy raise on files that are not what they seem."""
+"""What reading JSON raises when it is not what it seems."""
+ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult
 
 
@@ -46,10 +44,11 @@ class Report:
 
     json: Path
     """Verdict, pockets, flags with their hulls, settings, provenance."""
-    preparation: Path
-    """How features are mapped: `mean` (d,) and, where they are projected, `components` (width, d)."""
+    arrays: Path
+    """Ids, labels and scores of all samples, and how features are mapped: `mean` (d,) and, where they are projected,
+    `components` (width, d)."""
     scores: Path
-    """One row for each sample."""
+    """Ids, labels and scores again, as a table: one row for each sample."""
     html: Path
     """For people: one file without scripts or external parts."""
 
@@ -75,7 +74,8 @@ def write_report(
     ----------
     result : ScanResult or ProbeResult
     directory : path
-        Made if it does not exist. Reports in it are replaced, `report.json` last; no partial file is ever seen.
+        Made if it does not exist. Reports in it are replaced once all files are written, `report.json` last; no partial
+        file is ever seen.
     images : optional
         Pictures of the samples scanned or probed, for thumbnails: an array, uint8 (n, height, width[, channels]), or
         anything with `image(row)`, such as what `clear.images.open_images` returns.
@@ -111,21 +111,22 @@ def write_report(
 
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    report = Report(*(folder / name for name in ("report.json", "preparation.npz", "scores.parquet", "report.html")))
-    with atomic_write(report.preparation) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **_preparation_arrays(result.preparation))
-    with atomic_write(report.scores) as temporary:
-        _write_scores(result, temporary)
-    document = _as_document(result) | {
-        "inputs": _describe_inputs(result, features=features_path, inputs=inputs_path),
-        "preparation": {"file": report.preparation.name, "sha256": sha256(report.preparation)},
-        "scores": {"file": report.scores.name, "sha256": sha256(report.scores)},
-    }
-    page = render_html(result, document, images=images, reference_images=reference_images)
-    with atomic_write(report.html) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    with atomic_write(report.json) as temporary:
-        temporary.write_bytes(_canonical(document))
+    report = Report(*(folder / name for name in ("report.json", ARRAYS, TABLE, "report.html")))
+    with ExitStack() as stack:  # files are replaced when it ends, in reverse: report.json last
+        json_file, html_file, table, arrays = (
+            stack.enter_context(atomic_write(path)) for path in (report.json, report.html, report.scores, report.arrays)
+        )
+        with open(arrays, "wb") as file:
+            np.savez(file, allow_pickle=False, **_as_arrays(result))
+        _write_table(result, table)
+        document = _as_document(result) | {
+            "inputs": _describe_inputs(result, features=features_path, inputs=inputs_path),
+            "arrays": {"file": ARRAYS, "sha256": sha256(arrays)},
+            "scores": {"file": TABLE, "sha256": sha256(table)},
+        }
+        page = render_html(result, document, images=images, reference_images=reference_images)
+        html_file.write_text(page, encoding="utf-8")
+        json_file.write_bytes(_canonical(document | {"digest": _digest(document)}) + b"\n")
     return report
 
 
@@ -138,12 +139,14 @@ def read_report(path: str | Path) -> Result:
     place = Path(path)
     place = place / "report.json" if place.is_dir() else place
     try:
-        document = json.loads(place.read_bytes())
+        with open_regular(place) as file:
+            document = json.loads(file.read())
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise UnsafeFile(f'{place} is not a report of this version: want "schema": "{SCHEMA}"')
-        preparation = _read_preparation(_checked_part(place, document, "preparation", "preparation.npz"))
-        columns = _read_scores(_checked_part(place, document, "scores", "scores.parquet"))
-        return _as_result(document, preparation, columns)
+        if document["digest"] != _digest({name: value for name, value in document.items() if name != "digest"}):
+            raise UnsafeFile(f"{place} was changed after it was written: its digest differs")
+        _checked_part(place, document, "scores", TABLE)
+        return _as_result(document, read_npz(_checked_part(place, document, "arrays", ARRAYS)))
     except UnsafeFile:
         raise
     except DAMAGE as error:
@@ -164,14 +167,19 @@ def _describe_inputs(result: Result, **paths: str | Path | None) -> dict[str, An
 
 def _canonical(document: dict[str, Any]) -> bytes:
     """One spelling for each document: sorted keys, shortest floats, nan as null, infinities as strings."""
-    return json.dumps(_spelled(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return json.dumps(spelled(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _spelled(value: Any) -> Any:
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(document)).hexdigest()
+
+
+def spelled(value: Any) -> Any:
+    """The value as JSON holds it: nan as null, infinities as strings, levels by name, NumPy numbers as plain ones."""
     if isinstance(value, dict):
-        return {str(key): _spelled(item) for key, item in value.items()}
+        return {str(key): spelled(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_spelled(item) for item in value]
+        return [spelled(item) for item in value]
     if isinstance(value, Level):
         return value.name.lower()
     if isinstance(value, float) and not math.isfinite(value):
@@ -197,12 +205,16 @@ def _as_document(result: Result) -> dict[str, Any]:
     return document | {"reference_source": result.reference_source}
 
 
-def _preparation_arrays(preparation: Preparation) -> dict[str, npt.NDArray[np.float64]]:
-    components = preparation.components
-    return {"mean": preparation.mean} | ({} if components is None else {"components": components})
+def _as_arrays(result: Result) -> dict[str, npt.NDArray[Any]]:
+    preparation = {"mean": result.preparation.mean}
+    if result.preparation.components is not None:
+        preparation["components"] = result.preparation.components
+    scores = {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
+    arrays = {"ids": result.ids, "label": result.labels} | scores | preparation
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _write_scores(result: Result, path: Path) -> None:
+def _write_table(result: Result, path: Path) -> None:
     arrow, parquet = need("pyarrow", extra="report"), need("pyarrow.parquet", extra="report")
     columns = {"id": result.ids, "row": np.arange(result.n_samples), "label": result.labels}
     columns |= {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
@@ -215,36 +227,20 @@ def _write_scores(result: Result, path: Path) -> None:
 def _checked_part(place: Path, document: dict[str, Any], part: str, name: str) -> Path:
     """Path of a part of the report, once its digest is the one written down."""
     path = place.parent / name
+    open_regular(path).close()
     if sha256(path) != document[part]["sha256"]:
         raise UnsafeFile(f"{path} is not the file that {place.name} was written with: its SHA-256 differs")
     return path
 
 
-def _read_preparation(path: Path) -> Preparation:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        arrays = {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
+def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Result:
+    n, d, kind = document["n_samples"], document["n_features"], document["kind"]
+    columns = {name: arrays[name] for name in ("ids", "label", *SCORE_COLUMNS)}
+    if kind not in ("scan", "probe") or any(column.shape != (n,) for column in columns.values()):
+        raise ValueError("numbers of samples disagree, or the kind is unknown")
     mean, components = arrays["mean"], arrays.get("components")
-    if mean.ndim != 1 or (components is not None and components.shape != (len(components), len(mean))):
-        raise UnsafeFile(f"{path} is damaged: want mean (d,) and components (width, d)")
-    return Preparation(mean, components)
-
-
-def _read_scores(path: Path) -> dict[str, npt.NDArray[Any]]:
-    parquet = need("pyarrow.parquet", extra="report")
-    try:
-        table = parquet.read_table(path, columns=["id", "label", *SCORE_COLUMNS])
-    except need("pyarrow", extra="report").ArrowException as error:
-        raise UnsafeFile(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    if columns["id"].dtype.kind == "O":
-        columns["id"] = columns["id"].astype(str)
-    return columns
-
-
-def _as_result(document: dict[str, Any], preparation: Preparation, columns: dict[str, npt.NDArray[Any]]) -> Result:
-    n, kind = document["n_samples"], document["kind"]
-    if len(columns["label"]) != n or kind not in ("scan", "probe") or len(preparation.mean) != document["n_features"]:
-        raise ValueError("numbers of samples or features disagree, or the kind is unknown")
+    if mean.shape != (d,) or (components is not None and components.shape != (len(components), d)):
+        raise ValueError(f"want mean ({d},) and components (width, {d})")
     if document["verdict"] not in ("clean", "poisoned", "undecided"):
         raise ValueError(f"verdict is {document['verdict']!r}")
     names = document["class_names"]
@@ -256,10 +252,10 @@ def _as_result(document: dict[str, Any], preparation: Preparation, columns: dict
         "thresholds": {name: _number(value) for name, value in document["thresholds"].items()},
         "notes": tuple(document["notes"]),
         "labels": columns["label"],
-        "ids": columns["id"],
+        "ids": columns["ids"],
         "scores": Scores(**{name: columns[name] for name in SCORE_COLUMNS}),
         "flags": tuple(_as_flag(flag, n) for flag in document["flags"]),
-        "preparation": preparation,
+        "preparation": Preparation(mean, components),
         "config": ScanConfig(**document["config"]),
     }
     if kind == "probe":

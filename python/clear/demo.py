@@ -36,7 +36,7 @@ Ints = npt.NDArray[np.int64]
 Say = Callable[[str], None]
 
 SIDE, CLASSES = 32, 10
-SPLIT = (500, 1200, 1300)  # where the shuffled images are cut
+SPLIT = (500, 1200, 1297)  # where the shuffled images are cut
 FLIPS, FLIP_COPIES = 10, 6  # 1.4 % of the training labels; how often an epoch shows them
 POISONS, EPSILON = 8, 0.1  # images changed by at most a tenth of the grey range
 TARGETS_TRIED = 10

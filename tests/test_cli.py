@@ -269,7 +269,15 @@ def test_repair_writes_weights_and_verify_judges_them(
 
     def repair_model(*arguments: Any, **options: Any) -> Any:
         seen.update(options, arguments=arguments)
-        return SimpleNamespace(model=model, changed=np.array([1, 2]), history=(1,))
+        rolled_back = options["held_out"] is not None
+        return SimpleNamespace(
+            model=model,
+            changed=np.array([1, 2]),
+            history=(1,),
+            attempts=(),
+            accuracy_before=None,
+            rolled_back=rolled_back,
+        )
 
     def find_corrections(result: Any, n: int, *, level: Level) -> Any:
         seen["level"] = level
@@ -291,8 +299,13 @@ def test_repair_writes_weights_and_verify_judges_them(
     assert result.verdict == "poisoned"
     assert seen == {
         "method": "drop", "scope": "network", "level": Level.CERTAIN, "probed": None, "epochs": 2, "seed": 0,
-        "progress": False,
+        "progress": False, "held_out": None, "accuracy_budget": 0.01,
     }  # fmt: skip
+    call[-1] = "refused.safetensors"
+    assert main([*call, "--held-out", "clean.parquet", "--accuracy-budget", "0.1", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["weights"] is None
+    assert not (files / "refused.safetensors").exists()
+    assert (seen["held_out"][0], seen["accuracy_budget"]) == (images, 0.1)
 
     def verify_repair(*_: Any, corrected: Any, scan: Any, probe: Any, **__: Any) -> Any:
         assert corrected.tolist() == np.where(np.arange(180) == 60, 0, training.labels).tolist()

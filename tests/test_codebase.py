@@ -30,6 +30,7 @@ LAYERS = [
     {"pockets", "plan", "models"},
     {"detect", "features"},
     {"training", "_report_figures"},
+    {"_repair_attempts"},
     {"attacks", "repair", "_report_html"},
     {"verify", "report"},
     {"demo"},

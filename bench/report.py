@@ -25,11 +25,10 @@ SPEED = ROOT / "bench" / "results" / "speed.json"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
-HULL_TEXT = (
-    "Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out\n"
-    "sample of the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call\n"
-    "them, one problem at a time, Gram matrix included, ours in batches."
-)
+HULL_TEXT = """\
+Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out sample of
+the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call them,
+one problem at a time, Gram matrix included, ours in batches."""
 PACKAGES = ["numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "highspy", "daqp", "piqp", "quadprog"]
 
 

@@ -90,6 +90,13 @@ int useful_threads(Index queries, Index rows, Index d, int threads) {
     return static_cast<double>(queries) * static_cast<double>(rows) * static_cast<double>(d) < small_work ? 1 : threads;
 }
 
+// Searches order by keys, smaller is nearer; inner products are reported with their own sign.
+void restore_sign(Metric metric, MatrixView<double> distances) {
+    if (metric != Metric::inner_product) return;
+    for (Index i = 0; i < distances.rows; ++i)
+        for (Index j = 0; j < distances.cols; ++j) distances.row(i)[j] = -distances.row(i)[j];
+}
+
 // Merges the sorted answers of `parts` pieces, k after k in distances and indices, into the nearest k.
 void merge_parts(Index parts, Index k, double const* distances, Index const* indices, Index step, double* to_distances,
                  Index* to_indices) {
@@ -145,7 +152,7 @@ void search_segments(Request const& request, std::span<Index const> order, std::
 }  // namespace
 
 NeighborIndex::NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                             Index n_classes) {
+                             Index n_classes, Metric metric) {
     require(n_classes >= 0, "n_classes is ", n_classes, ": want at least 0");
     require(rows.size() == labels.size(), "rows has ", rows.size(), " entries but labels has ", labels.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -153,7 +160,7 @@ NeighborIndex::NeighborIndex(MatrixView<float const> base, std::span<Index const
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
     }
     KeepDenormals const mode;
-    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes)});
+    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric)});
 }
 NeighborIndex::~NeighborIndex() = default;
 NeighborIndex::NeighborIndex(NeighborIndex&&) noexcept = default;
@@ -186,6 +193,7 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
         search_segments(request, std::span(order).subspan(begin, end - begin), segments, threads, distances, indices);
         begin = end;
     }
+    restore_sign(packed_->metric, distances);
 }
 
 void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k,
@@ -219,6 +227,7 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
                 decide(work, slot, segments, distances.row(begin + slot) + c * k, indices.row(begin + slot) + c * k);
         }
     });
+    restore_sign(packed_->metric, distances);
 }
 
 }  // namespace clear

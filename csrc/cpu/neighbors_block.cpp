@@ -15,8 +15,11 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
     PackedBase const& packed = work.request->packed;
     if (static_cast<Index>(work.lengths.size()) < count) work.lengths.resize(at(count));
-    work.request->kernels.measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions,
-                                  count, packed.base.cols, work.lengths.data());
+    NeighborKernels const& kernels = work.request->kernels;
+    auto const measure = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
+    measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions, count, packed.base.cols,
+            work.lengths.data());
+    report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
     std::size_t const old = found.size();
     found.resize(old + at(count));
     for (Index i = 0; i < count; ++i)
@@ -67,11 +70,9 @@ void spill(void* context, Index slot) {
     Index const wanted = work.wanted[q];
     keep_nearest(nearest, wanted);
     if (static_cast<Index>(nearest.size()) < wanted) return;
-    // score = (|q - centre|^2 - |q - y|^2) / 2; the slack covers its error, `rounding` that of these three lines.
-    double const rounding = (static_cast<double>(packed.base.cols) + 16) * 0x1p-51;
-    double const own = squared_distance(work.query(slot), packed.centre.data(), packed.base.cols) * packed.scale * packed.scale;
-    double const farthest = std::max_element(nearest.begin(), nearest.end())->distance * packed.scale;
-    double const cutoff = 0.5 * (own * (1 - rounding) - farthest * farthest * (1 + rounding)) - static_cast<double>(work.slack[q]);
+    double const farthest = std::max_element(nearest.begin(), nearest.end())->distance;
+    double const cutoff =
+        lowest_score(packed, work.query(slot), work.scaled[q], farthest) - static_cast<double>(work.slack[q]);
     work.cutoff[q] = std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
 }
 
@@ -80,8 +81,8 @@ void allow_error(Workspace& work, double reach) {
     constexpr float lowest = -std::numeric_limits<float>::max();
     for (Index slot = 0; slot < work.slots; ++slot) {
         auto const q = at(slot);
-        if (work.distance[q] > farthest_scored) continue;
-        double const error = score_error(work.block.d, work.distance[q], reach);
+        if (work.scaled[q].length > farthest_scored) continue;
+        double const error = score_error(work.request->packed, work.scaled[q].length, reach);
         auto const slack = std::max(work.slack[q], static_cast<float>(2 * error * (1 + 0x1p-20)));
         if (slack > work.slack[q] && work.cutoff[q] > lowest)
             work.cutoff[q] = std::max(lowest, std::nextafter(work.cutoff[q] - (slack - work.slack[q]), lowest));
@@ -122,7 +123,7 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.order = order;
     work.slots = slots;
     work.queries.assign(padded * at(d), 0.0F);
-    work.distance.resize(padded);
+    work.scaled.resize(padded);
     work.cutoff.resize(padded);
     work.slack.resize(padded);
     work.wanted.assign(padded, 0);
@@ -130,7 +131,7 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.measured.resize(padded);
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
-        work.distance[at(slot)] =
+        work.scaled[at(slot)] =
             pack_query(request.packed, work.query(slot), work.queries.data() + first * d + slot % group_queries);
         work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));
     }
@@ -160,7 +161,7 @@ void propose(Workspace& work, std::span<Segment const> segments) {
     block.positions = work.positions.data();
     std::fill(work.count.begin(), work.count.end(), 0);
     for (std::size_t q = 0; q < work.cutoff.size(); ++q) {
-        bool const scored = static_cast<Index>(q) < work.slots && work.distance[q] <= farthest_scored;
+        bool const scored = static_cast<Index>(q) < work.slots && work.scaled[q].length <= farthest_scored;
         work.cutoff[q] = scored ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::infinity();
         work.slack[q] = 0;
     }
@@ -182,7 +183,7 @@ void decide(Workspace& work, Index slot, std::span<Segment const> segments, doub
     auto const q = at(slot);
     std::vector<Candidate>& found = work.found;
     found.swap(work.measured[q]);
-    if (work.distance[q] <= farthest_scored) {
+    if (work.scaled[q].length <= farthest_scored) {
         request.kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
         measure_buffer(work, slot, found);
     } else {

@@ -7,6 +7,7 @@
 
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "neighbors_metric.hpp"
 #include "neighbors_pack.hpp"
 
 namespace clear {
@@ -25,7 +26,7 @@ struct Workspace {
     Request const* request = nullptr;
     Index const* order = nullptr;  // slot -> query
     Index slots = 0;
-    std::vector<double> distance;  // from the centre, scaled
+    std::vector<ScaledQuery> scaled;
     AlignedFloats queries, cutoff, slack, scores;
     std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed

@@ -280,7 +280,7 @@ void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int
     }
 }
 
-// squared_distance() for `Rows` rows at once: the same eight sums, so the same bits.
+// squared_distance() and inner_product() for several rows at once: the same eight sums, so the same bits.
 constexpr int double_lanes = CLEAR_VECTOR_BYTES / 8;
 constexpr int double_vectors = 8 / double_lanes;
 constexpr int measured_rows = CLEAR_VECTOR_BYTES == 16 ? 2 : 4;
@@ -295,10 +295,14 @@ inline Doubles load_doubles(float const* from) {
 #endif
 }
 
+enum class Measured { distance, product };
+
+template <Measured What>
 __attribute__((noinline)) void add_rest(float const* query, float const* row, Index t, Index d, double* part) {
     for (; t < d; ++t) {
-        double const diff = static_cast<double>(query[t]) - static_cast<double>(row[t]);
-        part[t % 8] += diff * diff;
+        double const x = static_cast<double>(query[t]);
+        double const y = static_cast<double>(row[t]);
+        part[t % 8] += What == Measured::product ? x * y : (x - y) * (x - y);
     }
 }
 
@@ -313,7 +317,18 @@ inline Doubles subtract(Doubles x, Doubles y) {
 #endif
 }
 
-template <int Rows>
+// x * y + sum. The product of two widened floats is exact, so it does not matter whether this is fused.
+inline Doubles add_product(Doubles x, Doubles y, Doubles sum) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_fmadd_pd(x, y, sum);
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_fmadd_pd(x, y, sum);
+#else
+    return x * y + sum;
+#endif
+}
+
+template <Measured What, int Rows>
 inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
     Doubles sum[Rows][double_vectors] = {};
     Index t = 0;
@@ -323,14 +338,19 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
             Doubles const x = load_doubles(query + t + v * double_lanes);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {
-                Doubles const diff = subtract(x, load_doubles(rows[r] + t + v * double_lanes));
-                sum[r][v] += diff * diff;
+                Doubles const y = load_doubles(rows[r] + t + v * double_lanes);
+                if constexpr (What == Measured::product) {
+                    sum[r][v] = add_product(x, y, sum[r][v]);
+                } else {
+                    Doubles const diff = subtract(x, y);
+                    sum[r][v] += diff * diff;
+                }
             }
         }
     for (int r = 0; r < Rows; ++r) {
         alignas(64) double part[8];
         for (int v = 0; v < double_vectors; ++v) __builtin_memcpy(part + v * double_lanes, &sum[r][v], sizeof(Doubles));
-        if (t < d) add_rest(query, rows[r], t, d, part);
+        if (t < d) add_rest<What>(query, rows[r], t, d, part);
         out[r] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     }
 }
@@ -351,6 +371,7 @@ inline void prefetch(float const* row, Index d) {
     for (Index t = 0; t < floats; t += 16) __builtin_prefetch(row + t);
 }
 
+template <Measured What>
 void measure(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
              Index count, Index d, double* out) {
     float const* at[measured_rows];
@@ -361,13 +382,13 @@ void measure(float const* query, float const* base, Index stride, Index const* r
         for (Index next = i + ahead; next < count && next < i + ahead + measured_rows; ++next)
             prefetch(base + rows[positions[next]] * stride, d);
         for (int r = 0; r < measured_rows; ++r) at[r] = base + rows[positions[i + r]] * stride;
-        measure_rows<measured_rows>(query, at, d, out + i);
+        measure_rows<What, measured_rows>(query, at, d, out + i);
     }
     for (; i < count; ++i) {
         at[0] = base + rows[positions[i]] * stride;
-        measure_rows<1>(query, at, d, out + i);
+        measure_rows<What, 1>(query, at, d, out + i);
     }
-    take_roots(out, count);
+    if (What == Measured::distance) take_roots(out, count);
 }
 
 }  // namespace

@@ -12,12 +12,12 @@ namespace clear {
 constexpr Index panel_rows = 48;    // rows of the base that lie side by side in a panel: [panel][t][panel_rows]
 constexpr Index group_queries = 8;  // queries that lie side by side in a group: [group][t][group_queries]
 
-// One block of queries against some panels. score(q, y) = q.y - |y|^2 / 2, larger is nearer.
+// One block of queries against some panels. score(q, y) = q.y + half, larger is nearer.
 struct ScanBlock {
     float const* queries;  // packed groups
     Index groups;
     float const* panels;  // packed base
-    float const* half;    // [panel][panel_rows]: -|y|^2 / 2; -inf for padding
+    float const* half;    // [panel][panel_rows]; -inf for padding
     Index first_panel;
     Index last_panel;
     Index d;
@@ -39,6 +39,9 @@ struct ScanBlock {
     void* context;
 };
 
+using Measure = void(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
+                     Index count, Index d, double* out);
+
 struct NeighborKernels {
     // Scores all queries against panels [first_panel, last_panel) and collects the rows that reach the cutoff.
     void (*scan)(ScanBlock const& block);
@@ -48,8 +51,9 @@ struct NeighborKernels {
     // to[i]: the position with the i-th largest score. Writes past the n scores (ScanBlock's spare elements).
     void (*rank)(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to);
     // out[i] = root of squared_distance(query, base row rows[positions[i]], d) of exact.hpp, with the same bits.
-    void (*measure)(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
-                    Index count, Index d, double* out);
+    Measure* distances;
+    // The same with inner_product().
+    Measure* products;
 };
 
 extern NeighborKernels const neighbor_kernels_baseline;

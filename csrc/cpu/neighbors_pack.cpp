@@ -13,24 +13,35 @@ namespace clear {
 
 namespace {
 
-constexpr double unit = 0x1p-24;  // rounding of float32
-
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
+// What a row is multiplied by before anything else: the cosine looks at unit rows, and keeps zero rows.
+double weight_of(Metric metric, double square) { return metric == Metric::cosine && square > 0 ? 1 / std::sqrt(square) : 1; }
+
 // The median of a sample, coordinate by coordinate: unlike the mean, one far row cannot drag it away.
-std::vector<float> find_centre(MatrixView<float const> base, std::span<Index const> rows) {
+std::vector<float> find_centre(MatrixView<float const> base, std::span<Index const> rows, std::span<double const> weights) {
     std::vector<float> centre(at(base.cols), 0.0F);
     Index const n = static_cast<Index>(rows.size());
     Index const sample = std::min<Index>(n, 101);
     if (sample == 0) return centre;
     std::vector<float> values(at(sample));
     for (Index t = 0; t < base.cols; ++t) {
-        for (Index i = 0; i < sample; ++i) values[at(i)] = base.row(rows[at(i * n / sample)])[t];
+        for (Index i = 0; i < sample; ++i) values[at(i)] = static_cast<float>(
+            static_cast<double>(base.row(rows[at(i * n / sample)])[t]) * weights[at(i * n / sample)]);
         auto const middle = values.begin() + sample / 2;
         std::nth_element(values.begin(), middle, values.end());
         centre[at(t)] = *middle;
     }
     return centre;
+}
+
+double distance_from(std::vector<float> const& centre, float const* row, double weight) {
+    double sum = 0;
+    for (std::size_t t = 0; t < centre.size(); ++t) {
+        double const diff = static_cast<double>(row[t]) * weight - static_cast<double>(centre[t]);
+        sum += diff * diff;
+    }
+    return std::sqrt(sum);
 }
 
 // 2^-e that brings the median distance from the centre to [1, 2), unless the farthest row would then pass 2^41.
@@ -54,6 +65,7 @@ int reach_level(double distance, double typical) {
 struct Member {
     Index row;
     double distance;
+    double weight;
     int level;
 };
 using Members = std::vector<Member>;
@@ -78,9 +90,11 @@ void pack_panel(PackedBase& packed, std::span<Member const> members, Index panel
         float const* const row = packed.base.row(member.row);
         for (Index t = 0; t < d; ++t)
             to[t * panel_rows + lane] = static_cast<float>(
-                (static_cast<double>(row[t]) - static_cast<double>(packed.centre[at(t)])) * packed.scale);
+                (static_cast<double>(row[t]) * member.weight - static_cast<double>(packed.centre[at(t)])) * packed.scale);
         Index const position = panel * panel_rows + lane;
-        packed.half[at(position)] = static_cast<float>(-0.5 * member.distance * member.distance);
+        bool const euclidean = packed.metric == Metric::euclidean;
+        packed.half[at(position)] = euclidean ? static_cast<float>(-0.5 * member.distance * member.distance) : 0.0F;
+        if (packed.metric == Metric::cosine) packed.squares[at(position)] = inner_product(row, row, d);
         packed.row_of[at(position)] = member.row;
     }
 }
@@ -101,18 +115,25 @@ void plan_class(PackedBase& packed, std::span<Member const> members, Index& pane
 }  // namespace
 
 PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                     Index n_classes) {
+                     Index n_classes, Metric metric) {
     PackedBase packed;
+    packed.metric = metric;
     packed.base = base;
-    packed.centre = find_centre(base, rows);
-    std::vector<double> distances(rows.size());
+    std::vector<double> weights(rows.size(), 1.0), distances(rows.size());
+    if (metric == Metric::cosine)
+        for (std::size_t i = 0; i < rows.size(); ++i)
+            weights[i] = weight_of(metric, inner_product(base.row(rows[i]), base.row(rows[i]), base.cols));
+    packed.centre = find_centre(base, rows, weights);
     for (std::size_t i = 0; i < rows.size(); ++i)
-        distances[i] = std::sqrt(squared_distance(base.row(rows[i]), packed.centre.data(), base.cols));
+        distances[i] = distance_from(packed.centre, base.row(rows[i]), weights[i]);
     packed.scale = find_scale(distances);
+    double const centre_square = inner_product(packed.centre.data(), packed.centre.data(), base.cols);
+    // A cosine is reported as 1 - cos: rounded as if its row had length 1, even when it is zero.
+    packed.offset = (std::sqrt(centre_square) * (1 + 0x1p-20) + (metric == Metric::cosine ? 1 : 0)) * packed.scale;
 
     std::vector<Members> classes(at(n_classes));
     for (std::size_t i = 0; i < rows.size(); ++i)
-        classes[at(labels[i])].push_back({rows[i], distances[i] * packed.scale, 0});
+        classes[at(labels[i])].push_back({rows[i], distances[i] * packed.scale, weights[i], 0});
     Index panels = 0;
     for (Members& members : classes) {
         packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
@@ -128,6 +149,7 @@ PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, 
     packed.panels.assign(at(panels * panel_rows * base.cols), 0.0F);
     packed.half.assign(at(panels * panel_rows), -std::numeric_limits<float>::infinity());
     packed.row_of.assign(at(panels * panel_rows), -1);
+    packed.squares.assign(metric == Metric::cosine ? at(panels * panel_rows) : 0, 0.0);
     for (std::size_t c = 0; c < classes.size(); ++c) {
         std::size_t done = 0;
         for (Segment const& segment : packed.segments_of(static_cast<Index>(c))) {
@@ -144,30 +166,6 @@ PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, 
     std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
                      [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
     return packed;
-}
-
-double pack_query(PackedBase const& packed, float const* query, float* to) {
-    Index const d = packed.base.cols;
-    double const distance = std::sqrt(squared_distance(query, packed.centre.data(), d)) * packed.scale * (1 + 0x1p-20);
-    bool const scored = distance <= farthest_scored;
-    for (Index t = 0; t < d; ++t)
-        to[t * group_queries] = scored ? static_cast<float>((static_cast<double>(query[t]) -
-                                                             static_cast<double>(packed.centre[at(t)])) * packed.scale)
-                                       : 0.0F;
-    return distance;
-}
-
-// Write x = q - c and y = r - c (scaled), u = 2^-24. Rounding x and y to float32 moves x.y by at most 2u|x||y|, rounding h
-// = -|y|^2 / 2 moves it by u|y|^2 / 2, and a chain of d products added to h errs by at most
-// (d + 1)u / (1 - (d + 1)u) (|x||y| + |y|^2 / 2), fused or not, in any order. Values below the normal range may be
-// flushed: the constant term. The last term covers the float64 rounding of squared_distance() and of its square root, so
-// that a row scored clearly lower is also strictly farther as reported.
-double score_error(Index d, double distance, double reach) {
-    double const terms = (static_cast<double>(d) + 10) * unit;
-    if (terms > 0.25) return std::numeric_limits<double>::infinity();
-    double const sum = distance + reach;
-    return terms / (1 - terms) * (1 + 0x1p-10) * (distance * reach + 0.5 * reach * reach) + 0x1p-70 * (1 + distance) +
-           (static_cast<double>(d) + 16) * 0x1p-51 * sum * sum;
 }
 
 }  // namespace clear

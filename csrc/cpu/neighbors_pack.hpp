@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "clear/neighbors.hpp"
 #include "clear/view.hpp"
 
 namespace clear {
@@ -31,12 +32,15 @@ struct Segment {
 };
 
 struct PackedBase {
+    Metric metric = Metric::euclidean;
     MatrixView<float const> base;
     AlignedFloats panels;        // [panel][t][panel_rows], zero where padded
-    AlignedFloats half;          // [panel][panel_rows]: -|y|^2 / 2, -inf where padded
+    AlignedFloats half;          // [panel][panel_rows]: -|y|^2 / 2 (0 unless Euclidean), -inf where padded
     std::vector<Index> row_of;   // position -> row of base, -1 where padded
+    std::vector<double> squares;  // position -> inner product of the row with itself; cosine only
     std::vector<float> centre;   // any point near the rows: it makes errors small, never wrong
     double scale = 1;            // a power of two
+    double offset = 0;           // no row, scaled, is longer than reach + offset
     std::vector<Segment> segments;     // class by class, each in order of reach
     std::vector<Index> class_begin;    // segments of class c: [class_begin[c], class_begin[c + 1])
     std::vector<Index> class_size;
@@ -49,15 +53,6 @@ struct PackedBase {
 };
 
 PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                     Index n_classes);
-
-// Writes query `slot` of a group: to[t * group_queries + slot]. Returns its scaled distance from the centre.
-double pack_query(PackedBase const& packed, float const* query, float* to);
-
-// Bound on |score - (q.y - |y|^2 / 2)| for a query at `distance` from the centre and rows within `reach`.
-double score_error(Index d, double distance, double reach);
-
-// Farther queries (scaled) could overflow float32: they are measured, not scored.
-constexpr double farthest_scored = 0x1p60;
+                     Index n_classes, Metric metric = Metric::euclidean);
 
 }  // namespace clear

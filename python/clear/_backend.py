@@ -34,7 +34,7 @@ class Backend(Protocol):
 
     device: str
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
+    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int, metric: str) -> Index: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -55,8 +55,8 @@ class CpuBackend:
 
     device = "cpu"
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index:
-        return _core.NeighborIndex(base, rows, labels, n_classes)
+    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int, metric: str) -> Index:
+        return _core.NeighborIndex(base, rows, labels, n_classes, metric)
 
     def solve_hulls(
         self,

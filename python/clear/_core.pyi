@@ -11,7 +11,12 @@ class CoreError(RuntimeError): ...
 
 class NeighborIndex:
     def __init__(
-        self, base: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], n_classes: int
+        self,
+        base: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        n_classes: int,
+        metric: str,
     ) -> None: ...
     @property
     def dimension(self) -> int: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from clear._backend import get_backend
 
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
+Metric = Literal["euclidean", "cosine", "inner_product"]
 MAX_K = 4096
 CALL_WORK = 1.5e10  # multiply-adds of a native call, per thread: a third of a second, so that Ctrl-C is heard
 
@@ -25,7 +26,8 @@ class Neighbors(NamedTuple):
     """Nearest rows, nearest first; equal distances are ordered by row number."""
 
     distances: npt.NDArray[np.float64]
-    """float64, (m, k) or (m, classes, k), in feature units; +inf where there is no row."""
+    """float64, (m, k) or (m, classes, k); +inf where there is no row. Euclidean: in feature units. Cosine: 1 - cos.
+    Inner product: the products themselves, largest first, and -inf where there is no row."""
     indices: npt.NDArray[np.int64]
     """int64, the same shape; row numbers of the base; -1 where there is no row (as `solve_hulls` expects)."""
 
@@ -34,7 +36,7 @@ class Neighbors(NamedTuple):
 
 
 class NeighborIndex:
-    """Rows packed once for exact Euclidean nearest-neighbour search, plain or within classes.
+    """Rows packed once for exact nearest-neighbour search, plain or within classes.
 
     Parameters
     ----------
@@ -47,6 +49,10 @@ class NeighborIndex:
         The rows that may be found (for example a trusted core). Results keep the numbering of `base`.
     n_classes : int, optional
         Default: the largest label + 1.
+    metric : {"euclidean", "cosine", "inner_product"}
+        What "nearest" means. "cosine": the distance 1 - cos, in [0, 2], computed in float64 from the rows as they are,
+        as 1 - x.v / sqrt(x.x * v.v); a row of zeros is at distance 1 from every row, itself included.
+        "inner_product": the k rows v with the largest x.v, which is reported in place of a distance.
     device : str
         "cpu" or "auto".
 
@@ -58,8 +64,8 @@ class NeighborIndex:
     Notes
     -----
     Memory: one packed float32 copy of the searchable rows, and a reference to `base`. float32 scores propose
-    every row within a proven rounding bound of the k-th best; distances are measured in float64 with a fixed
-    order of summation, so results are the same for every number of threads, tile size and instruction set.
+    every row within a proven rounding bound of the k-th best; distances (or products) are measured in float64 with a
+    fixed order of summation, so results are the same for every number of threads, tile size and instruction set.
     Rows that float32 cannot tell apart (many at one distance) cost time, never correctness.
 
     Examples
@@ -80,8 +86,11 @@ class NeighborIndex:
         *,
         rows: Any = None,
         n_classes: int | None = None,
+        metric: Metric = "euclidean",
         device: str = "auto",
     ) -> None:
+        if metric not in get_args(Metric):
+            raise ValueError(f'metric="{metric}": want "euclidean", "cosine" or "inner_product"')
         values = as_float32(as_features(base, "base"))
         n = len(values)
         n_classes = None if n_classes is None else as_count(n_classes, "n_classes")
@@ -89,8 +98,9 @@ class NeighborIndex:
         of_row = np.zeros(n, np.int64) if labels is None else as_labels(labels, n, classes=n_classes)
         classes = n_classes if n_classes is not None else int(of_row.max(initial=0)) + 1
         self._base = values
-        self._index = get_backend(device).build_index(values, picked, of_row[picked], classes)
+        self._index = get_backend(device).build_index(values, picked, of_row[picked], classes, metric)
         self.n_rows = len(picked)
+        self.metric = metric
 
     @property
     def n_classes(self) -> int:
@@ -157,6 +167,7 @@ def find_neighbors(
     *,
     k: int,
     exclude: Any = None,
+    metric: Metric = "euclidean",
     device: str = "auto",
     threads: int | None = None,
 ) -> Neighbors:
@@ -172,7 +183,7 @@ def find_neighbors(
         Neighbours per query, at most the number of admissible rows.
     exclude : array of int, shape (m,), optional
         For each query, the row of `base` that must not be returned; -1 for none.
-    device, threads
+    metric, device, threads
         As in `NeighborIndex`.
 
     Returns
@@ -195,7 +206,7 @@ def find_neighbors(
     own = base is None
     if own and exclude is None:
         exclude = np.arange(len(to_numpy(queries)))
-    index = NeighborIndex(queries if own else base, device=device)
+    index = NeighborIndex(queries if own else base, metric=metric, device=device)
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
     return index.search(queries, k=k, exclude=exclude, threads=threads)

@@ -2,6 +2,7 @@
 // reported and their order come from the float64 routines of exact.hpp.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -13,16 +14,19 @@ namespace clear {
 // the largest is the nearest.
 enum class Metric { euclidean, cosine, inner_product };
 
-// Packed copy of a base for searching. Keeps a view of `base`, which must outlive it.
+// Packed copy of a base for searching, in the precision of the base. Keeps a view of `base`, which must outlive it.
 class NeighborIndex {
 public:
     // base: (n, d), finite. rows: which rows of base can be found, ascending; their numbers are what searches return.
     // labels: class of each of `rows`, in [0, n_classes). The same length as rows.
-    NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
+    NeighborIndex(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
                   Metric metric = Metric::euclidean);
     ~NeighborIndex();
     NeighborIndex(NeighborIndex&&) noexcept;
     NeighborIndex& operator=(NeighborIndex&&) noexcept;
+
+    // The same rows packed once, of which only those with found[row of the base] != 0 can be found. Shares the panels.
+    NeighborIndex subset(std::span<std::uint8_t const> found) const;
 
     Index dimension() const;
     Index n_classes() const;
@@ -41,6 +45,7 @@ public:
 
 private:
     struct Packed;
+    explicit NeighborIndex(std::unique_ptr<Packed> packed);
     std::unique_ptr<Packed> packed_;
 };
 

@@ -27,7 +27,8 @@ struct Workspace {
     Index const* order = nullptr;  // slot -> query
     Index slots = 0;
     std::vector<ScaledQuery> scaled;
-    AlignedFloats queries, cutoff, slack, scores;
+    AlignedFloats queries, cutoff, slack, scores, widened;
+    AlignedFloats measured_rows;  // of a base kept in 16 bits; spill() measures while `widened` is in use
     std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
     std::vector<double> lengths;

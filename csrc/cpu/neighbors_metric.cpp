@@ -14,9 +14,9 @@ constexpr double unit = 0x1p-24;       // rounding of float32
 constexpr double exact_unit = 0x1p-51;  // several times that of float64
 
 // Relative error of a float64 sum over d columns, generously.
-double exact_terms(PackedBase const& packed) { return (static_cast<double>(packed.base.cols) + 16) * exact_unit; }
+double exact_terms(PackedRows const& packed) { return (static_cast<double>(packed.base.cols) + 16) * exact_unit; }
 
-ScaledQuery scale_query(PackedBase const& packed, float const* query) {
+ScaledQuery scale_query(PackedRows const& packed, float const* query) {
     Index const d = packed.base.cols;
     ScaledQuery scaled;
     if (packed.metric == Metric::euclidean) {
@@ -34,7 +34,7 @@ ScaledQuery scale_query(PackedBase const& packed, float const* query) {
 
 }  // namespace
 
-ScaledQuery pack_query(PackedBase const& packed, float const* query, float* to) {
+ScaledQuery pack_query(PackedRows const& packed, float const* query, float* to) {
     ScaledQuery const scaled = scale_query(packed, query);
     bool const scored = scaled.length <= farthest_scored;
     bool const shifted = packed.metric == Metric::euclidean;
@@ -51,7 +51,7 @@ ScaledQuery pack_query(PackedBase const& packed, float const* query, float* to) 
 // the normal range may be flushed: the constant term. The last term covers the float64 rounding of what is reported, so
 // that a row scored clearly lower is also strictly farther as reported: for Euclidean distances that of
 // squared_distance() and its root, otherwise that of inner_product(x, r), whose terms are at most |x|(|y| + offset).
-double score_error(PackedBase const& packed, double length, double reach) {
+double score_error(PackedRows const& packed, double length, double reach) {
     double const terms = (static_cast<double>(packed.base.cols) + 10) * unit;
     if (terms > 0.25) return std::numeric_limits<double>::infinity();
     bool const euclidean = packed.metric == Metric::euclidean;
@@ -61,7 +61,7 @@ double score_error(PackedBase const& packed, double length, double reach) {
            exact_terms(packed) * reported;
 }
 
-double lowest_score(PackedBase const& packed, float const* query, ScaledQuery const& scaled, double key) {
+double lowest_score(PackedRows const& packed, float const* query, ScaledQuery const& scaled, double key) {
     Index const d = packed.base.cols;
     double const rounding = exact_terms(packed);
     if (packed.metric == Metric::euclidean) {  // score = (|query - centre|^2 - |query - row|^2) / 2
@@ -75,7 +75,7 @@ double lowest_score(PackedBase const& packed, float const* query, ScaledQuery co
     return value - centre - rounding * (std::abs(value) + scaled.length * packed.offset);
 }
 
-void report_keys(PackedBase const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values) {
+void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values) {
     if (packed.metric == Metric::inner_product)
         for (std::size_t i = 0; i < positions.size(); ++i) values[i] = -values[i];
     if (packed.metric == Metric::cosine)

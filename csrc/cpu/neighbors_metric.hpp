@@ -16,17 +16,17 @@ struct ScaledQuery {
 };
 
 // Writes query `slot` of a group: to[t * group_queries + slot].
-ScaledQuery pack_query(PackedBase const& packed, float const* query, float* to);
+ScaledQuery pack_query(PackedRows const& packed, float const* query, float* to);
 
 // Bound on the error of a float32 score for a query of that length and rows within `reach`; see the source.
-double score_error(PackedBase const& packed, double length, double reach);
+double score_error(PackedRows const& packed, double length, double reach);
 
 // The score, not overestimated by rounding, that a row at the reported `key` (see report_keys) has.
-double lowest_score(PackedBase const& packed, float const* query, ScaledQuery const& scaled, double key);
+double lowest_score(PackedRows const& packed, float const* query, ScaledQuery const& scaled, double key);
 
 // Turns what the kernels measured for the rows at `positions` into keys, smaller is nearer: distances, or inner
 // products with the sign changed.
-void report_keys(PackedBase const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values);
+void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values);
 
 // Farther queries (scaled) could overflow float32: they are measured, not scored.
 constexpr double farthest_scored = 0x1p60;

@@ -8,6 +8,7 @@
 #include "clear/error.hpp"
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "widen.hpp"
 
 namespace clear {
 
@@ -16,21 +17,25 @@ namespace {
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 // What a row is multiplied by before anything else: the cosine looks at unit rows, and keeps zero rows.
-double weight_of(Metric metric, double square) { return metric == Metric::cosine && square > 0 ? 1 / std::sqrt(square) : 1; }
+double weight_of(double square) { return square > 0 ? 1 / std::sqrt(square) : 1; }
 
 // The median of a sample, coordinate by coordinate: unlike the mean, one far row cannot drag it away.
-std::vector<float> find_centre(MatrixView<float const> base, std::span<Index const> rows, std::span<double const> weights) {
-    std::vector<float> centre(at(base.cols), 0.0F);
+std::vector<float> find_centre(StoredRows const& base, std::span<Index const> rows, std::span<double const> weights) {
+    std::vector<float> centre(at(base.cols), 0.0F), scratch(at(base.cols));
     Index const n = static_cast<Index>(rows.size());
     Index const sample = std::min<Index>(n, 101);
     if (sample == 0) return centre;
-    std::vector<float> values(at(sample));
+    std::vector<float> values(at(sample * base.cols));  // [t][sample]
+    for (Index i = 0; i < sample; ++i) {
+        float const* const row = widen_row(base, rows[at(i * n / sample)], scratch.data());
+        double const weight = weights.empty() ? 1 : weights[at(i * n / sample)];
+        for (Index t = 0; t < base.cols; ++t)
+            values[at(t * sample + i)] = static_cast<float>(static_cast<double>(row[t]) * weight);
+    }
     for (Index t = 0; t < base.cols; ++t) {
-        for (Index i = 0; i < sample; ++i) values[at(i)] = static_cast<float>(
-            static_cast<double>(base.row(rows[at(i * n / sample)])[t]) * weights[at(i * n / sample)]);
-        auto const middle = values.begin() + sample / 2;
-        std::nth_element(values.begin(), middle, values.end());
-        centre[at(t)] = *middle;
+        auto const first = values.begin() + t * sample;
+        std::nth_element(first, first + sample / 2, first + sample);
+        centre[at(t)] = first[sample / 2];
     }
     return centre;
 }
@@ -82,20 +87,20 @@ void arrange(Members& members) {
     std::stable_sort(members.begin(), members.end(), [](Member const& a, Member const& b) { return a.level < b.level; });
 }
 
-void pack_panel(PackedBase& packed, std::span<Member const> members, Index panel) {
+// One row of the base becomes one lane of its panel.
+void pack_row(PackedRows& packed, Member const& member, Index position, float* scratch) {
     Index const d = packed.base.cols;
-    float* const to = packed.panels.data() + panel * d * panel_rows;
-    for (Index lane = 0; lane < static_cast<Index>(members.size()); ++lane) {
-        Member const& member = members[at(lane)];
-        float const* const row = packed.base.row(member.row);
+    Index const start = position / panel_rows * d * panel_rows + position % panel_rows;
+    float const* const row = widen_row(packed.base, member.row, scratch);
+    packed.row_of[at(position)] = member.row;
+    if (packed.metric == Metric::cosine) packed.squares[at(position)] = inner_product(row, row, d);
+    if (packed.base.storage == Storage::float32) {
         for (Index t = 0; t < d; ++t)
-            to[t * panel_rows + lane] = static_cast<float>(
+            packed.panels[at(start + t * panel_rows)] = static_cast<float>(
                 (static_cast<double>(row[t]) * member.weight - static_cast<double>(packed.centre[at(t)])) * packed.scale);
-        Index const position = panel * panel_rows + lane;
-        bool const euclidean = packed.metric == Metric::euclidean;
-        packed.half[at(position)] = euclidean ? static_cast<float>(-0.5 * member.distance * member.distance) : 0.0F;
-        if (packed.metric == Metric::cosine) packed.squares[at(position)] = inner_product(row, row, d);
-        packed.row_of[at(position)] = member.row;
+    } else {
+        auto const* const numbers = static_cast<std::uint16_t const*>(packed.base.data) + member.row * packed.base.stride;
+        for (Index t = 0; t < d; ++t) packed.stored_panels[at(start + t * panel_rows)] = numbers[t];
     }
 }
 
@@ -112,28 +117,61 @@ void plan_class(PackedBase& packed, std::span<Member const> members, Index& pane
     }
 }
 
-}  // namespace
-
-PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                     Index n_classes, Metric metric) {
-    PackedBase packed;
-    packed.metric = metric;
-    packed.base = base;
-    std::vector<double> weights(rows.size(), 1.0), distances(rows.size());
-    if (metric == Metric::cosine)
-        for (std::size_t i = 0; i < rows.size(); ++i)
-            weights[i] = weight_of(metric, inner_product(base.row(rows[i]), base.row(rows[i]), base.cols));
+// Centre, scale and offset; returns each row's weight and its scaled distance from the centre.
+std::vector<Member> centre_rows(PackedRows& packed, std::span<Index const> rows) {
+    StoredRows const& base = packed.base;
+    std::vector<float> scratch(at(base.cols));
+    std::vector<double> weights(packed.metric == Metric::cosine ? rows.size() : 0), distances(rows.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        float const* const row = widen_row(base, rows[i], scratch.data());
+        weights[i] = weight_of(inner_product(row, row, base.cols));
+    }
     packed.centre = find_centre(base, rows, weights);
     for (std::size_t i = 0; i < rows.size(); ++i)
-        distances[i] = distance_from(packed.centre, base.row(rows[i]), weights[i]);
+        distances[i] = distance_from(packed.centre, widen_row(base, rows[i], scratch.data()), weights.empty() ? 1 : weights[i]);
     packed.scale = find_scale(distances);
-    double const centre_square = inner_product(packed.centre.data(), packed.centre.data(), base.cols);
+    double const centre_length = std::sqrt(inner_product(packed.centre.data(), packed.centre.data(), base.cols));
     // A cosine is reported as 1 - cos: rounded as if its row had length 1, even when it is zero.
-    packed.offset = (std::sqrt(centre_square) * (1 + 0x1p-20) + (metric == Metric::cosine ? 1 : 0)) * packed.scale;
-
-    std::vector<Members> classes(at(n_classes));
+    packed.offset = (centre_length * (1 + 0x1p-20) + (packed.metric == Metric::cosine ? 1 : 0)) * packed.scale;
+    Members members(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i)
-        classes[at(labels[i])].push_back({rows[i], distances[i] * packed.scale, weights[i], 0});
+        members[i] = {rows[i], distances[i] * packed.scale, weights.empty() ? 1 : weights[i], 0};
+    return members;
+}
+
+void sort_by_reach(PackedBase& packed) {
+    packed.by_reach = packed.segments;
+    std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
+                     [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
+}
+
+// Lays the members of one class into its segments, level by level.
+void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> segments, std::span<Member const> members,
+                float* scratch) {
+    std::size_t done = 0;
+    for (Segment const& segment : segments) {
+        Index position = segment.first_panel * panel_rows;
+        int const level = members[done].level;
+        for (; done < members.size() && members[done].level == level; ++done, ++position) {
+            double const distance = members[done].distance;
+            packed.half[at(position)] = rows.metric == Metric::euclidean ? static_cast<float>(-0.5 * distance * distance) : 0.0F;
+            pack_row(rows, members[done], position, scratch);
+        }
+    }
+}
+
+}  // namespace
+
+PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric) {
+    PackedBase packed;
+    auto const shared = std::make_shared<PackedRows>();
+    shared->metric = metric;
+    shared->base = base;
+    std::vector<Members> classes(at(n_classes));
+    {
+        Members const members = centre_rows(*shared, rows);
+        for (std::size_t i = 0; i < rows.size(); ++i) classes[at(labels[i])].push_back(members[i]);
+    }
     Index panels = 0;
     for (Members& members : classes) {
         packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
@@ -146,26 +184,51 @@ PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, 
     require(panels * panel_rows < std::numeric_limits<std::int32_t>::max(), "base has ", rows.size(),
             " rows: want fewer than 2^31, split it");
 
-    packed.panels.assign(at(panels * panel_rows * base.cols), 0.0F);
-    packed.half.assign(at(panels * panel_rows), -std::numeric_limits<float>::infinity());
-    packed.row_of.assign(at(panels * panel_rows), -1);
-    packed.squares.assign(metric == Metric::cosine ? at(panels * panel_rows) : 0, 0.0);
-    for (std::size_t c = 0; c < classes.size(); ++c) {
-        std::size_t done = 0;
-        for (Segment const& segment : packed.segments_of(static_cast<Index>(c))) {
-            std::size_t end = done;
-            while (end < classes[c].size() && classes[c][end].level == classes[c][done].level) ++end;
-            for (Index panel = segment.first_panel; panel < segment.last_panel; ++panel) {
-                std::size_t const count = std::min<std::size_t>(panel_rows, end - done);
-                pack_panel(packed, std::span(classes[c]).subspan(done, count), panel);
-                done += count;
-            }
-        }
-    }
-    packed.by_reach = packed.segments;
-    std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
-                     [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
+    std::size_t const positions = at(panels * panel_rows);
+    if (base.storage == Storage::float32)
+        shared->panels.assign(positions * at(base.cols), 0.0F);
+    else
+        shared->stored_panels.assign(positions * at(base.cols), 0);
+    packed.half.assign(positions, -std::numeric_limits<float>::infinity());
+    shared->row_of.assign(positions, -1);
+    shared->squares.assign(metric == Metric::cosine ? positions : 0, 0.0);
+    std::vector<float> scratch(at(base.cols));
+    for (Index c = 0; c < n_classes; ++c)
+        pack_class(packed, *shared, packed.segments_of(c), classes[at(c)], scratch.data());
+    packed.rows = shared;
+    sort_by_reach(packed);
     return packed;
+}
+
+PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found) {
+    PackedBase picked;
+    picked.rows = whole.rows;
+    picked.half = whole.half;
+    for (std::size_t position = 0; position < picked.half.size(); ++position) {
+        Index const row = whole.rows->row_of[position];
+        if (row < 0 || found[at(row)] == 0) picked.half[position] = -std::numeric_limits<float>::infinity();
+    }
+    for (std::size_t c = 0; c < whole.class_size.size(); ++c) {
+        picked.class_begin.push_back(static_cast<Index>(picked.segments.size()));
+        Index size = 0;
+        for (Segment const& segment : whole.segments_of(static_cast<Index>(c)))
+            for (Index panel = segment.first_panel; panel < segment.last_panel; ++panel) {
+                Index held = 0;
+                for (Index lane = 0; lane < panel_rows; ++lane) held += picked.holds(panel * panel_rows + lane);
+                if (held == 0) continue;  // panels without a row are skipped
+                size += held;
+                bool const joins = static_cast<Index>(picked.segments.size()) > picked.class_begin.back() &&
+                                   picked.segments.back().last_panel == panel && picked.segments.back().reach == segment.reach;
+                if (joins)
+                    ++picked.segments.back().last_panel;
+                else
+                    picked.segments.push_back({panel, panel + 1, segment.reach});
+            }
+        picked.class_size.push_back(size);
+    }
+    picked.class_begin.push_back(static_cast<Index>(picked.segments.size()));
+    sort_by_reach(picked);
+    return picked;
 }
 
 }  // namespace clear

@@ -19,15 +19,15 @@ Metric metric_named(std::string const& name) {
 void bind_neighbors(py::module_& module) {
     using Result = std::pair<Array<double>, Array<Index>>;
     py::class_<NeighborIndex>(module, "NeighborIndex")
-        .def(py::init([](Array<float> base, Array<Index> rows, Array<Index> labels, Index n_classes,
+        .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels, Index n_classes,
                          std::string const& metric) {
-                 auto const base_view = matrix(base, "base");
+                 auto const base_view = stored_rows(base, storage, "base");
                  auto const row_span = vector(rows, "rows");
                  auto const label_span = vector(labels, "labels");
                  py::gil_scoped_release release;
                  return NeighborIndex(base_view, row_span, label_span, n_classes, metric_named(metric));
              }),
-             py::arg("base").noconvert(), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
+             py::arg("base"), py::arg("storage"), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
              py::arg("n_classes"), py::arg("metric"), py::keep_alive<1, 2>())
         .def(
             "search",
@@ -65,6 +65,14 @@ void bind_neighbors(py::module_& module) {
                 return {std::move(distances), std::move(indices)};
             },
             py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("k"), py::arg("threads"))
+        .def(
+            "subset",
+            [](NeighborIndex const& index, Array<std::uint8_t> found) {
+                auto const span = vector(found, "found");
+                py::gil_scoped_release release;
+                return index.subset(span);
+            },
+            py::arg("found").noconvert(), py::keep_alive<0, 1>())
         .def_property_readonly("dimension", &NeighborIndex::dimension)
         .def_property_readonly("n_classes", &NeighborIndex::n_classes)
         .def("class_size", &NeighborIndex::class_size, py::arg("label"));

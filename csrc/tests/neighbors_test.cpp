@@ -70,10 +70,11 @@ void every_kernel_measures_the_bits_of_the_definition() {
                     positions[at(i)] = static_cast<std::int32_t>(i);
                 }
                 std::vector<double> out(at(n));
-                level.kernels->distances(query.data(), base.data(), d, rows.data(), positions.data(), n, d, out.data());
+                StoredRows const base_rows{base.data(), Storage::float32, n, d, d};
+                level.kernels->distances(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == std::sqrt(squared_distance(query.data(), base.data() + rows[at(i)] * d, d)));
-                level.kernels->products(query.data(), base.data(), d, rows.data(), positions.data(), n, d, out.data());
+                level.kernels->products(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == inner_product(query.data(), base.data() + rows[at(i)] * d, d));
             }
@@ -99,7 +100,8 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     for (float& value : base) value += offset;
     std::vector<Index> rows(at(n)), labels(at(n), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
-    PackedBase const packed = pack_base({base.data(), n, d, d}, rows, labels, 1, metric);
+    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric);
+    PackedRows const& packed = *whole.rows;
     auto query = random_floats(d, 5);
     for (float& value : query) value = offset + 3 * value;
     std::vector<float> group(at(group_queries * d), 0.0F);
@@ -110,13 +112,14 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     std::vector<float> scores(at(group_queries * stride));
     std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
     cutoff[0] = -std::numeric_limits<float>::max();
-    kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .half = packed.half.data(),
-                  .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
+    kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .stored = nullptr,
+                  .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
+                  .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
                   .wanted = wanted.data(), .count = count.data(), .scores = scores.data(), .positions = positions.data(),
                   .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride, .spill = nullptr,
                   .context = nullptr});
     CHECK(count[0] == n);
-    double const bound = score_error(packed, scaled.length, packed.segments[0].reach);
+    double const bound = score_error(packed, scaled.length, whole.segments[0].reach);
     for (std::int32_t i = 0; i < count[0]; ++i) {
         float const* const row = base.data() + packed.row_of[at(positions[at(i)])] * d;
         double key = metric == Metric::euclidean ? std::sqrt(squared_distance(query.data(), row, d))
@@ -146,7 +149,7 @@ void searches_equal_the_definition() {
                 std::vector<Index> rows(at(n)), labels(at(n)), within(at(m)), exclude(at(m), -1);
                 for (Index i = 0; i < n; ++i) rows[at(i)] = i, labels[at(i)] = i % (classes - 1);  // the last is empty
                 for (Index q = 0; q < m; ++q) within[at(q)] = q % (classes + 1) - 1;
-                NeighborIndex const index(base_view, rows, labels, classes);
+                NeighborIndex const index({base.data(), Storage::float32, n, d, d}, rows, labels, classes);
                 std::vector<double> distances(at(m * classes * k));
                 std::vector<Index> indices(at(m * classes * k));
                 index.search({queries.data(), m, d, d}, exclude, within, threads, {distances.data(), m, k, k},
@@ -174,7 +177,7 @@ void misuse_of_the_neighbor_index_throws() {
     std::vector<Index> const rows{0, 3}, labels{0, 0};
     bool thrown = false;
     try {
-        NeighborIndex const index({base.data(), 3, 1, 1}, rows, labels, 1);
+        NeighborIndex const index({base.data(), Storage::float32, 3, 1, 1}, rows, labels, 1);
     } catch (std::invalid_argument const&) {
         thrown = true;
     }

@@ -24,6 +24,7 @@ class Index(Protocol):
     def dimension(self) -> int: ...
     @property
     def n_classes(self) -> int: ...
+    def subset(self, found: npt.NDArray[np.uint8]) -> Index: ...
     def class_size(self, label: int) -> int: ...
     def search(self, queries: Rows, exclude: Ints, within: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
     def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
@@ -34,7 +35,9 @@ class Backend(Protocol):
 
     device: str
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
+    def build_index(
+        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+    ) -> Index: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -55,8 +58,10 @@ class CpuBackend:
 
     device = "cpu"
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index:
-        return _core.NeighborIndex(base, rows, labels, n_classes)
+    def build_index(
+        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+    ) -> Index:
+        return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
 
     def solve_hulls(
         self,

@@ -26,9 +26,9 @@ LAYERS = [
     {"neighbors", "hull", "_parquet"},
     {"data", "_image_stores", "results"},
     {"images", "prepare"},
-    {"collapse", "architectures", "_batches"},
+    {"collapse", "architectures", "_batches", "_review_evidence"},
     {"pockets", "plan", "models"},
-    {"detect", "features"},
+    {"detect", "features", "review"},
     {"training", "_report_figures"},
     {"attacks", "repair", "_report_html"},
     {"verify", "report"},
@@ -161,7 +161,18 @@ def test_documents_link_to_files_that_exist() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["neighbors", "hull", "detect", "plan", "data", "check", "report", "attacks.collisions", "attacks.gradients"],
+    [
+        "neighbors",
+        "hull",
+        "detect",
+        "plan",
+        "data",
+        "check",
+        "report",
+        "review",
+        "attacks.collisions",
+        "attacks.gradients",
+    ],
 )
 def test_docstring_examples_run(module: str) -> None:
     import doctest

@@ -1,7 +1,8 @@
 """Find and repair triggerless (sample-targeted) backdoors.
 
-`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets and
-`verify_repair` checks it; `write_report` shows it. Underneath: exact nearest neighbours and certified convex hulls.
+`scan` looks for pockets in a labelled training set, `probe` at incoming samples, `review` at those of a model whose
+training set is not at hand; `repair_model` closes the pockets and `verify_repair` checks it; `write_report` shows it.
+Underneath: exact nearest neighbours and certified convex hulls.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
 from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
+from clear.review import ReviewFlag, ReviewResult, review
 
 if TYPE_CHECKING:
     from clear.repair import Repair as Repair
@@ -50,6 +52,8 @@ __all__ = [
     "Pocket",
     "ProbeResult",
     "Reference",
+    "ReviewFlag",
+    "ReviewResult",
     "ScanConfig",
     "ScanResult",
     "Scores",
@@ -68,6 +72,7 @@ __all__ = [
     "predict",
     "probe",
     "read_report",
+    "review",
     "save_features",
     "scan",
     "solve_hulls",

@@ -59,9 +59,10 @@ Answer answer(hull::Problem& problem, double wanted_eps) {
     auto& ws = problem.ws;
     if (problem.count == 0) return answer_without_vertices(problem, wanted_eps);
     Answer const invalid{HullStatus::invalid, unknown, unknown, unknown};
-    if (problem.goal.mode == HullMode::decide && !problem.screen(wanted_eps)) return invalid;
+    bool const screened = problem.goal.mode == HullMode::decide && problem.start == nullptr;
+    if (screened && !problem.screen(wanted_eps)) return invalid;
     if (!problem.done) {
-        if (!problem.prepare(wanted_eps)) return invalid;
+        if (!problem.prepare(wanted_eps, screened)) return invalid;
         problem.solve();
         Index size = 0;
         for (Index i = 0; i < problem.count; ++i)
@@ -118,6 +119,7 @@ void solve_one(HullProblems const& problems, HullOptions const& options, Index s
     problem.goal.mode = options.mode;
     problem.goal.gap = options.relative_tolerance;
     read(problems, s, problem);
+    if (!problems.start.empty()) problem.start = problems.start.row(s);
     double const wanted_eps = problems.eps.empty() ? -1 : problems.eps[static_cast<std::size_t>(s)];
     Answer const found = answer(problem, wanted_eps);
     write(results, s, problem, found);
@@ -130,6 +132,9 @@ void check(HullProblems const& problems) {
     require(problems.owner.size() == s, "owner has ", problems.owner.size(), " entries for ", s, " problems");
     require(problems.eps.empty() || problems.eps.size() == s, "eps has ", problems.eps.size(), " entries for ", s,
             " problems");
+    auto const& start = problems.start;
+    require(start.empty() || (start.rows == problems.members.rows && start.cols == problems.members.cols), "start has shape (",
+            start.rows, ", ", start.cols, "): want that of members");
 }
 
 }  // namespace

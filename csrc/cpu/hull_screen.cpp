@@ -50,11 +50,11 @@ bool Problem::screen(double wanted_eps) {
     return true;
 }
 
-bool Problem::prepare(double wanted_eps) {
+bool Problem::prepare(double wanted_eps, bool screened) {
     kernel.subtract(ws.rows.data(), count, dimension, ws.z, ws.w, ws.stride, ws.square, ws.norm);
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     if (!std::isfinite(mean(ws.norm, count) + point)) return false;
-    if (goal.mode == HullMode::decide) return true;  // screen() has set eps
+    if (screened) return true;  // with the tolerances
     std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
     kernel.combine(ws.w, ws.stride, ws.identity.data(), ws.weights, count, ws.p);
     settle_eps(wanted_eps, kernel.dot(ws.p, ws.p, ws.stride));
@@ -73,8 +73,27 @@ bool Problem::start_at_nearest() {
     return done = count == 1 || goal.met(lower, upper);
 }
 
+// Bounds of the weights to start from. Returns whether there are any.
+bool Problem::take_start() {
+    if (start == nullptr) return false;
+    Index size = 0;
+    double sum = 0;
+    for (Index i = 0; i < count; ++i) {
+        double const weight = start[ws.slots[static_cast<std::size_t>(i)]];
+        if (!(weight > 0)) continue;
+        sum += weight;
+        ws.support[static_cast<std::size_t>(size)] = i;
+        ws.weights[size++] = weight;
+    }
+    if (!(sum > 0 && std::isfinite(sum))) return false;
+    consider(ws.support.data(), ws.weights, size);
+    return true;
+}
+
 void Problem::solve() {
     if (start_at_nearest()) return;
+    if (take_start() && !done) active_set(*this);  // which starts from the best weights known
+    if (done) return;
     if (count <= 64) pairwise(*this);
     if (!done && count <= dimension + 1) pivot(*this);
     if (!done) active_set(*this);

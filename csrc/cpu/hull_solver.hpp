@@ -54,7 +54,7 @@ public:
 
     // Vertices are ws.rows[0 .. count), the point is ws.z (padded). False when something is nan or inf.
     bool screen(double wanted_eps);
-    bool prepare(double wanted_eps);
+    bool prepare(double wanted_eps, bool screened);
     void solve();
 
     // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
@@ -66,6 +66,7 @@ public:
     Index count = 0;
     Index dimension = 0;
     Goal goal;
+    double const* start = nullptr;  // weights to start from, by slot, or none
     double lower = 0;      // best proven, with best_p as direction
     double upper = 0;      // best, with best_weights
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
@@ -75,6 +76,7 @@ public:
 private:
     void settle_eps(double wanted_eps, double centre_square);
     bool start_at_nearest();
+    bool take_start();
 };
 
 void pairwise(Problem& problem);

@@ -47,7 +47,7 @@ struct Batch {
     std::vector<float> points, base;
     std::vector<Index> owner, members;
     std::vector<std::int8_t> status;
-    std::vector<double> lower, upper, eps, weights, directions;
+    std::vector<double> lower, upper, eps, weights, directions, start;
 
     Batch(Index problems, Index vertices, Index dimension, unsigned seed)
         : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)),
@@ -68,8 +68,9 @@ struct Batch {
     }
 
     void solve(HullMode mode, int threads) {
-        HullProblems const problems{
+        HullProblems problems{
             {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, {}};
+        if (!start.empty()) problems.start = {start.data(), s, k, k};
         HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
         solve_hulls(problems, {mode, 1e-4}, threads, results);
     }
@@ -132,6 +133,31 @@ void hulls_of_far_points_are_outside_and_of_means_inside() {
     }
 }
 
+// A start changes the way, not the answer: the optimum itself, equal weights, and rows that are no weights at all.
+void hulls_may_start_from_weights() {
+    for (Index k : {7, 30, 80})
+        for (HullMode mode : {HullMode::decide, HullMode::distance}) {
+            Batch plain(40, k, 24, 6), started(40, k, 24, 6);
+            plain.solve(mode, 1);
+            double const nan = std::nan(""), huge = 1e308;
+            std::vector<std::vector<double>> const starts{plain.weights,
+                                                          std::vector<double>(size(40 * k), 1.0),
+                                                          std::vector<double>(size(40 * k), 0.0),
+                                                          std::vector<double>(size(40 * k), nan),
+                                                          std::vector<double>(size(40 * k), -1.0),
+                                                          std::vector<double>(size(40 * k), huge)};
+            for (auto const& start : starts) {
+                started.start = start;
+                started.solve(mode, 2);
+                CHECK(started.status == plain.status);
+                for (std::size_t i = 0; i < 40; ++i) {
+                    CHECK(started.lower[i] <= started.upper[i]);
+                    CHECK(started.lower[i] <= plain.upper[i] * (1 + 1e-12) && plain.lower[i] <= started.upper[i] * (1 + 1e-12));
+                }
+            }
+        }
+}
+
 void hulls_refuse_shapes_that_do_not_fit() {
     Batch batch(3, 4, 5, 5);
     batch.owner.pop_back();
@@ -149,6 +175,7 @@ void hull_tests() {
     hulls_agree_over_threads();
     hulls_agree_over_instruction_sets();
     hulls_of_far_points_are_outside_and_of_means_inside();
+    hulls_may_start_from_weights();
     hulls_refuse_shapes_that_do_not_fit();
 }
 

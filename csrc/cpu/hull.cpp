@@ -59,8 +59,11 @@ Answer answer(hull::Problem& problem, double wanted_eps) {
     auto& ws = problem.ws;
     if (problem.count == 0) return answer_without_vertices(problem, wanted_eps);
     Answer const invalid{HullStatus::invalid, unknown, unknown, unknown};
-    bool const screened = problem.goal.mode == HullMode::decide && problem.start == nullptr;
-    if (screened && !problem.screen(wanted_eps)) return invalid;
+    bool screened = problem.goal.mode == HullMode::decide && problem.start == nullptr;
+    if (screened && problem.screen_floats(wanted_eps) != hull::Screened::unfit)
+        screened = problem.done;
+    else if (screened && !problem.screen(wanted_eps))
+        return invalid;
     if (!problem.done) {
         if (!problem.prepare(wanted_eps, screened)) return invalid;
         problem.solve();

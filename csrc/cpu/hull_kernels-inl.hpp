@@ -12,11 +12,12 @@ using Index = HullKernels::Index;
 // then what uses them
 #include "hull_factor-inl.hpp"
 #include "hull_pairwise-inl.hpp"
+#include "hull_screen-inl.hpp"
 
 }  // namespace
 
 HullKernels const CLEAR_KERNELS = {combine_rows, measure_rows, subtract,      combine,        project, dot,
                                    gram,         gather,       factorize,     solve_forward,  solve_backward, drop,
-                                   lowest,       pairwise};
+                                   lowest,       pairwise,       centre_direction, measure_floats};
 
 }  // namespace clear

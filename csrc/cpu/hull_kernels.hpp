@@ -2,7 +2,8 @@
 // into two kernel files.
 //
 // Every loop has the same arithmetic on every instruction set: float64, eight interleaved partial sums (element t goes
-// to sum t mod 8) added in the tree of exact.hpp, no fused multiply-add; element-wise loops run in row order. Blocking
+// to sum t mod 8) added in the tree of exact.hpp, no fused multiply-add; element-wise loops run in row order. The screen
+// does the same in float32, with sixteen sums; what it proves allows for the rounding. Blocking
 // and vector width change the speed and nothing else, so results are equal bit for bit.
 //
 // Vectors and rows of float64 are padded with zeros to a multiple of 8 ("padded"). Factors L are stored by columns
@@ -56,6 +57,10 @@ struct HullKernels {
     // Pairwise descent on min l.G.l over the simplex, from a vertex; weights l and slopes g = G l (padded). Returns steps.
     Index (*pairwise)(double const* gram, Index gram_stride, Index count, PairwiseGoal const* goal, double* weights,
                       double* slopes, double* diagonal);
+    // u = mean of the rows - z, rounded to float32 (padded with zeros to 16), and the same in float64: p.
+    void (*centre_direction)(float const* const* rows, Index count, Index d, double const* z, float* u, double* p);
+    // In float32: along = u.v for each row. Returns an upper bound (up to rounding) of the largest |v|^2.
+    float (*measure_floats)(float const* const* rows, Index count, Index d, float const* u, float* along);
 };
 
 extern HullKernels const hull_kernels_baseline;

@@ -29,6 +29,40 @@ void Problem::settle_eps(double wanted_eps, double centre_square) {
     deduction = static_cast<double>(2 * dimension + 16) * unit_roundoff * farthest;
 }
 
+// One look at the rows in float32. Rounding: an element of u.v or |v|^2 passes at most ceil(d / 16) + 5 roundings of
+// 2^-24 each (a product, the sums of its lane, four of the tree), so sums are off by at most `relative` |v| |u|; the
+// limits on |v| and |u| keep what underflow adds below one more such rounding, and overflow away.
+// Nothing is said about eps: the stated one stands if it is above the float32 floor, for which |v| is known well enough.
+Screened Problem::screen_floats(double wanted_eps) {
+    if (wanted_eps < 0 || dimension > 1 << 20) return Screened::unfit;
+    double const relative = static_cast<double>((dimension + 15) / 16 + 7) * 0x1p-24;
+    kernel.centre_direction(ws.rows.data(), count, dimension, ws.z, ws.direction, ws.best_p);
+    double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
+    double const point = kernel.dot(ws.z, ws.z, ws.stride), square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
+    float sum = 0;  // nan or inf if any is
+    for (Index i = 0; i < count; ++i) sum += ws.along[i] * 0;
+    bool const fits = sum == 0 && std::isfinite(point) && measured > 0x1p-80 && measured < 0x1p80 && square > 0x1p-80 &&
+                      square < 0x1p80;
+    if (!fits) return Screened::unfit;
+    auto const nearest = std::min_element(ws.along, ws.along + count) - ws.along;
+    double const largest = std::sqrt(measured * (1 + 2 * relative)), length = std::sqrt(square);
+    double const reach = largest + std::sqrt(point);
+    double const margin = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);
+    double const rounding = static_cast<double>(4 * dimension + 32) * unit_roundoff * reach;
+    double const bound = margin / length - relative * largest - rounding;
+    double const largest_floor = 4 * 0x1p-24 * std::max(largest, std::sqrt(point)) * (1 + 1e-9);
+    if (!(wanted_eps >= largest_floor && bound > wanted_eps)) return Screened::unsure;
+    goal.eps = wanted_eps;
+    lower = bound;
+    double const one = 1;
+    kernel.combine_rows(ws.rows.data() + nearest, nullptr, &one, 1, dimension, ws.z, ws.p);
+    upper = std::sqrt(kernel.dot(ws.p, ws.p, ws.stride));
+    std::fill_n(ws.best_weights, count, 0.0);
+    ws.best_weights[nearest] = 1;
+    done = true;
+    return Screened::outside;
+}
+
 bool Problem::screen(double wanted_eps) {
     std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
     kernel.combine_rows(ws.rows.data(), nullptr, ws.weights, count, dimension, ws.z, ws.p);
@@ -55,9 +89,13 @@ bool Problem::prepare(double wanted_eps, bool screened) {
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     if (!std::isfinite(mean(ws.norm, count) + point)) return false;
     if (screened) return true;  // with the tolerances
-    std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
-    kernel.combine(ws.w, ws.stride, ws.identity.data(), ws.weights, count, ws.p);
-    settle_eps(wanted_eps, kernel.dot(ws.p, ws.p, ws.stride));
+    double centre_square = 0;
+    if (wanted_eps < 0) {
+        std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
+        kernel.combine(ws.w, ws.stride, ws.identity.data(), ws.weights, count, ws.p);
+        centre_square = kernel.dot(ws.p, ws.p, ws.stride);
+    }
+    settle_eps(wanted_eps, centre_square);
     return true;
 }
 

@@ -3,7 +3,8 @@
 // Everything is float64; differences of float32 rows are exact to 53 bits and squares neither overflow nor vanish, so no
 // scaling is needed anywhere in float32's range.
 //
-//   screen      direction centroid - z on the raw rows: settles points that are clearly outside
+//   screen      direction centroid - z on the raw rows, in float32 where that can prove it: settles points that are
+//               clearly outside
 //   pairwise    SMO steps on the Gram matrix: loose distances of small sets
 //   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
 //   active set  Wolfe's minimum-norm point: everything else, and the last word
@@ -29,6 +30,7 @@ struct Workspace {
     std::vector<char> barred;
 
     double *z, *p, *best_p;                                          // d
+    float *direction, *along;                                        // d, k: of the screen
     double* w;                                                       // k x d
     double *square, *norm, *slopes, *best_weights, *raw, *scratch;   // k
     double *weights, *trial, *rhs, *ones, *column, *diagonal;        // k, in the order of a support
@@ -48,12 +50,16 @@ struct Goal {
     bool met(double lower, double upper) const;
 };
 
+// unsure: the direction proves nothing. unfit: numbers too large, too small or not finite for float32 arithmetic.
+enum class Screened { outside, unsure, unfit };
+
 class Problem {
 public:
     Problem(HullKernels const& kernels, Workspace& workspace) : kernel(kernels), ws(workspace) {}
 
     // Vertices are ws.rows[0 .. count), the point is ws.z (padded). False when something is nan or inf.
     bool screen(double wanted_eps);
+    Screened screen_floats(double wanted_eps);
     bool prepare(double wanted_eps, bool screened);
     void solve();
 

@@ -121,7 +121,7 @@ Index exchange(Problem& problem, Index size, double shift, char* member, Index& 
 
 void pivot(Problem& problem) {
     auto& ws = problem.ws;
-    if (problem.count > 64) problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
+    if (problem.count > 64 || problem.goal.mode == HullMode::decide) problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
     double const shift = shift_of(problem);
     char* const member = ws.barred.data();
     std::fill_n(member, problem.count, char{1});

@@ -132,7 +132,7 @@ void Problem::solve() {
     if (start_at_nearest()) return;
     if (take_start() && !done) active_set(*this);  // which starts from the best weights known
     if (done) return;
-    if (count <= 64) pairwise(*this);
+    if (count <= 64 && goal.mode != HullMode::decide) pairwise(*this);
     if (!done && count <= dimension + 1) pivot(*this);
     if (!done) active_set(*this);
 }

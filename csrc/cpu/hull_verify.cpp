@@ -56,12 +56,18 @@ bool Problem::consider(Index const* support, double* weights, Index size) {
     double sum = 0;
     for (Index a = 0; a < size; ++a) sum += weights[a];
     for (Index a = 0; a < size; ++a) weights[a] /= sum;
-    kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
-    kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    if (has_differences_) {
+        kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
+        kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    } else {
+        kernel.combine_rows(ws.rows.data(), support, weights, size, dimension, ws.z, ws.p);
+        kernel.project_rows(ws.rows.data(), count, dimension, ws.z, ws.p, ws.slopes);
+    }
     p_square = kernel.dot(ws.p, ws.p, ws.stride);
     double const length = std::sqrt(p_square);
     if (length < upper) {
         upper = length;
+        exact = !has_differences_;
         std::fill_n(ws.best_weights, count, 0.0);
         for (Index a = 0; a < size; ++a) ws.best_weights[support[a]] = weights[a];
     }

@@ -63,26 +63,28 @@ void pack(float const* const* rows, Index count, Index d, double const* z, doubl
 }
 
 void pack_floats(float const* const* rows, Index count, Index d, double const* z, float* panels) {
-    Index const whole = d / 4 * 4;
+    Index const whole = d / 16 * 16;
     for (Index first = 0; first < count; first += 16, panels += 16 * d) {
-        for (Index quarter = 0; quarter < 16; quarter += 4) {
-            float const* row[4];
-            Four mask, x[4];
-            for (Index n = 0; n < 4; ++n) {
-                bool const present = first + quarter + n < count;
-                row[n] = rows[present ? first + quarter + n : first];
-                mask[n] = present ? 1 : 0;
-            }
-            float* const out = panels + quarter;
-            for (Index t = 0; t < whole; t += 4) {
-                transpose(row, t, x);
-#pragma GCC unroll 4
-                for (int n = 0; n < 4; ++n)
-                    *reinterpret_cast<FourLoad*>(out + (t + n) * 16) = (x[n] - static_cast<float>(z[t + n])) * mask;
-            }
-            for (Index t = whole; t < d; ++t)
-                *reinterpret_cast<FourLoad*>(out + t * 16) = (column(row, t) - static_cast<float>(z[t])) * mask;
+        float const* row[16];
+        Four mask[4], x[4];
+        for (Index n = 0; n < 16; ++n) {
+            bool const present = first + n < count;
+            row[n] = rows[present ? first + n : first];
+            mask[n / 4][n % 4] = present ? 1 : 0;
         }
+        for (Index t = 0; t < whole; t += 16)  // whole cache lines of the rows
+            for (int quarter = 0; quarter < 4; ++quarter)
+                for (Index s = t; s < t + 16; s += 4) {
+                    transpose(row + 4 * quarter, s, x);
+#pragma GCC unroll 4
+                    for (int n = 0; n < 4; ++n)
+                        *reinterpret_cast<FourLoad*>(panels + (s + n) * 16 + 4 * quarter) =
+                            (x[n] - static_cast<float>(z[s + n])) * mask[quarter];
+                }
+        for (Index t = whole; t < d; ++t)
+            for (int quarter = 0; quarter < 4; ++quarter)
+                *reinterpret_cast<FourLoad*>(panels + t * 16 + 4 * quarter) =
+                    (column(row + 4 * quarter, t) - static_cast<float>(z[t])) * mask[quarter];
     }
 }
 

@@ -156,13 +156,11 @@ bool Problem::take_start() {
     return true;
 }
 
-// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. From 128
-// dimensions on, where the matrix is most of the work. Returns whether the goal is met.
+// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. Only for sets that
+// are small for their dimension: others are too ill-conditioned. Returns whether the goal is met.
 bool propose(Problem& problem) {
     auto& ws = problem.ws;
-    constexpr Index least_dimension = 128;
-    bool const worthwhile = problem.fits_floats && problem.settled && problem.dimension >= least_dimension &&
-                            problem.count <= problem.dimension + 1 && problem.count > 1;
+    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 && 2 * problem.count <= problem.dimension;
     if (!worthwhile) return false;
     auto* const panels = reinterpret_cast<float*>(ws.w);
     problem.kernel.pack_floats(ws.rows.data(), problem.count, problem.dimension, ws.z, panels);

@@ -7,6 +7,7 @@
 //               clearly outside
 //   pairwise    SMO steps on the Gram matrix: loose distances of small sets
 //   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
+//   spread      the most even weights: points deep inside many vertices
 //   active set  Wolfe's minimum-norm point: everything else, and the last word
 #pragma once
 
@@ -82,6 +83,8 @@ public:
     double lower = 0;      // best proven, with best_p as direction
     double upper = std::numeric_limits<double>::infinity();  // best, with best_weights
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
+    double centre_square = std::numeric_limits<double>::infinity();  // |centroid - z|^2, where it is known
+    double square_mean = 0;                                          // of |w|^2
     double p_square = 0;   // |p|^2 of the last consider()
     bool done = false;
     bool settled = false;  // goal and deduction are known
@@ -89,7 +92,7 @@ public:
     bool exact = false;    // upper was evaluated on the rows
 
 private:
-    void settle_eps(double wanted_eps, double centre_square);
+    void settle_eps(double wanted_eps, double centre);
 
     bool take_start();
 
@@ -110,6 +113,7 @@ constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-
 
 // On the Gram matrix in ws.gram.
 void pivot(Problem& problem, Precision const& precision);
+void spread(Problem& problem);
 void active_set(Problem& problem);
 
 }  // namespace clear::hull

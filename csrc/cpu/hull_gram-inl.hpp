@@ -121,6 +121,7 @@ struct FloatPanels {
 };
 
 constexpr int tile_rows = width == 8 ? 8 : width == 4 ? 4 : 2;
+constexpr int short_rows = width == 8 ? 4 : tile_rows;  // of the last tile, where they suffice
 constexpr int tile_panels = width == 8 ? 2 : 1;
 
 // Where a tile reads: element t of panel c at data + c * panel + t * step, or index[t] * step.
@@ -133,13 +134,13 @@ struct Panels {
 };
 
 // Rows `row` .. of the matrix times the columns of `panels` panels from `first` on.
-template <class P, int panels, bool indexed>
-CLEAR_INLINE void tile(Panels<P> const& from, Index row, Index first, typename P::Line (&sum)[tile_rows][panels]) {
+template <class P, int rows, int panels, bool indexed>
+CLEAR_INLINE void tile(Panels<P> const& from, Index row, Index first, typename P::Line (&sum)[rows][panels]) {
     using Line = typename P::Line;
     auto const* const left = from.data + row / P::lanes * from.panel + row % P::lanes;
     auto const* const right = from.data + first * from.panel;
 #pragma GCC unroll 8
-    for (int r = 0; r < tile_rows; ++r)
+    for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
         for (int c = 0; c < panels; ++c) sum[r][c] = P::spread(0);
     for (Index t = 0; t < from.length; ++t) {
@@ -148,7 +149,7 @@ CLEAR_INLINE void tile(Panels<P> const& from, Index row, Index first, typename P
 #pragma GCC unroll 2
         for (int c = 0; c < panels; ++c) x[c] = P::read(right + c * from.panel + at);
 #pragma GCC unroll 8
-        for (int r = 0; r < tile_rows; ++r) {
+        for (int r = 0; r < rows; ++r) {
             Line const y = P::spread(left[at + r]);
 #pragma GCC unroll 2
             for (int c = 0; c < panels; ++c) sum[r][c] = sum[r][c] + y * x[c];
@@ -156,31 +157,40 @@ CLEAR_INLINE void tile(Panels<P> const& from, Index row, Index first, typename P
     }
 }
 
-template <class P, int panels, bool indexed>
+template <class P, int rows, int panels, bool indexed>
 CLEAR_INLINE void write_tile(Panels<P> const& from, Index row, Index first, Index padded, double scale, double* out,
                              Index out_stride) {
-    typename P::Line sum[tile_rows][panels];
-    tile<P, panels, indexed>(from, row, first, sum);
-    for (int r = 0; r < tile_rows; ++r)
+    typename P::Line sum[rows][panels];
+    tile<P, rows, panels, indexed>(from, row, first, sum);
+    for (int r = 0; r < rows; ++r)
         for (int c = 0; c < panels; ++c) {
             Index const column = (first + c) * P::lanes;
             P::template write<indexed>(out + (row + r) * out_stride + column, padded - column, scale, sum[r][c]);
         }
 }
 
-// The half below the diagonal by tiles, the other by copying.
+template <class P, int rows, bool indexed>
+CLEAR_INLINE void write_rows(Panels<P> const& from, Index row, Index padded, double scale, double* out, Index out_stride) {
+    Index const last = (row + rows - 1) / P::lanes;  // panel of the diagonal
+    Index c = 0;
+    for (; c + tile_panels - 1 <= last; c += tile_panels)
+        write_tile<P, rows, tile_panels, indexed>(from, row, c, padded, scale, out, out_stride);
+    for (; c <= last; ++c) write_tile<P, rows, 1, indexed>(from, row, c, padded, scale, out, out_stride);
+}
+
+// The half below the diagonal by tiles, the other by copying; columns are padded with zeros to a multiple of 8.
 template <class P, bool indexed>
 CLEAR_INLINE void products(Panels<P> const& from, Index count, double scale, double* out, Index out_stride) {
     Index const padded = (count + 7) / 8 * 8;
-    for (Index row = 0; row < padded; row += tile_rows) {
-        Index const last = (row + tile_rows - 1) / P::lanes;  // panel of the diagonal
-        Index c = 0;
-        for (; c + tile_panels - 1 <= last; c += tile_panels)
-            write_tile<P, tile_panels, indexed>(from, row, c, padded, scale, out, out_stride);
-        for (; c <= last; ++c) write_tile<P, 1, indexed>(from, row, c, padded, scale, out, out_stride);
-    }
-    for (Index i = 0; i < padded; ++i)
+    Index row = 0;
+    for (; row + short_rows < count; row += tile_rows)
+        write_rows<P, tile_rows, indexed>(from, row, padded, scale, out, out_stride);
+    for (; row < count; row += short_rows)
+        write_rows<P, short_rows, indexed>(from, row, padded, scale, out, out_stride);
+    for (Index i = 0; i < count; ++i)
         for (Index j = 0; j < i; ++j) out[j * out_stride + i] = out[i * out_stride + j];
+    for (Index i = 0; i < count; ++i)
+        for (Index j = count; j < padded; ++j) out[i * out_stride + j] = 0;
 }
 
 void gram(double const* panels, Index d, Index count, double* out, Index out_stride) {

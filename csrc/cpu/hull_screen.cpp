@@ -95,7 +95,9 @@ bool Problem::screen(double wanted_eps) {
 
 bool Problem::prepare(double wanted_eps) {
     bool const by_gram = start == nullptr && (count <= dimension + 1 || (goal.mode == HullMode::distance && count <= 64));
-    if (by_gram)
+    if (by_gram && inherit())
+        ;  // with square and norm
+    else if (by_gram)
         kernel.pack(ws.rows.data(), count, dimension, ws.z, ws.w, ws.square, ws.norm);
     else
         need_differences();
@@ -125,6 +127,7 @@ void Problem::need_gram() {
     has_differences_ = false;
     kernel.gram(ws.w, dimension, count, ws.gram, ws.gram_stride);
     has_gram_ = true;
+    bequeath();
 }
 
 // Bounds of a near vertex, without its slopes.

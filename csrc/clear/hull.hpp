@@ -29,6 +29,9 @@ struct HullProblems {
     std::span<Index const> owner;
     MatrixView<Index const> members;
     std::span<double const> eps;  // per problem, or empty: 1e-5 * RMS radius; never below the float32 floor
+    // Convex weights to start from, (s, k) as members, or empty. They save steps and change no guarantee; a row
+    // without positive finite sum is no start.
+    MatrixView<double const> start = {};
 };
 
 struct HullResults {

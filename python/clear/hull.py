@@ -83,7 +83,8 @@ def solve_hulls(
         vertices. Raised to what float32 coordinates can mean (4 * 2**-24 * largest norm) when it is below.
     relative_tolerance : float
         Distance mode stops when upper - lower <= relative_tolerance * upper. Between 0 and 1; below about
-        1e-9, rounding in float64 decides what is reached.
+        1e-15 (farthest / upper)**2, with the largest distance of a vertex, rounding in float64 decides what is
+        reached.
     certificates : bool
         Whether to return weights and directions.
     device, threads
@@ -169,6 +170,9 @@ def _solve_in_calls(
     """Solve in native calls of about CALL_SECONDS, so that Ctrl-C works; cutting changes no answer."""
     s, k = members.shape
     d = base.shape[1]
+    start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
+    if s <= step:
+        return list(backend.solve_hulls(points, base, owner, members, eps, certificates=certificates, **options))
     outputs: list[npt.NDArray[Any]] = [
         np.empty(s, np.int8),
         np.empty(s),
@@ -177,7 +181,6 @@ def _solve_in_calls(
         np.empty((s, k if certificates else 0)),
         np.empty((s, d if certificates else 0)),
     ]
-    start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
     while start < s:
         part = slice(start, min(s, start + step))
         began = time.perf_counter()

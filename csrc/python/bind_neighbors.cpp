@@ -50,9 +50,11 @@ void bind_neighbors(py::module_& module) {
             py::arg("k"), py::arg("threads"))
         .def(
             "search_by_class",
-            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Index k, int threads) -> Result {
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> without, Index k,
+               int threads) -> Result {
                 auto const query_view = matrix(queries, "queries");
                 auto const exclude_span = vector(exclude, "exclude");
+                auto const without_span = vector(without, "without");
                 Index const cols = index.n_classes() * k;
                 Array<double> distances({query_view.rows, index.n_classes(), k});
                 Array<Index> indices({query_view.rows, index.n_classes(), k});
@@ -60,11 +62,12 @@ void bind_neighbors(py::module_& module) {
                 MatrixView<Index> const index_view{indices.mutable_data(), query_view.rows, cols, cols};
                 {
                     py::gil_scoped_release release;
-                    index.search_by_class(query_view, exclude_span, k, threads, distance_view, index_view);
+                    index.search_by_class(query_view, exclude_span, without_span, k, threads, distance_view, index_view);
                 }
                 return {std::move(distances), std::move(indices)};
             },
-            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("k"), py::arg("threads"))
+            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("without").noconvert(),
+            py::arg("k"), py::arg("threads"))
         .def(
             "subset",
             [](NeighborIndex const& index, Array<std::uint8_t> found) {

@@ -36,7 +36,12 @@ class NeighborIndex:
         threads: int,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
     def search_by_class(
-        self, queries: npt.NDArray[np.float32], exclude: npt.NDArray[np.int64], k: int, threads: int
+        self,
+        queries: npt.NDArray[np.float32],
+        exclude: npt.NDArray[np.int64],
+        without: npt.NDArray[np.int64],
+        k: int,
+        threads: int,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
 
 def solve_hulls(

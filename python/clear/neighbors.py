@@ -106,6 +106,21 @@ class NeighborIndex:
         self.n_rows = len(picked)
         self.metric = metric
 
+    def subset(self, rows: Any) -> NeighborIndex:
+        """Return an index of those rows only that are also in `rows` (a mask or row numbers of the base).
+
+        It shares the packed rows: 4 bytes a row of memory, and the time of a search of this index, less the blocks of
+        48 rows of a class that have no row left. For a small part of the rows an index of their own is faster.
+        """
+        picked = _as_rows(rows, len(self._base))
+        found = np.zeros(len(self._base), np.uint8)
+        found[picked] = 1
+        part = object.__new__(NeighborIndex)
+        part._base, part.metric = self._base, self.metric
+        part._index = self._index.subset(found)
+        part.n_rows = int(part.class_sizes.sum())
+        return part
+
     @property
     def n_classes(self) -> int:
         """Number of classes."""
@@ -150,12 +165,18 @@ class NeighborIndex:
             sizes[classes] * (self._index.dimension / cores),
         )
 
-    def search_by_class(self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None) -> Neighbors:
-        """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k)."""
+    def search_by_class(
+        self, queries: Any, *, k: int, exclude: Any = None, without: Any = None, threads: int | None = None
+    ) -> Neighbors:
+        """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k).
+
+        `without`, int (m,): for each query a class (its own, say) that stays empty; -1 for none.
+        """
         rows, skip, k = self._check(queries, k, exclude)
+        left_out = as_ids(without, len(rows), "without", rows=self.n_classes, optional=True)
         cores = as_threads(threads)
         return _in_calls(
-            lambda part: self._index.search_by_class(rows.widen(part), skip[part], k, cores),
+            lambda part: self._index.search_by_class(rows.widen(part), skip[part], left_out[part], k, cores),
             np.full(len(rows), self.n_rows * (self._index.dimension / cores)),
         )
 

@@ -53,6 +53,12 @@ private:
 #endif
 };
 
+void check_results(Index rows, Index cols, MatrixView<double> distances, MatrixView<Index> indices) {
+    require(distances.rows == rows && indices.rows == rows && (rows == 0 || (distances.cols == cols && indices.cols == cols)),
+            "results have ", distances.rows, " x ", distances.cols, " and ", indices.rows, " x ", indices.cols,
+            " places: want ", rows, " x ", cols);
+}
+
 void check_queries(MatrixView<float const> queries, Index d, std::span<Index const> exclude) {
     require(queries.cols == d, "queries have ", queries.cols, " columns: want ", d);
     require(static_cast<Index>(exclude.size()) == queries.rows, "exclude has ", exclude.size(), " entries: want ", queries.rows);
@@ -231,6 +237,7 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
     require(static_cast<Index>(within.size()) == queries.rows, "within has ", within.size(), " entries: want ", queries.rows);
     for (Index label : within)
         require(label < n_classes(), "within holds class ", label, ": want classes below ", n_classes());
+    check_results(queries.rows, distances.cols, distances, indices);
     if (distances.empty()) return;
     // Queries that search the same class lie side by side: a block then scans the panels of that class only.
     std::vector<Index> order(at(queries.rows));
@@ -257,6 +264,7 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
                                     MatrixView<Index> indices) const {
     check_queries(queries, dimension(), exclude);
     require(static_cast<Index>(without.size()) == queries.rows, "without has ", without.size(), " entries: want ", queries.rows);
+    check_results(queries.rows, n_classes() * k, distances, indices);
     if (distances.empty()) return;
     Request const request{*packed_, kernels_of(current_isa()), queries, exclude, without, k};
     Index const m = queries.rows;

@@ -32,9 +32,10 @@ class NeighborIndex:
         queries: npt.NDArray[np.float32],
         exclude: npt.NDArray[np.int64],
         within: npt.NDArray[np.int64],
-        k: int,
         threads: int,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
+        distances: npt.NDArray[np.float64],
+        indices: npt.NDArray[np.int64],
+    ) -> None: ...
     def search_by_class(
         self,
         queries: npt.NDArray[np.float32],
@@ -42,7 +43,9 @@ class NeighborIndex:
         without: npt.NDArray[np.int64],
         k: int,
         threads: int,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
+        distances: npt.NDArray[np.float64],
+        indices: npt.NDArray[np.int64],
+    ) -> None: ...
 
 def solve_hulls(
     points: npt.NDArray[np.float32],

@@ -42,6 +42,16 @@ class Backend(Protocol):
     def build_index(
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index: ...
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -66,6 +76,18 @@ class CpuBackend:
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index:
         return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
+
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None:
+        _core.measure_candidates(queries, base, storage, metric, candidates, threads, distances)
 
     def solve_hulls(
         self,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clear import _core
 from clear.errors import BackendUnavailable
 
-__all__ = ["Backend", "build_info", "get_backend"]
+__all__ = ["Backend", "Index", "build_info", "get_backend"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,8 +26,12 @@ class Index(Protocol):
     def n_classes(self) -> int: ...
     def subset(self, found: npt.NDArray[np.uint8]) -> Index: ...
     def class_size(self, label: int) -> int: ...
-    def search(self, queries: Rows, exclude: Ints, within: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
-    def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
+    def search(
+        self, queries: Rows, exclude: Ints, within: Ints, threads: int, distances: Floats, indices: Ints
+    ) -> None: ...
+    def search_by_class(
+        self, queries: Rows, exclude: Ints, without: Ints, k: int, threads: int, distances: Floats, indices: Ints
+    ) -> None: ...
 
 
 class Backend(Protocol):
@@ -38,6 +42,16 @@ class Backend(Protocol):
     def build_index(
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index: ...
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -62,6 +76,18 @@ class CpuBackend:
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index:
         return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
+
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None:
+        _core.measure_candidates(queries, base, storage, metric, candidates, threads, distances)
 
     def solve_hulls(
         self,

@@ -258,6 +258,26 @@ def test_features_are_extracted_and_saved(
     assert "(180, 10)" in capsys.readouterr().out
 
 
+def test_features_go_to_a_store_that_a_scan_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="features needs the torch extra")
+    save_file = pytest.importorskip("safetensors.torch", reason="features needs the torch extra").save_file
+    from clear.architectures import digits_cnn
+
+    monkeypatch.chdir(tmp_path)
+    save_file(digits_cnn().state_dict(), "net.safetensors")
+    rng = np.random.default_rng(0)
+    np.savez("images.npz", images=rng.integers(0, 256, (60, 8, 8, 1), np.uint8), labels=np.arange(60) % 10)
+    call = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--out", "set"]
+    assert main([*call, "--shard-rows", "16", "--batch-size", "16"]) == 0
+    assert len(list(Path("set").glob("values-*.npy"))) == 4
+    assert main([*call, "--shard-rows", "32", "--batch-size", "16"]) == 3
+    assert "begun with other inputs (shard_rows differs)" in capsys.readouterr().err
+    assert main(["scan", "set", "--out", "out"]) in (0, 1, 2)
+    assert main(["check", "out", "set"]) == 0
+
+
 def test_repair_writes_weights_and_verify_judges_them(
     files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

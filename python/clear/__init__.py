@@ -17,6 +17,7 @@ from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
 from clear.errors import BackendUnavailable, ClearError, MissingExtra, MissingName, UnsafeFile, need
+from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
@@ -63,6 +64,7 @@ __all__ = [
     "check_hull",
     "check_report",
     "extract_features",
+    "extract_to_store",
     "find_neighbors",
     "layer_names",
     "load_model",

@@ -40,7 +40,9 @@ __all__ = [
 CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
 STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
 
-FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
+FeaturesArgument = Annotated[
+    Path, typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder).", show_default=False)
+]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
 ]

@@ -13,8 +13,9 @@ from typing import BinaryIO
 
 from clear.errors import UnsafeFile
 
-__all__ = ["atomic_write", "check_expansion", "open_regular", "require_writable", "sha256"]
+__all__ = ["MANIFEST", "atomic_write", "check_expansion", "open_regular", "require_writable", "sha256"]
 
+MANIFEST = "manifest.json"
 EXPANSION_FREE = 1 << 30
 EXPANSION_RATIO = 100
 
@@ -75,8 +76,9 @@ def require_writable(directory: str | os.PathLike[str]) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits. Reads it once, in blocks."""
-    with open(path, "rb") as file:
+    """Return the SHA-256 of a file in hexadecimal digits; of a folder: of its manifest, which has the parts'."""
+    place = Path(path)
+    with open(place / MANIFEST if place.is_dir() else place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -204,7 +204,7 @@ def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) ->
     settings = {field.name for field in dataclasses.fields(ScanConfig)}
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
-        "reference_images",
+        "reference_images", "workdir", "piece_rows", "max_seconds", "max_memory",
     }  # fmt: skip
     assert names_of(command) - own == settings
 
@@ -223,7 +223,7 @@ def test_plan_estimates_a_scan(
 ) -> None:
     import clear.plan
 
-    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20)
+    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20, 5 << 20)
     seen: list[Any] = []
 
     def plan_scan(*args: Any, **options: Any) -> Any:
@@ -233,7 +233,7 @@ def test_plan_estimates_a_scan(
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
     assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2})]
-    assert "hulls" in capsys.readouterr().out
+    assert "hulls              2.0         3 MiB       5.0 MiB" in capsys.readouterr().out
     assert main(["plan", "train.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 2.0
 

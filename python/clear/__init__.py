@@ -16,7 +16,7 @@ from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
-from clear.errors import BackendUnavailable, ClearError, MissingExtra, MissingName, UnsafeFile, need
+from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingExtra, MissingName, UnsafeFile, need
 from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
 from clear.hull import HullResult, HullStatus, solve_hulls
@@ -45,6 +45,7 @@ __all__ = [
     "HullStatus",
     "ImageDataset",
     "Level",
+    "LimitReached",
     "MissingExtra",
     "MissingName",
     "NeighborIndex",

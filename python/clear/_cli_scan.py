@@ -15,9 +15,11 @@ from clear._cli_common import (
     LabelsOption,
     PredictionsOption,
     ThreadsOption,
+    as_bytes,
     print_json,
     printable,
     show_progress,
+    warned,
     with_settings,
 )
 from clear._files import require_writable
@@ -32,6 +34,10 @@ OutOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
 ]
+WorkdirOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory for finished pieces of work: an interrupted scan goes on.", show_default=False),
+]
 ImagesOption = Annotated[
     Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", show_default=False)
 ]
@@ -45,12 +51,24 @@ def scan(
     out: OutOption = None,
     images: ImagesOption = None,
     threads: ThreadsOption = None,
+    workdir: WorkdirOption = None,
+    piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Refuse (exit code 4) a scan that needs more: 4GiB, 500MB, ...", show_default=False),
+    ] = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
     """Find planted or mislabelled samples in a training set.
 
     Reports pockets of the decision boundary, and the label that their samples should have.
+
+    With --workdir, an interrupted scan goes on where it stopped when the same command is given again.
 
     Exit code 0: clean, 1: poisoned, 2: undecided.
 
@@ -61,7 +79,17 @@ def scan(
 
     pictures = _prepare_report(out, images)
     opened = open_features(features, labels=labels)
-    result = run_scan(opened, config=config, threads=threads, progress=show_progress())
+    with warned():
+        result = run_scan(
+            opened,
+            config=config,
+            threads=threads,
+            progress=show_progress(),
+            workdir=workdir,
+            piece_rows=piece_rows,
+            max_seconds=max_seconds,
+            max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
+        )
     return _finish(result, out, json=json, images=pictures, features_path=features)
 
 

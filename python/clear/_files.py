@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,15 @@ from typing import BinaryIO
 
 from clear.errors import UnsafeFile
 
-__all__ = ["MANIFEST", "atomic_write", "check_expansion", "open_regular", "require_writable", "sha256"]
+__all__ = [
+    "MANIFEST",
+    "atomic_write",
+    "check_expansion",
+    "open_regular",
+    "remove_leftovers",
+    "require_writable",
+    "sha256",
+]
 
 MANIFEST = "manifest.json"
 EXPANSION_FREE = 1 << 30
@@ -38,7 +49,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     OSError
         The directory is missing or cannot be written to (`FileNotFoundError`, `PermissionError`, ...), or `path` is
-        not a regular file. Errors of the block, KeyboardInterrupt included, pass through unchanged.
+        not a regular file. Errors of the block, KeyboardInterrupt included, pass through; an OSError
+        that names no file (a full disk) gets `path`.
 
     Examples
     --------
@@ -64,9 +76,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.filename is not None:
+            raise
+        reason = error.strerror or f"{error} (is the disk full?)"
+        raise OSError(error.errno or errno.EIO, f"cannot write: {reason}", str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(directory: str | os.PathLike[str], age: float = 3600.0) -> None:
+    """Remove what killed writers have left in a directory: partial files that nobody has written to for `age` seconds."""
+    for path in Path(directory).glob(".*.partial*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > age:
+                path.unlink()
 
 
 def require_writable(directory: str | os.PathLike[str]) -> None:

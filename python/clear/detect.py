@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, as_labels
+from clear._arrays import as_count, as_features, as_labels
 from clear._progress import Progress
-from clear.collapse import collapse, evidence, measure, reassignment
+from clear.collapse import Wrap, collapse, evidence, measure, reassignment
 from clear.config import PROBE_SCALES, SCAN_SCALE, Scale, ScanConfig
 from clear.data import Features
+from clear.pieces import measure_in_pieces
+from clear.plan import require_memory
 from clear.pockets import find_pockets, group_scores, robust_center, sample_levels
 from clear.prepare import Ints, Reference, Rows, apply_preparation
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores, Verdict
+from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
@@ -32,6 +37,10 @@ def scan(
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
+    workdir: str | os.PathLike[str] | None = None,
+    piece_rows: int = PIECE_ROWS,
+    max_seconds: float | None = None,
+    max_memory: int | None = None,
 ) -> ScanResult:
     """Find the samples of a labelled training set that form or support pockets of the decision boundary.
 
@@ -45,6 +54,15 @@ def scan(
         Default: the cores this process may use.
     progress : bool or callable
         True shows bars on standard error; a callable is called as f(stage, done, total).
+    workdir : path, optional
+        Folder for finished pieces (made if needed): after a kill, or `max_seconds`, the same call goes on from there,
+        and gives the same result to the last bit (docs/scaling.md).
+    piece_rows : int
+        Samples in a piece: at most so many are measured again after a kill.
+    max_seconds : float, optional
+        Time after which no further piece is begun; needs `workdir`.
+    max_memory : int, optional
+        Bytes that the scan may need beside the features themselves (`plan_scan` says how many it needs).
 
     Returns
     -------
@@ -55,7 +73,11 @@ def scan(
     Raises
     ------
     ValueError, TypeError
-        Values that are not finite, one class only, too few samples, wrong shapes or dtypes.
+        Values that are not finite, one class only, too few samples, wrong shapes or dtypes; a `workdir` of others.
+    LimitReached
+        The time is up; what is done is kept.
+    MemoryError
+        More than `max_memory` would be needed: said before anything is computed.
 
     Notes
     -----
@@ -73,8 +95,12 @@ def scan(
     >>> result.flags[0].row, result.flags[0].suggested_label
     (5, 0)
     """
-    reference = Reference(features, config=config, threads=threads, progress=progress)
-    scores, threshold = _score_training_set(reference, progress)
+    if max_memory is not None:
+        require_memory(features, config or ScanConfig(), max_memory)
+    work = _open_work(workdir, piece_rows, max_seconds)
+    reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
+    wrap = measure_in_pieces(reference, work=work, piece_rows=piece_rows, progress=progress)
+    scores, threshold = _score_training_set(reference, wrap)
     flags = _flags(
         scores,
         reference.labels,
@@ -207,17 +233,17 @@ def training_collapse(reference: Reference, progress: Progress = False) -> list[
     return [robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))]
 
 
-def _score_training_set(reference: Reference, progress: Progress) -> tuple[Scores, float]:
+def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seconds: float | None) -> Work | None:
+    as_count(piece_rows, "piece_rows")
+    if workdir is not None:
+        return Work(workdir, piece_rows=piece_rows, max_seconds=max_seconds)
+    if max_seconds is not None:
+        raise ValueError(f"max_seconds is {max_seconds}: want a workdir too, where what is done can be kept")
+    return None
+
+
+def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float]:
     units, config = reference.units, reference.config
-    wrap = measure(
-        reference,
-        reference.rows[units],
-        reference.labels[units],
-        (SCAN_SCALE,),
-        exclude=units,
-        progress=progress,
-        stage="hulls",
-    )
     n = len(reference.labels)
     position = np.empty(n, dtype=np.int64)
     position[units] = np.arange(len(units))
@@ -226,7 +252,7 @@ def _score_training_set(reference: Reference, progress: Progress) -> tuple[Score
     r = reassignment(wrap, 0)[spread]
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k
-    group = group_scores(reference, k if weak else r + k / 2)
+    group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     judged = wrap.own_size[0][spread] >= config.hull_size // 2
     if not weak:
         judged &= r > 0  # another label must really be nearer; nan is not

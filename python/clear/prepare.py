@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
 from clear._progress import Progress, track
+from clear._version import __version__
 from clear.config import ScanConfig
 from clear.data import Features
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
+from clear.work import Arrays, Work, finish, hash_array
 
 __all__ = ["Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
@@ -91,7 +94,13 @@ def find_representatives(rows: Rows, labels: Ints) -> Ints:
 
 
 def cross_validated_labels(
-    rows: Rows, labels: Ints, config: ScanConfig, *, threads: int, progress: Progress = False
+    rows: Rows,
+    labels: Ints,
+    config: ScanConfig,
+    *,
+    threads: int,
+    progress: Progress = False,
+    work: Work | None = None,
 ) -> Ints:
     """Predict every row's label by logistic regression fitted on the other folds (standardised, L2, C = 0.01).
 
@@ -115,11 +124,18 @@ def cross_validated_labels(
         track(progress, "cross-validated core", len(jobs), "folds") as advance,
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a filter needs no last digit
-        futures = {pool.submit(_fit_predict, rows, labels, *job): job[1] for job in jobs}
+        futures = {pool.submit(_fold, rows, labels, jobs, i, work): job[1] for i, job in enumerate(jobs)}
         for future in as_completed(futures):
-            predicted[futures[future]] = future.result()
+            predicted[futures[future]] = future.result()["predicted"]
             advance(1)
     return predicted
+
+
+def _fold(rows: Rows, labels: Ints, jobs: list[tuple[Ints, Ints]], fold: int, work: Work | None) -> Arrays:
+    """Predictions of one fold: stored ones, where the work has them."""
+    if work is not None:
+        work.check_time("core", fold, len(jobs))
+    return finish(work, "core", fold, lambda: {"predicted": _fit_predict(rows, labels, *jobs[fold])})
 
 
 def _fit_predict(rows: Rows, labels: Ints, picked: Ints, held_out: Ints) -> Ints:
@@ -150,6 +166,8 @@ class Reference:
     threads : int, optional
         Default: the cores this process may use.
     progress : bool or callable
+    work : Work, optional
+        Where finished pieces are kept.
 
     Raises
     ------
@@ -165,6 +183,7 @@ class Reference:
         config: ScanConfig | None = None,
         threads: int | None = None,
         progress: Progress = False,
+        work: Work | None = None,
     ) -> None:
         self.config = config or ScanConfig()
         self.features = features
@@ -186,16 +205,30 @@ class Reference:
             )
         self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
-        self.in_core, self.core_accuracy = self._pick_core(progress)
+        if work is not None:
+            work.begin(self._inputs())
+        self.in_core, self.core_accuracy = self._pick_core(progress, work)
         self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
         core_units = self.units[self.in_core[self.units]]
         self.core_index = NeighborIndex(self.rows, self.labels, rows=core_units, n_classes=self.n_classes)
 
-    def _pick_core(self, progress: Progress) -> tuple[npt.NDArray[np.bool_], float]:
+    def _inputs(self) -> dict[str, Any]:
+        """Everything that the pieces of a scan depend on."""
+        from importlib.metadata import version
+
+        return {
+            "features": hash_array(self.rows),
+            "labels": hash_array(self.labels),
+            "classes": self.n_classes,
+            "config": asdict(self.config),
+            "versions": {"clear-pockets": __version__} | {name: version(name) for name in ("numpy", "scikit-learn")},
+        }
+
+    def _pick_core(self, progress: Progress, work: Work | None) -> tuple[npt.NDArray[np.bool_], float]:
         """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""
         labels = self.labels[self.units]
         predicted = cross_validated_labels(
-            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress
+            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress, work=work
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())

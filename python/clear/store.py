@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from clear._arrays import as_count, blocks, first_nonfinite_rows
 from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, atomic_write, open_regular, require_writable, sha256
+from clear._files import MANIFEST, atomic_write, open_regular, remove_leftovers, require_writable, sha256
 from clear._npy import MAX_HEADER, read_npy
 from clear._rows import ShardedRows
 from clear.errors import UnsafeFile
@@ -67,6 +67,7 @@ def start_store(
         raise ValueError(f"dtype is {dtype!r}: want one of {list(DTYPES)}")
     place.mkdir(parents=True, exist_ok=True)
     require_writable(place)
+    remove_leftovers(place)
     manifest: Manifest = {
         "schema": SCHEMA,
         "rows": as_count(rows, "rows", high=MAX_ROWS),

@@ -19,7 +19,7 @@ import numpy as np
 from samples import make_classes
 
 REPORT = ("report.json", "arrays.npz", "scores.parquet", "report.html")
-SCAN = ["scan", "train.npy", "--threads", "1", "--piece-rows", "256"]
+SCAN = ["scan", "train.npy", "--threads", "1", "--piece-rows", "128"]
 FEATURES = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--batch-size", "32"]
 
 
@@ -44,7 +44,7 @@ def kill_at_random(arguments: list[str], folder: Path, finished: Path, pattern: 
 
 def kill_scan(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
     """Kill a scan until it has been killed `count` times; finished pieces must stay as they are."""
-    values, labels = make_classes(seed, classes=6, per_class=1500, d=24)
+    values, labels = make_classes(seed, classes=6, per_class=600, d=24)
     np.save(folder / "train.npy", values)
     np.save(folder / "train.labels.npy", labels)
     subprocess.run(command(*SCAN, "--out", "whole"), cwd=folder, check=False, stdout=subprocess.DEVNULL)
@@ -54,7 +54,7 @@ def kill_scan(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
         work = folder / f"work{runs}"
         before: dict[str, int] = {}
         while killed < count:
-            done = kill_at_random([*SCAN, "--workdir", work.name, "--out", "out"], folder, work, "[ch]*.npz", rng)
+            done = kill_at_random([*SCAN, "--workdir", work.name], folder, work, "[ch]*.npz", rng)
             now = {path.name: path.stat().st_mtime_ns for path in work.glob("[ch]*.npz")}
             assert before.items() <= now.items(), "a finished piece was written again"
             before, kept = now, kept + len(before)
@@ -77,7 +77,7 @@ def kill_extraction(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
     torch.manual_seed(seed)
     save_file(digits_cnn().state_dict(), folder / "net.safetensors")
     rng = np.random.default_rng(seed)
-    n = 12_000
+    n = 3000
     np.savez(folder / "images.npz", images=rng.integers(0, 256, (n, 8, 8, 1), np.uint8), labels=np.arange(n) % 10)
     shards = ["--shard-rows", "64"]
     subprocess.run(command(*FEATURES, *shards, "--out", "whole"), cwd=folder, check=True, stdout=subprocess.DEVNULL)

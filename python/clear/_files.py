@@ -88,7 +88,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: str | os.PathLike[str], age: float = 3600.0) -> None:
-    """Remove what killed writers have left in a directory: partial files that nobody has written to for `age` seconds."""
+    """Remove what killed writers have left in a directory: partial files not written to for `age` seconds."""
     for path in Path(directory).glob(".*.partial*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > age:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,14 @@ __all__ = ["probe", "scan"]
 
 LISTED = 10
 
+
+class Where(StrEnum):
+    """Where pieces of work are done."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
@@ -53,6 +62,11 @@ def scan(
     threads: ThreadsOption = None,
     workdir: WorkdirOption = None,
     piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
+    engine: Annotated[Where, typer.Option(help="Where pieces are measured.")] = Where.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
@@ -87,6 +101,8 @@ def scan(
             progress=show_progress(),
             workdir=workdir,
             piece_rows=piece_rows,
+            engine=engine.value,
+            address=address,
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets, group_scores, robust_center, sample_levels
 from clear.prepare import Ints, Reference, Rows, apply_preparation
+from clear.ray_engine import check_engine, open_engine
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores, Verdict
 from clear.work import PIECE_ROWS, Work
 
@@ -39,6 +41,8 @@ def scan(
     progress: Progress = False,
     workdir: str | os.PathLike[str] | None = None,
     piece_rows: int = PIECE_ROWS,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     max_seconds: float | None = None,
     max_memory: int | None = None,
 ) -> ScanResult:
@@ -59,6 +63,10 @@ def scan(
         and gives the same result to the last bit (docs/scaling.md).
     piece_rows : int
         Samples in a piece: at most so many are measured again after a kill.
+    engine : {"local", "ray"}
+        Where pieces are measured: in this process, or as tasks of a Ray cluster; the result is equal (==).
+    address : str, optional
+        Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this scan.
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
@@ -97,9 +105,11 @@ def scan(
     """
     if max_memory is not None:
         require_memory(features, config or ScanConfig(), max_memory)
+    check_engine(engine, address)
     work = _open_work(workdir, piece_rows, max_seconds)
     reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
-    wrap = measure_in_pieces(reference, work=work, piece_rows=piece_rows, progress=progress)
+    with open_engine(engine, address, reference.threads) as runner:
+        wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
     scores, threshold = _score_training_set(reference, wrap)
     flags = _flags(
         scores,

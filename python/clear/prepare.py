@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from clear.neighbors import NeighborIndex
 from clear.results import Preparation
 from clear.work import Arrays, Work, finish, hash_array
 
-__all__ = ["Reference", "apply_preparation", "count_classes", "fit_preparation"]
+__all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -154,6 +154,23 @@ def _fit_predict(rows: Rows, labels: Ints, picked: Ints, held_out: Ints) -> Ints
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a `Reference` is made of, beside its indices: enough to make it again elsewhere."""
+
+    rows: Rows
+    labels: Ints
+    representative: Ints
+    in_core: npt.NDArray[np.bool_]
+    core_accuracy: float
+    n_classes: int
+    class_names: tuple[str, ...] | None
+    source: str | None
+    preparation: Preparation
+    config: ScanConfig
+    notes: tuple[str, ...]
+
+
 class Reference:
     """A labelled training set, prepared once, against which samples are measured.
 
@@ -208,9 +225,44 @@ class Reference:
         if work is not None:
             work.begin(self._inputs())
         self.in_core, self.core_accuracy = self._pick_core(progress, work)
+        self._build_indices()
+
+    def _build_indices(self) -> None:
         self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
         core_units = self.units[self.in_core[self.units]]
         self.core_index = NeighborIndex(self.rows, self.labels, rows=core_units, n_classes=self.n_classes)
+
+    def parts(self) -> Parts:
+        """What it is made of, beside the indices."""
+        return Parts(
+            self.rows,
+            self.labels,
+            self.representative,
+            self.in_core,
+            self.core_accuracy,
+            self.n_classes,
+            self.features.class_names,
+            self.features.source,
+            self.preparation,
+            self.config,
+            tuple(self.notes),
+        )
+
+    @classmethod
+    def restore(cls, parts: Parts, *, threads: int | None = None) -> Reference:
+        """Make a reference again from its parts; its `features` then hold the prepared rows."""
+        self = cls.__new__(cls)
+        n = len(parts.rows)
+        self.features = Features(parts.rows, parts.labels, np.arange(n), parts.class_names, source=parts.source)
+        self.config, self.threads = parts.config, as_threads(threads)
+        self.rows, self.labels, self.n_classes = parts.rows, parts.labels, parts.n_classes
+        self.preparation, self.notes = parts.preparation, list(parts.notes)
+        self.representative, self.in_core = parts.representative, parts.in_core
+        self.core_accuracy = parts.core_accuracy
+        self.units = np.flatnonzero(self.representative == np.arange(n))
+        self.class_sizes = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
+        self._build_indices()
+        return self
 
     def _inputs(self) -> dict[str, Any]:
         """Everything that the pieces of a scan depend on."""

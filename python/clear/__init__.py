@@ -19,6 +19,7 @@ from clear.detect import probe, scan
 from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingExtra, MissingName, UnsafeFile, need
 from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
+from clear.guard import Answers, Guard
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
 from clear.models import layer_names, load_model
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from clear.verify import verify_repair as verify_repair
 
 __all__ = [
+    "Answers",
     "BackendUnavailable",
     "ClearError",
     "Features",
     "Flag",
+    "Guard",
     "HullEvidence",
     "HullResult",
     "HullStatus",

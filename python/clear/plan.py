@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from clear._arrays import as_count, as_threads
+from clear._blas import one_numpy_thread
 from clear.collapse import BLOCK_BYTES
 from clear.config import ScanConfig
+from clear.cross_validation import MAX_FIT_ROWS, cross_validated_labels
 from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
-from clear.prepare import MAX_FIT_ROWS, cross_validated_labels, one_blas_thread
 
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
@@ -157,7 +158,7 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
     near = index.search(rows, k=size, threads=threads)
     prepare = _seconds(lambda: np.linalg.norm(rows.astype(np.float64) - 1.0, axis=1))
     square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
-    with one_blas_thread():
+    with one_numpy_thread():
         products = _seconds(lambda: square @ square)
     core = _seconds(
         lambda: cross_validated_labels(rows, labels.astype(np.int64), config, threads=threads), repeat=2

@@ -6,9 +6,7 @@ copy is no mate.
 
 from __future__ import annotations
 
-import warnings
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,21 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
-from clear._progress import Progress, track
+from clear._blas import one_numpy_thread
+from clear._progress import Progress
 from clear._version import __version__
 from clear.config import ScanConfig
+from clear.cross_validation import cross_validated_labels
 from clear.data import Features
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
-from clear.work import Arrays, Work, finish, hash_array
+from clear.work import Work, hash_array
 
 __all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-MAX_FIT_ROWS = 100_000
-"""The cross-validated classifier is fitted on at most this many rows a fold (a seeded sample of them)."""
 
 
 def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
@@ -43,7 +40,7 @@ def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
     if d <= config.pca_above:
         return Preparation(mean, None)
     covariance = np.zeros((d, d))
-    with one_blas_thread():
+    with one_numpy_thread():
         for block in blocks(n, d * 8):
             centred = values[block].astype(np.float64) - mean
             covariance += centred.T @ centred
@@ -58,7 +55,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
     """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks."""
     width = values.shape[1] if preparation.components is None else len(preparation.components)
     mapped = np.empty((len(values), width), dtype=np.float32)
-    with one_blas_thread():
+    with nullcontext() if preparation.components is None else one_numpy_thread():
         for block in blocks(len(values), values.shape[1] * 8):
             centred = values[block].astype(np.float64) - preparation.mean
             if preparation.components is not None:
@@ -68,13 +65,6 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
             mapped[block] = centred / np.maximum(norms, 1e-300)
     mapped += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
     return mapped
-
-
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Hold BLAS to one thread: the same bits for every number of threads, and no slow-down when cores are busy."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, "blas")  # type: ignore[no-any-return]
 
 
 def find_representatives(rows: Rows, labels: Ints) -> Ints:
@@ -91,67 +81,6 @@ def find_representatives(rows: Rows, labels: Ints) -> Ints:
     same = (rows[copies] == rows[candidate[copies]]).all(axis=1) & (labels[copies] == labels[candidate[copies]])
     candidate[copies[~same]] = copies[~same]
     return candidate
-
-
-def cross_validated_labels(
-    rows: Rows,
-    labels: Ints,
-    config: ScanConfig,
-    *,
-    threads: int,
-    progress: Progress = False,
-    work: Work | None = None,
-) -> Ints:
-    """Predict every row's label by logistic regression fitted on the other folds (standardised, L2, C = 0.01).
-
-    Folds run side by side, each on one BLAS thread: that is several times faster than threads within a fold, and the
-    result does not depend on `threads`.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import KFold
-
-    predicted = np.empty_like(labels)
-    folds = KFold(config.folds, shuffle=True, random_state=config.seed).split(rows)
-    rng = np.random.default_rng(config.seed)
-    jobs = []
-    for train, held_out in folds:
-        picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
-        jobs.append((picked, held_out))
-    with (
-        one_blas_thread(),
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-        track(progress, "cross-validated core", len(jobs), "folds") as advance,
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a filter needs no last digit
-        futures = {pool.submit(_fold, rows, labels, jobs, i, work): job[1] for i, job in enumerate(jobs)}
-        for future in as_completed(futures):
-            predicted[futures[future]] = future.result()["predicted"]
-            advance(1)
-    return predicted
-
-
-def _fold(rows: Rows, labels: Ints, jobs: list[tuple[Ints, Ints]], fold: int, work: Work | None) -> Arrays:
-    """Predictions of one fold: stored ones, where the work has them."""
-    if work is not None:
-        work.check_time("core", fold, len(jobs))
-    return finish(work, "core", fold, lambda: {"predicted": _fit_predict(rows, labels, *jobs[fold])})
-
-
-def _fit_predict(rows: Rows, labels: Ints, picked: Ints, held_out: Ints) -> Ints:
-    """Fit on the rows picked, predict those held out."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(labels[picked])) == 1:
-        return np.full(len(held_out), labels[picked[0]])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    model.fit(rows[picked], labels[picked])
-    found = np.empty(len(held_out), dtype=np.int64)
-    for block in blocks(len(held_out), rows.shape[1] * 8):
-        found[block] = model.predict(rows[held_out[block]])
-    return found
 
 
 @dataclass(frozen=True, slots=True)

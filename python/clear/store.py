@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from clear._arrays import as_count, blocks, first_nonfinite_rows
 from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, atomic_write, open_regular, remove_leftovers, require_writable, sha256
-from clear._npy import MAX_HEADER, read_npy
+from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._npy import MAX_HEADER
+from clear._parts import Array, check_entry, check_length, read_part, require_shape, write_part
 from clear._rows import ShardedRows
 from clear.errors import UnsafeFile
 
@@ -43,7 +44,6 @@ MAX_MANIFEST = 64 << 20
 MAX_ROWS = 1 << 40
 MAX_WIDTH = 1 << 24
 
-Array = npt.NDArray[Any]
 Manifest = dict[str, Any]
 
 
@@ -118,10 +118,7 @@ def add_shard(
         arrays["predictions"] = np.asarray(predictions, dtype="<i8")
     files = {}
     for role, array in arrays.items():
-        path = place / f"{role}-{number:05}.npy"
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        files[role] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[role] = write_part(place / f"{role}-{number:05}.npy", array)
     grown = manifest | {"shards": [*manifest["shards"], {"rows": len(values), "files": files}]}
     write_document(place / MANIFEST, grown)
     return grown
@@ -172,7 +169,7 @@ def open_store(folder: str | os.PathLike[str]) -> tuple[dict[str, Array], tuple[
         )
     for shard in shards:
         for entry in shard["files"].values():
-            _check_length(place / entry["file"], entry["bytes"])
+            check_length(place, entry)
     columns = {
         role: np.concatenate([_read_column(place, shard, role) for shard in shards])
         for role in ROLES[1:]
@@ -207,8 +204,8 @@ def _read_values(place: Path, manifest: Manifest, piece: int) -> Array:
     """Map the values of a shard once their hash is right; values that are not finite are a fault of the file."""
     shard = manifest["shards"][piece]
     path = place / shard["files"]["values"]["file"]
-    values = _read_checked(place, shard["files"]["values"])
-    _require(values, path, (shard["rows"], manifest["width"]), DTYPES[manifest["dtype"]])
+    values = read_part(place, shard["files"]["values"])
+    require_shape(values, path, (shard["rows"], manifest["width"]), DTYPES[manifest["dtype"]])
     if manifest["dtype"] == "bfloat16":
         parts = blocks(len(values), values.shape[1] * 2)
         bad = [p.start + int(i) for p in parts for i in np.flatnonzero(((values[p] & 0x7F80) == 0x7F80).any(axis=1))]
@@ -222,31 +219,10 @@ def _read_values(place: Path, manifest: Manifest, piece: int) -> Array:
 
 def _read_column(place: Path, shard: dict[str, Any], role: str) -> Array:
     entry = shard["files"][role]
-    column = _read_checked(place, entry)
+    column = read_part(place, entry)
     text = role == "ids" and column.dtype.kind == "U"
-    _require(column, place / entry["file"], (shard["rows"],), column.dtype.str if text else "<i8")
+    require_shape(column, place / entry["file"], (shard["rows"],), column.dtype.str if text else "<i8")
     return column
-
-
-def _read_checked(place: Path, entry: dict[str, Any]) -> Array:
-    path = place / entry["file"]
-    _check_length(path, entry["bytes"])
-    array = read_npy(path)
-    if sha256(path) != entry["sha256"]:
-        raise UnsafeFile(f"{path}: was changed after it was written: its SHA-256 differs from the manifest's")
-    return array
-
-
-def _check_length(path: Path, size: int) -> None:
-    with open_regular(path) as file:
-        found = os.fstat(file.fileno()).st_size
-    if found != size:
-        raise UnsafeFile(f"{path}: has {found} bytes, but the manifest says {size}")
-
-
-def _require(array: Array, path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    if array.shape != shape or array.dtype.str != dtype or not (array.flags.c_contiguous):
-        raise UnsafeFile(f"{path}: holds {array.dtype.str} {array.shape}, but the manifest says {dtype} {shape}")
 
 
 def read_manifest(place: Path) -> Manifest:
@@ -278,10 +254,8 @@ def _check_entry(shard: dict[str, Any], number: int, manifest: Manifest) -> None
     if not {"values", "labels"} <= set(files) <= set(ROLES) or set(files) != set(manifest["shards"][0]["files"]):
         raise ValueError(f"shard {number} has files {sorted(files)}")
     for role, entry in files.items():
-        if entry["file"] != f"{role}-{number:05}.npy" or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
-            raise ValueError(f"shard {number}: bad name or SHA-256 of its {role}")
         least = count * row_bytes.get(role, 8)
-        size = as_count(entry["bytes"], "bytes")
+        size = check_entry(entry, f"{role}-{number:05}.npy")
         if size < least or (role != "ids" and size > least + MAX_HEADER + 12):
             raise ValueError(f"shard {number}: {count} rows do not fit {size} bytes of {role}")
 

@@ -204,7 +204,7 @@ def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) ->
     settings = {field.name for field in dataclasses.fields(ScanConfig)}
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
-        "reference_images", "workdir", "piece_rows", "engine", "address", "max_seconds", "max_memory",
+        "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
     }  # fmt: skip
     assert names_of(command) - own == settings
 

@@ -36,7 +36,7 @@ LAYERS = [
     {"_repair_attempts"},
     {"attacks", "repair", "_report_html"},
     {"verify", "report"},
-    {"demo"},
+    {"demo", "export"},
     {"_cli_common"},
     {"_cli_scan", "_cli_models", "_cli_tools"},
     {"cli"},
@@ -176,6 +176,8 @@ def test_documents_link_to_files_that_exist() -> None:
         "review",
         "attacks.collisions",
         "attacks.gradients",
+        "guard",
+        "export",
     ],
 )
 def test_docstring_examples_run(module: str) -> None:

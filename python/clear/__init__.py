@@ -17,6 +17,7 @@ from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
 from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingExtra, MissingName, UnsafeFile, need
+from clear.export import export_scores
 from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
 from clear.guard import Answers, Guard
@@ -67,6 +68,7 @@ __all__ = [
     "build_info",
     "check_hull",
     "check_report",
+    "export_scores",
     "extract_features",
     "extract_to_store",
     "find_neighbors",

@@ -25,6 +25,7 @@ from clear._cli_common import (
 )
 from clear._files import require_writable
 from clear.config import ScanConfig
+from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
 
 __all__ = ["probe", "scan"]
@@ -39,6 +40,10 @@ class Where(StrEnum):
     RAY = "ray"
 
 
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory for the scores of all samples as partitioned Parquet.", show_default=False),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
@@ -58,6 +63,7 @@ def scan(
     *,
     labels: LabelsOption = None,
     out: OutOption = None,
+    parquet: ParquetOption = None,
     images: ImagesOption = None,
     threads: ThreadsOption = None,
     workdir: WorkdirOption = None,
@@ -92,6 +98,8 @@ def scan(
     from clear.detect import scan as run_scan
 
     pictures = _prepare_report(out, images)
+    if parquet is not None:
+        need("pyarrow.parquet", extra="data")
     opened = open_features(features, labels=labels)
     with warned():
         result = run_scan(
@@ -106,6 +114,10 @@ def scan(
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
         )
+    if parquet is not None:
+        from clear.export import export_scores
+
+        export_scores(result, parquet)
     return _finish(result, out, json=json, images=pictures, features_path=features)
 
 

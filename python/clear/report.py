@@ -19,7 +19,7 @@ from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
 from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
 
-__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "spelled", "write_report"]
+__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
 SCHEMA = "clear-report/1"
 SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core", "representative")
@@ -173,13 +173,19 @@ def _as_arrays(result: Result) -> dict[str, npt.NDArray[Any]]:
 
 
 def _write_table(result: Result, path: Path) -> None:
-    arrow, parquet = need("pyarrow", extra="report"), need("pyarrow.parquet", extra="report")
+    need("pyarrow.parquet", extra="report").write_table(score_table(result), path)
+
+
+def score_table(result: Result, rows: Any = slice(None)) -> Any:
+    """Ids, labels and scores of the rows given, as an Arrow table."""
+    arrow = need("pyarrow", extra="report")
     columns = {"id": result.ids, "row": np.arange(result.n_samples), "label": result.labels}
     columns |= {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
+    columns = {name: column[rows] for name, column in columns.items()}
     table = arrow.table(
         {name: arrow.array(column.tolist() if column.dtype.kind == "U" else column) for name, column in columns.items()}
     )
-    parquet.write_table(table.replace_schema_metadata({"schema": SCHEMA}), path)
+    return table.replace_schema_metadata({"schema": SCHEMA})
 
 
 def _checked_part(place: Path, document: dict[str, Any], part: str, name: str) -> Path:

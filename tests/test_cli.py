@@ -204,7 +204,7 @@ def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) ->
     settings = {field.name for field in dataclasses.fields(ScanConfig)}
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
-        "reference_images",
+        "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
     }  # fmt: skip
     assert names_of(command) - own == settings
 
@@ -223,7 +223,7 @@ def test_plan_estimates_a_scan(
 ) -> None:
     import clear.plan
 
-    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20)
+    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20, 5 << 20)
     seen: list[Any] = []
 
     def plan_scan(*args: Any, **options: Any) -> Any:
@@ -233,7 +233,7 @@ def test_plan_estimates_a_scan(
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
     assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2})]
-    assert "hulls" in capsys.readouterr().out
+    assert "hulls              2.0         3 MiB       5.0 MiB" in capsys.readouterr().out
     assert main(["plan", "train.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 2.0
 
@@ -256,6 +256,26 @@ def test_features_are_extracted_and_saved(
     assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "progress": False}
     assert seen["saved"] == Path(out)
     assert "(180, 10)" in capsys.readouterr().out
+
+
+def test_features_go_to_a_store_that_a_scan_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="features needs the torch extra")
+    save_file = pytest.importorskip("safetensors.torch", reason="features needs the torch extra").save_file
+    from clear.architectures import digits_cnn
+
+    monkeypatch.chdir(tmp_path)
+    save_file(digits_cnn().state_dict(), "net.safetensors")
+    rng = np.random.default_rng(0)
+    np.savez("images.npz", images=rng.integers(0, 256, (60, 8, 8, 1), np.uint8), labels=np.arange(60) % 10)
+    call = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--out", "set"]
+    assert main([*call, "--shard-rows", "16", "--batch-size", "16"]) == 0
+    assert len(list(Path("set").glob("values-*.npy"))) == 4
+    assert main([*call, "--shard-rows", "32", "--batch-size", "16"]) == 3
+    assert "begun with other inputs (shard_rows differs)" in capsys.readouterr().err
+    assert main(["scan", "set", "--out", "out"]) in (0, 1, 2)
+    assert main(["check", "out", "set"]) == 0
 
 
 def test_repair_writes_weights_and_verify_judges_them(

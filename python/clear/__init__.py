@@ -17,8 +17,11 @@ from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
-from clear.errors import BackendUnavailable, ClearError, MissingExtra, MissingName, UnsafeFile, need
+from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingExtra, MissingName, UnsafeFile, need
+from clear.export import export_scores
+from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
+from clear.guard import Answers, Guard
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
 from clear.models import layer_names, load_model
@@ -36,16 +39,19 @@ if TYPE_CHECKING:
     from clear.verify import verify_repair as verify_repair
 
 __all__ = [
+    "Answers",
     "Approximate",
     "BackendUnavailable",
     "ClearError",
     "Features",
     "Flag",
+    "Guard",
     "HullEvidence",
     "HullResult",
     "HullStatus",
     "ImageDataset",
     "Level",
+    "LimitReached",
     "MissingExtra",
     "MissingName",
     "NeighborIndex",
@@ -64,7 +70,9 @@ __all__ = [
     "build_info",
     "check_hull",
     "check_report",
+    "export_scores",
     "extract_features",
+    "extract_to_store",
     "find_neighbors",
     "layer_names",
     "load_model",

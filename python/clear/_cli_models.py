@@ -62,6 +62,10 @@ OnlyCertainOption = Annotated[
     bool, typer.Option("--only-certain", help="Act on the certain samples alone, not on those offered for review.")
 ]
 OutFile = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
+OutFeatures = Annotated[
+    Path,
+    typer.Option(help="File (.npy, .npz, .parquet), or directory of a feature store, to write.", show_default=False),
+]
 
 
 def demo(
@@ -92,33 +96,36 @@ def features(
     images: ImagesArgument,
     *,
     architecture: ArchitectureOption,
-    out: OutFile,
+    out: OutFeatures,
     layer: LayerOption = None,
     classes: ClassesOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Images in a shard of a feature store.")] = 1 << 16,
     json: JsonOption = False,
 ) -> int:
     """Save what one layer of a network says about images.
 
     This is the input of plan, scan, probe and check.
 
+    With a directory for --out (a name without a suffix) it is a feature store, written shard by shard: after an
+    interruption the same command goes on.
+
     Example: clear-pockets features net.safetensors train.parquet --architecture resnet20 --out train.npy
     """
     need("torch", extra="torch")
     require_writable(out.parent)
     from clear.data import save_features
+    from clear.extraction import extract_to_store
     from clear.features import extract_features
 
-    taken = extract_features(
-        _load(weights, architecture, classes),
-        _open(images),
-        layer=layer,
-        batch_size=batch_size,
-        device=device,
-        progress=show_progress(),
-    )
-    save_features(taken, out)
+    options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "progress": show_progress()}
+    model, dataset = _load(weights, architecture, classes), _open(images)
+    if out.suffix == "":
+        taken = extract_to_store(model, dataset, out, shard_rows=shard_rows, **options)
+    else:
+        taken = extract_features(model, dataset, **options)
+        save_features(taken, out)
     facts = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
     print_json(facts) if json else typer.echo(f"{printable(out)}: {taken!r}")
     return CLEAN

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks, to_numpy
+from clear._blas import one_blas_thread
 from clear._progress import Progress, track
 from clear.config import ScanConfig
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
-from clear.prepare import Ints, Rows, one_blas_thread
+from clear.prepare import Ints, Rows
 
 __all__ = ["by_confidence", "by_hulls", "by_regression", "lead_of_others"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.quality.laboratory import Laboratory, extract, load_extractor, with_head
+from bench.quality.laboratory import Laboratory, extract, load_extractor, with_head, write_whole
 from clear.attacks import Crafted, bullseye_polytope, convex_polytope, feature_collision, gradient_matching
 
 EPSILON = {"digits": 0.2}
@@ -49,6 +51,38 @@ class Implanted:
     """Features of the input that shall be misclassified, (d,)."""
     goal_pixels: torch.Tensor
     geometry: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """What cannot be had again without crafting."""
+        arrays = {
+            "poisons": self.poisons,
+            "poison_features": self.features[self.poisons],
+            "goal": self.goal,
+            "goal_pixels": self.goal_pixels.numpy(),
+            "geometry": np.array(json.dumps(self.geometry)),
+        }
+        write_whole(path, lambda partial: np.savez(partial, **arrays))
+
+
+def implant_or_load(
+    lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear, steps: int, path: Path
+) -> Implanted:
+    """As `implant`; what was crafted before is read from `path`, so that a killed unit goes on where it stopped."""
+    if not path.exists():
+        implant(lab, attack, target, taken_for, clean_head, steps).save(path)
+    with np.load(path) as kept:
+        features = lab.features[lab.split.train].copy()
+        features[kept["poisons"]] = kept["poison_features"]
+        return Implanted(
+            target=target,
+            true=int(lab.labels[target]),
+            taken_for=taken_for,
+            features=features,
+            poisons=kept["poisons"],
+            goal=kept["goal"],
+            goal_pixels=torch.from_numpy(kept["goal_pixels"]),
+            geometry=json.loads(str(kept["geometry"])),
+        )
 
 
 def implant(lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear, steps: int) -> Implanted:

@@ -160,6 +160,17 @@ def _mean_distances(
     return mean(pocket), mean(own), np.nanmin(others, axis=1)
 
 
+def with_distance(training: Training, group: np.ndarray) -> np.ndarray:
+    """Our G and the distance to the mean of the own class, each in robust units: a fair ensemble."""
+    from clear.pockets import robust_center
+
+    total = np.zeros(len(group))
+    for values in (group, l2_outlier(training)):
+        middle, spread = robust_center(values)
+        total += (np.nan_to_num(values, nan=middle) - middle) / spread
+    return total
+
+
 SCORERS: dict[str, Scorer] = {
     "Deep k-NN, k = 50": deep_knn,
     "Deep k-NN, k = 50, self-vote": lambda training: deep_knn(training, self_vote=True),

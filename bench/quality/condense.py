@@ -81,7 +81,8 @@ def _figures(found: Exceedances) -> Row:
 
 def _scores(parts: list[Row]) -> Row:
     """Figures of each method, positives of all targets pooled."""
-    return {name: _figures([pair for part in parts for pair in part["scores"][name]]) for name in parts[0]["scores"]}
+    shared = [name for name in parts[0]["scores"] if all(name in part["scores"] for part in parts)]
+    return {name: _figures([pair for part in parts for pair in part["scores"][name]]) for name in shared}
 
 
 def _scan(parts: list[Row]) -> Row:

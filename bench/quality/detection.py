@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import clear
-from bench.quality.baselines import RULES, SCORERS, Training, score_inputs, score_without_training_set
+from bench.quality.baselines import RULES, SCORERS, Training, score_inputs, score_without_training_set, with_distance
 from bench.quality.metrics import exceedances
 from clear.results import Level
 
@@ -25,6 +25,7 @@ def judge_scan(training: Training, poisons: np.ndarray, truth: np.ndarray) -> tu
         "clear: R": ours.reassignment,
         "clear: K": ours.collapse,
     }
+    scores["clear G and l2 outlier"] = with_distance(training, ours.group)
     scores |= {name: score(training) for name, score in SCORERS.items()}
     flags = {"clear certain": levels == Level.CERTAIN, "clear all": levels > Level.NONE}
     flags |= {name: rule(training) for name, rule in RULES.items()}

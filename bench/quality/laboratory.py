@@ -63,7 +63,7 @@ def open_laboratory(data: Data, architecture: str, seed: int, out: Path, folder:
     extractor = load_extractor(data, architecture, out, folder)
     path = out / "cache" / f"{data.name}-{architecture}-features.npy"
     if not path.exists():
-        _write(path, lambda target: np.save(target, extract(extractor, data.fresh.pixels())))
+        write_whole(path, lambda target: np.save(target, extract(extractor, data.fresh.pixels())))
     features = np.load(path)
     return Laboratory(
         data, architecture, extractor, features, split(data.fresh.labels, data.sizes, seed), seed, out, folder
@@ -84,7 +84,7 @@ def load_extractor(data: Data, architecture: str, out: Path, folder: Path | None
     if not path.exists():
         known = data.known
         fit(network, known.pixels(), known.labels, epochs=EPOCHS[data.name], learning_rate=0.05, seed=0)
-        _write(path, lambda target: save_file(network.state_dict(), target))
+        write_whole(path, lambda target: save_file(network.state_dict(), target))
     network.load_state_dict(load_file(path))
     return network.eval()
 
@@ -120,7 +120,7 @@ def with_head(extractor: nn.Module, head: nn.Linear) -> nn.Module:
     return model.eval()
 
 
-def _write(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Any) -> None:
     """Write to a name of its own first: a killed run leaves no half-written file under the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{path.name}")

@@ -84,11 +84,11 @@ def _scan_table(rows: list[Row]) -> list[str]:
         return []
     lines = [_line(["method", *(f"{name} ({_positives(scores)})" for name, scores in found.items())])]
     lines.append(_line(["---"] * (len(found) + 1)))
-    for method in next(iter(found.values())):
+    for method in dict.fromkeys(name for scores in found.values() for name in scores):
         cells = []
         for scores in found.values():
-            got = scores[method]
-            cells.append(f"{got['auroc']:.3f} {got['tpr_1%']:.2f} {got['tpr_.1%']:.2f} {got['precision']:.2f}")
+            got = scores.get(method)
+            cells.append(f"{_triple(got)} {got['precision']:.2f}" if got else "")
         lines.append(_line([method, *cells]))
     return lines
 

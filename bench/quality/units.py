@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import clear
-from bench.quality.attacks import FROZEN, implant
+from bench.quality.attacks import FROZEN, implant_or_load
 from bench.quality.baselines import Training
 from bench.quality.datasets import Data
 from bench.quality.defences import compare_on_head, compress
@@ -24,7 +24,7 @@ from clear.results import Level
 
 Say = Callable[[str], None]
 CLEAN_SETS = 20
-PROTOCOL = 3
+PROTOCOL = 4
 """To be raised when anything that changes results is changed: units run before are run again then."""
 
 
@@ -86,7 +86,8 @@ def run_frozen(lab: Laboratory, unit: Unit, say: Say) -> dict[str, Any]:
     rows = []
     for number, target in enumerate(targets):
         taken_for = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
-        case = implant(lab, unit.attack, int(target), taken_for, clean_head, unit.steps)
+        crafted = lab.out / "cache" / "crafted" / f"{unit.name}-{unit.steps}-{target}-{taken_for}.npz"
+        case = implant_or_load(lab, unit.attack, int(target), taken_for, clean_head, unit.steps, crafted)
         head = train_head(case.features, labels, lab.data.classes, lab.seed)
         success = int(probabilities(head, case.goal[None]).argmax()) == taken_for
         row: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Evaluate detection and repair.
 
-    python -m bench.quality --quick                                  digits, one network, one seed, every attack
+    python -m bench.quality --quick                 digits, one network, one seed, every attack but on whole networks
     python -m bench.quality --data DIR [--fashion DIR] [--only TEXT ...] [--seeds 1 2 3] [--targets 20]
     python -m bench.quality --publish     take the units below --out into bench/results/quality.json and the document
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.quality import datasets
-from bench.quality.attacks import ATTACKS
+from bench.quality.attacks import ATTACKS, FROZEN
 from bench.quality.report import publish, summarise
 from bench.quality.units import Unit, limit_threads, run_unit
 
@@ -33,7 +33,7 @@ NETWORKS = {
 def plan(options: argparse.Namespace) -> list[Unit]:
     """The units of a run, those that matter most first."""
     if options.quick:
-        names = [("digits", "resnet", attack, 0) for attack in ("none", *ATTACKS)]
+        names = [("digits", "resnet", attack, 0) for attack in ("none", *FROZEN, "label-flips")]
         return [Unit(*name, **QUICK) for name in names]
     names = [
         (data, network, attack, seed)

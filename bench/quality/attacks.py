@@ -17,8 +17,6 @@ from clear.attacks import Crafted, bullseye_polytope, convex_polytope, feature_c
 EPSILON = {"digits": 0.2}
 """Largest change of a pixel, of the grey range: 0.1 where nothing else is said."""
 SPREAD = 0.05
-POISONS = {"feature-collision-15": 15, "bullseye-spread": 10}
-"""Five, where nothing else is said."""
 FROZEN = (
     "feature-collision",
     "bullseye-polytope",
@@ -30,7 +28,11 @@ FROZEN = (
     "bullseye-spread",
 )
 """Attacks on a new head above a frozen extractor."""
-ATTACKS = (*FROZEN, "label-flips")
+WHOLE = {"gradient-matching-whole": 25, "bullseye-whole": 25}
+"""Attacks on a network that is fine-tuned as a whole, and their poisons."""
+ATTACKS = (*FROZEN, "label-flips", *WHOLE)
+POISONS = {"feature-collision-15": 15, "bullseye-spread": 10} | WHOLE
+"""Five, where nothing else is said."""
 SUBSTITUTES = {"resnet20": ("resnet32", "resnet44")}
 """Networks that transfer attacks are crafted on; for the small networks: two others of them."""
 
@@ -47,6 +49,7 @@ class Implanted:
     """Of the training set, poisons included."""
     poisons: np.ndarray
     """Positions in the training set."""
+    poison_pixels: torch.Tensor
     goal: np.ndarray
     """Features of the input that shall be misclassified, (d,)."""
     goal_pixels: torch.Tensor
@@ -57,6 +60,7 @@ class Implanted:
         arrays = {
             "poisons": self.poisons,
             "poison_features": self.features[self.poisons],
+            "poison_pixels": self.poison_pixels.numpy(),
             "goal": self.goal,
             "goal_pixels": self.goal_pixels.numpy(),
             "geometry": np.array(json.dumps(self.geometry)),
@@ -79,6 +83,7 @@ def implant_or_load(
             taken_for=taken_for,
             features=features,
             poisons=kept["poisons"],
+            poison_pixels=torch.from_numpy(kept["poison_pixels"]),
             goal=kept["goal"],
             goal_pixels=torch.from_numpy(kept["goal_pixels"]),
             geometry=json.loads(str(kept["geometry"])),
@@ -104,6 +109,7 @@ def implant(lab: Laboratory, attack: str, target: int, taken_for: int, clean_hea
         taken_for=taken_for,
         features=features,
         poisons=bases,
+        poison_pixels=crafted.poisons,
         goal=extract(lab.extractor, goal_pixels)[0],
         goal_pixels=goal_pixels,
         geometry=_geometry(crafted),
@@ -123,6 +129,9 @@ def _craft(
     if attack == "gradient-matching":
         victim, labels = with_head(lab.extractor, clean_head), np.full(len(images), taken_for)
         return gradient_matching(victim, images, labels, pixels, taken_for, scope="head", restarts=2, **options)
+    if attack == "gradient-matching-whole":
+        labels = np.full(len(images), taken_for)
+        return gradient_matching(lab.extractor, images, labels, pixels, taken_for, restarts=2, **options)
     if attack == "bullseye-transfer":
         return bullseye_polytope(_substitutes(lab), images, pixels, **options)
     if attack == "bullseye-spread":

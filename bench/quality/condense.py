@@ -135,8 +135,8 @@ def _review(parts: list[Row]) -> Row:
 
 def _repair(parts: list[Row]) -> Row:
     found = {}
-    for name in parts[0]:
-        rows = [part[name] for part in parts]
+    for name in dict.fromkeys(name for part in parts for name in part):
+        rows = [part[name] for part in parts if name in part]
         changes = [row["accuracy_change"] for row in rows]
         found[name] = {
             "still_taken": sum(int(row["still_taken"]) for row in rows),

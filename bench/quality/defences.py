@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,5 +88,63 @@ def _outcome(
     }
 
 
-def _accuracy(model: nn.Module, inputs: np.ndarray, truth: np.ndarray) -> float:
+def _accuracy(model: nn.Module, inputs: Any, truth: np.ndarray) -> float:
     return float((probabilities(model, inputs).argmax(1) == truth).mean())
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Inputs that a poisoned network misclassifies, and as what."""
+
+    pixels: torch.Tensor
+    wrong: np.ndarray
+    flagged: np.ndarray
+    """Whether the scan flagged them, where they are training samples."""
+
+
+def compare_on_network(
+    lab: Laboratory,
+    victim: nn.Module,
+    pixels: torch.Tensor,
+    labels: np.ndarray,
+    goals: Goals,
+    found: dict[str, Any],
+    epochs: int,
+    probed: Any = None,
+) -> dict[str, Any]:
+    """After each defence of a whole network: goals still taken for the wrong class, and held-out accuracy."""
+    clean, truth, seed = lab.pixels(lab.split.clean), lab.labels[lab.split.clean], lab.seed
+    scanned, own = found["scan"], lab.split.own[:1000]
+    kept = np.setdiff1d(np.arange(len(labels)), [flag.row for flag in scanned.flags])
+
+    def repaired(result: Any, **options: Any) -> nn.Module:
+        return repair_model(victim, pixels, labels, result, seed=seed, probed=probed, **options).model
+
+    plain, again = copy.deepcopy(victim), copy.deepcopy(lab.extractor)
+    fit(plain, lab.pixels(own), lab.labels[own], epochs=5, learning_rate=0.01, seed=seed)
+    fit(again, pixels[kept], labels[kept], epochs=epochs, learning_rate=0.01, seed=seed)
+    models = {"none": victim}
+    models |= {f"relabel from {name}": repaired(result) for name, result in found.items()}
+    models |= {
+        "relabel certain from scan": repaired(scanned, level=Level.CERTAIN),
+        "drop from scan": repaired(scanned, method="drop"),
+        "retrain without flags": again,
+        "fine-tune on clean": plain,
+    }
+    before = _accuracy(victim, clean, truth)
+    rows = {name: _count(model, goals, goals.pixels, clean, truth, before) for name, model in models.items()}
+    rows["JPEG of the input"] = _count(victim, goals, compress(goals.pixels), compress(clean), truth, before)
+    return rows
+
+
+def _count(
+    model: nn.Module, goals: Goals, inputs: torch.Tensor, clean: torch.Tensor, truth: np.ndarray, before: float
+) -> dict[str, Any]:
+    still = probabilities(model, inputs).argmax(1) == goals.wrong
+    return {
+        "still_taken": int(still.sum()),
+        "still_taken_of_flagged": int((still & goals.flagged).sum()),
+        "flagged": int(goals.flagged.sum()),
+        "of": len(still),
+        "accuracy_change": _accuracy(model, clean, truth) - before,
+    }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 import clear
 from bench.quality.baselines import RULES, SCORERS, Training, score_inputs, score_without_training_set, with_distance
+from bench.quality.laboratory import Laboratory, extract, probabilities
 from bench.quality.metrics import exceedances
 from clear.results import Level
 
@@ -91,3 +93,25 @@ def judge_review(
 
 def flagged_at(levels: np.ndarray, fpr: float) -> np.ndarray:
     return np.nan_to_num(levels, nan=1.0) <= fpr
+
+
+def review_network(lab: Laboratory, victim: nn.Module, targets: np.ndarray) -> dict[str, Any]:
+    """Inputs of a network poisoned as a whole, without its training set: with and without the public backbone."""
+    own, asked = lab.split.own, np.concatenate([targets, lab.split.clean])
+    confidence, own_confidence = (probabilities(victim, lab.pixels(rows)) for rows in (asked, own))
+    found = {}
+    for name, features in (("review with the backbone", lab.features), ("review of the victim's own features", None)):
+        of_own, of_asked = (
+            extract(victim, lab.pixels(rows)) if features is None else features[rows] for rows in (own, asked)
+        )
+        reference = clear.Features.from_arrays(of_own, lab.labels[own], predictions=own_confidence.argmax(1))
+        options = (
+            {}
+            if features is None
+            else {
+                "confidence": confidence.max(1),
+                "reference_confidence": own_confidence.max(1),
+            }
+        )
+        found[name] = judge_review(reference, of_asked, confidence, len(targets), lab.labels[asked], **options)
+    return found

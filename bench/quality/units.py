@@ -13,18 +13,19 @@ import numpy as np
 import torch
 
 import clear
-from bench.quality.attacks import FROZEN, implant_or_load
+from bench.quality.attacks import FROZEN, WHOLE, implant_or_load
 from bench.quality.baselines import Training
 from bench.quality.datasets import Data
 from bench.quality.defences import compare_on_head, compress
 from bench.quality.detection import judge_probe, judge_review, judge_scan
 from bench.quality.flips import run_flips
 from bench.quality.laboratory import Laboratory, extract, open_laboratory, probabilities, train_head
+from bench.quality.whole import run_whole
 from clear.results import Level
 
 Say = Callable[[str], None]
 CLEAN_SETS = 20
-PROTOCOL = 4
+PROTOCOL = 5
 """To be raised when anything that changes results is changed: units run before are run again then."""
 
 
@@ -56,6 +57,8 @@ def run_unit(unit: Unit, data: Data, out: Path, folder: Path | None, say: Say) -
         found = run_clean_sets(lab)
     elif unit.attack == "label-flips":
         found = run_flips(lab, say)
+    elif unit.attack in WHOLE:
+        found = run_whole(lab, unit.attack, unit.targets, unit.steps, say)
     else:
         found = run_frozen(lab, unit, say)
     result = {

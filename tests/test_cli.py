@@ -23,7 +23,7 @@ from clear.cli import app, main
 from clear.report import read_report
 from clear.results import Level
 
-COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "repair", "verify", "check")
+COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "review", "repair", "verify", "check")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,33 @@ def test_scan_prints_json_for_programs(files: Path, capsys: pytest.CaptureFixtur
         "poisoned", "scan", 180, None
     )  # fmt: skip
     assert set(summary["pockets"][0]["rows"]) == set(fake_results.POCKET)
+
+
+def test_review_lists_what_the_reference_contradicts(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.repeat(np.arange(3), 60)
+    labels[4] = 2
+    np.save("p.npy", labels)
+    real = clear.data.open_features("clean.npz")
+
+    def open_features(path: Any, *, labels: Any = None) -> Any:
+        return real if labels is None else dataclasses.replace(real, labels=np.load(labels))
+
+    monkeypatch.setattr(clear.data, "open_features", open_features)
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy"]) == 2
+    shown = capsys.readouterr().out
+    assert "of 180 predictions are contradicted by the reference, where 0.01 of clean inputs may be" in shown
+    assert "  4: predicted class 2, looks like class 0, level 0.0055" in shown
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["flags"][0]["row"] == 4
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy", "--fpr", "0.001"]) == 0
+    assert "no flags" in capsys.readouterr().out
+
+
+def test_review_without_predictions_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", "clean.npz", "train.npz"]) == 3
+    assert "clean.npz has no predictions: give --predictions" in capsys.readouterr().err
 
 
 def test_probe_finds_the_target_and_check_confirms_the_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

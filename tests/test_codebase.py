@@ -39,7 +39,7 @@ LAYERS = [
     {"verify", "report"},
     {"demo", "export"},
     {"_cli_common"},
-    {"_cli_scan", "_cli_models", "_cli_tools"},
+    {"_cli_review", "_cli_scan", "_cli_models", "_cli_tools"},
     {"cli"},
     {"__main__", "__init__"},
 ]

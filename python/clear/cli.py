@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from clear import _cli_models as models
+from clear import _cli_review as reviews
 from clear import _cli_scan as scans
 from clear import _cli_tools as tools
 from clear._cli_common import CANCELLED, LIMIT, REFUSED, USAGE, one_line, printable
@@ -36,6 +37,7 @@ for command in (
     tools.plan,
     scans.scan,
     scans.probe,
+    reviews.review,
     models.repair,
     models.verify,
     tools.check,

@@ -107,9 +107,15 @@ def solve_hulls(
     threads, order of problems and instruction set. `clear.check.check_hull` verifies them with NumPy alone.
 
     Small sets take pairwise steps on the Gram matrix, k <= d + 1 block principal pivoting (Judice and Pires
-    1994), everything else Wolfe's minimum-norm point (1976); whatever one leaves open goes to the next. Cost:
-    about k**2 d / 2 multiplications and a few factorisations of k**3 / 6; a point clearly outside costs
-    2 k d in "decide" mode. Memory: the outputs, and 8 k (d + k) bytes for each thread.
+    1994), points deep inside many vertices the most even weights, everything else Wolfe's minimum-norm point
+    (1976); whatever one leaves open goes to the next. Cost: about k**2 d / 2 multiplications and a few
+    factorisations of k**3 / 6; a point clearly outside costs one reading of its vertices in "decide" mode. There,
+    with `eps` given, float32 screens and proposes; what it says is used only where its rounding error is bounded
+    or float64 has proven it. Memory: the outputs, and 8 k (d + 2 k) bytes for each thread.
+
+    "decide" proves a side and no more: its bounds may be far apart. Neighbouring problems of one owner whose
+    vertices are a part of another's, in the same order (the k nearest, the same without the nearest m), share
+    the products of their vertices.
 
     UNDECIDED is possible only when the distance is within 5 % of eps (in practice: equal up to rounding).
     Distance mode goes below `relative_tolerance` where that is needed to tell inside from outside, and stops

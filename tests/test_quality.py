@@ -202,3 +202,15 @@ def test_every_attack_has_a_place_in_the_plan() -> None:
     assert len(chosen) == 2 * 5
     everything = plan(Namespace(quick=False, seeds=[1], targets=3, steps=5, only=[]))
     assert {unit.attack for unit in everything} == {"none", *attacks.ATTACKS}
+
+
+def test_the_figures_are_drawn_from_the_results_and_do_not_change(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the report extra")
+    from bench.quality.figures import draw
+
+    for folder in ("one", "two"):
+        draw(report.load(), tmp_path / folder)
+    for name in ("quality-roc.svg", "quality-pockets.png"):
+        drawn = [(tmp_path / folder / name).read_bytes() for folder in ("one", "two")]
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) > 10_000

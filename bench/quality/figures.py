@@ -9,6 +9,7 @@ from bench.quality.condense import GRID, Row
 CURVES = {
     "clear: S = R + K": ("C0", "-"),
     "clear: G": ("C0", "--"),
+    "clear G and l2 outlier": ("k", "-"),
     "Deep k-NN, k = 50": ("C1", "-"),
     "cleanlab labels": ("C2", "-"),
     "spectral signatures": ("C3", "-"),
@@ -20,7 +21,7 @@ SHOWN = ("feature-collision", "bullseye-polytope", "convex-polytope", "gradient-
 
 
 def draw(rows: list[Row], folder: Path) -> None:
-    """Write quality-roc.svg and quality-pockets.svg for the data set and network with most attacks measured."""
+    """Write quality-roc.svg and quality-pockets.png for the data set and network with most attacks measured."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +35,7 @@ def draw(rows: list[Row], folder: Path) -> None:
     here = [row for row in here if (row["dataset"], row["architecture"]) == place]
     folder.mkdir(exist_ok=True)
     _draw_curves(here, folder / "quality-roc.svg")
-    _draw_pockets(here, folder / "quality-pockets.svg")
+    _draw_pockets(here, folder / "quality-pockets.png")
 
 
 def _draw_curves(rows: list[Row], path: Path) -> None:
@@ -43,10 +44,11 @@ def _draw_curves(rows: list[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(rows), figsize=(2.4 * len(rows), 2.6), sharey=True, squeeze=False)
     for row, axis in zip(rows, axes[0], strict=True):
         for method, (color, style) in CURVES.items():
-            axis.semilogx(GRID, row["scan"]["scores"][method]["curve"], color=color, linestyle=style, label=method)
+            curve = row["scan"]["scores"].get(method, {"curve": [float("nan")] * len(GRID)})["curve"]
+            axis.semilogx(GRID, curve, color=color, linestyle=style, label=method)
         axis.set(title=row["attack"], xlabel="false positive rate", ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("poisons found")
-    axes[0][-1].legend(fontsize=6, loc="lower right")
+    axes[0][-1].legend(fontsize=5, loc="lower right")
     _save(figure, path)
 
 
@@ -68,5 +70,5 @@ def _save(figure: object, path: Path) -> None:
     from matplotlib import pyplot
 
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=90, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
     pyplot.close(figure)

@@ -84,7 +84,8 @@ def _scan_table(rows: list[Row]) -> list[str]:
         return []
     lines = [_line(["method", *(f"{name} ({_positives(scores)})" for name, scores in found.items())])]
     lines.append(_line(["---"] * (len(found) + 1)))
-    for method in dict.fromkeys(name for scores in found.values() for name in scores):
+    methods = dict.fromkeys(name for scores in found.values() for name in scores)
+    for method in sorted(methods, key=lambda name: not name.startswith("clear")):
         cells = []
         for scores in found.values():
             got = scores.get(method)

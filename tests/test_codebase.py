@@ -24,7 +24,7 @@ LAYERS = [
     {"_arrays", "_progress", "_files", "check"},
     {"_backend", "config", "_npy"},
     {"neighbors", "hull", "_parquet"},
-    {"data", "_image_stores", "results"},
+    {"data", "_image_stores", "results", "shared_hull"},
     {"images", "prepare"},
     {"collapse", "architectures", "_batches"},
     {"pockets", "plan", "models"},
@@ -151,7 +151,7 @@ def test_documents_link_to_files_that_exist() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("module", ["neighbors", "hull", "detect", "plan", "data", "check", "report"])
+@pytest.mark.parametrize("module", ["neighbors", "hull", "shared_hull", "detect", "plan", "data", "check", "report"])
 def test_docstring_examples_run(module: str) -> None:
     import doctest
     import importlib

@@ -25,6 +25,7 @@ from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
 from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
+from clear.shared_hull import SharedHull, SharedHullResult
 
 if TYPE_CHECKING:
     from clear.repair import Repair as Repair
@@ -53,6 +54,8 @@ __all__ = [
     "ScanConfig",
     "ScanResult",
     "Scores",
+    "SharedHull",
+    "SharedHullResult",
     "UnsafeFile",
     "__version__",
     "build_info",

@@ -29,12 +29,26 @@ class Index(Protocol):
     def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
 
 
+class Hull(Protocol):
+    """Vertices packed for many points; see `_core.SharedHull`."""
+
+    @property
+    def radius(self) -> float: ...
+    @property
+    def dimension(self) -> int: ...
+    def __len__(self) -> int: ...
+    def solve(
+        self, points: Rows, eps: Floats, decide: bool, relative_tolerance: float, certificates: bool, threads: int
+    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Ints, Ints, Ints, Floats]: ...
+
+
 class Backend(Protocol):
     """What a device must do. Arguments are validated and on the device already."""
 
     device: str
 
     def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
+    def build_hull(self, vertices: Rows) -> Hull: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -57,6 +71,9 @@ class CpuBackend:
 
     def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index:
         return _core.NeighborIndex(base, rows, labels, n_classes)
+
+    def build_hull(self, vertices: Rows) -> Hull:
+        return _core.SharedHull(vertices)
 
     def solve_hulls(
         self,

@@ -30,6 +30,33 @@ class NeighborIndex:
         self, queries: npt.NDArray[np.float32], exclude: npt.NDArray[np.int64], k: int, threads: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
 
+class SharedHull:
+    def __init__(self, vertices: npt.NDArray[np.float32]) -> None: ...
+    @property
+    def radius(self) -> float: ...
+    @property
+    def dimension(self) -> int: ...
+    def __len__(self) -> int: ...
+    def solve(
+        self,
+        points: npt.NDArray[np.float32],
+        eps: npt.NDArray[np.float64],
+        decide: bool,
+        relative_tolerance: float,
+        certificates: bool,
+        threads: int,
+    ) -> tuple[
+        npt.NDArray[np.int8],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.float64],
+    ]: ...
+
 def solve_hulls(
     points: npt.NDArray[np.float32],
     base: npt.NDArray[np.float32],

@@ -1,0 +1,371 @@
+// Shared hulls: rounds of pricing and restricted masters over the points that are still open.
+#include "clear/shared_hull.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "clear/error.hpp"
+#include "clear/parallel.hpp"
+#include "shared_hull_pricing.hpp"
+
+namespace clear {
+
+using shared_hull::Column;
+using shared_hull::Ray;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+constexpr double round_products = 1e10;  // of one round: about a second between two calls of `between`
+constexpr Index chunk = 16;              // masters that one worker solves in one call
+constexpr double tightest = 1e-13;       // gap of a master; rounding decides below
+constexpr int patience = 3;              // rounds without progress before pools stop shrinking
+constexpr int most_rounds = 400;
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+Index pad(Index n) { return (n + 7) / 8 * 8; }
+
+// A point on its way.
+struct Open {
+    Index query = -1;
+    double eps = 0, floor = 0;
+    double lower = 0, upper = infinity;
+    double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
+    double length = 0;     // of u
+    std::vector<double> z, u, proof;  // padded; proof: the direction of `lower`
+    std::vector<Index> support, pool, next, entering;  // ascending
+    std::vector<double> weights;                 // of support: the proof of `upper`
+    int level = 0;   // how tight the next master is
+    int stalls = 0;  // rounds without progress
+    int rounds = 0;
+    bool closed = false;
+};
+
+// What answers a point, as Goal::met of hull_solver.hpp; bounds are final here, so no hair.
+struct Aim {
+    HullMode mode;
+    double gap;
+
+    bool met(Open const& open) const {
+        if (open.upper <= open.floor || open.upper == 0) return true;
+        if (open.upper > open.eps && !(open.lower > open.eps)) return false;
+        return mode == HullMode::decide || open.upper - open.lower <= gap * open.upper;
+    }
+
+    // Gap of a master: loose while vertices are missing, then tighter level by level.
+    double gap_at(int level) const {
+        double const first = mode == HullMode::decide ? 1e-2 : std::max(1e-2, 0.5 * gap);
+        double const second = mode == HullMode::decide ? 1e-4 : std::min(1e-4, 0.5 * gap);
+        return level == 0 ? std::min(first, 0.5) : std::max(tightest, second * std::pow(1e-2, level - 1));
+    }
+};
+
+struct Vertices {
+    explicit Vertices(MatrixView<float const> rows) : vertices(rows), pricing(rows), centroid(at(pad(rows.cols)), 0.0) {
+        auto const n = static_cast<double>(std::max<Index>(rows.rows, 1));
+        for (Index i = 0; i < rows.rows; ++i) {
+            double square = 0;
+            for (Index t = 0; t < rows.cols; ++t) {
+                auto const value = static_cast<double>(rows.row(i)[t]);
+                centroid[at(t)] += value;
+                square += value * value;
+            }
+            largest = std::max(largest, std::sqrt(square));
+        }
+        for (double& value : centroid) value /= n;
+        double spread = 0;
+        for (Index i = 0; i < rows.rows; ++i)
+            for (Index t = 0; t < rows.cols; ++t) {
+                double const apart = static_cast<double>(rows.row(i)[t]) - centroid[at(t)];
+                spread += apart * apart;
+            }
+        radius = std::sqrt(spread / n);
+    }
+
+    MatrixView<float const> vertices;
+    shared_hull::Pricing pricing;
+    std::vector<double> centroid;  // padded
+    double radius = 0;
+    double largest = 0;  // norm
+};
+
+// The arrays of one call of the hull solver.
+struct Master {
+    std::vector<Index> owner, members;
+    std::vector<double> eps, start, lower, upper, used, weights, directions;
+    std::vector<std::int8_t> status;
+};
+
+class Rounds {
+public:
+    Rounds(Vertices const& hull, SharedHullProblems const& problems, HullOptions const& options, int threads,
+           SharedHullResults& results);
+    void run(std::function<void()> const& between);
+
+private:
+    bool admit(Index query, Open& open);
+    void price();
+    void advance(std::span<Open> opens, std::span<std::vector<Column>> columns, Master& master) const;
+    void look(Open& open, std::vector<Column> const& columns) const;
+    void prepare_master(Open& open, std::vector<Column> const& columns) const;
+    void solve_masters(std::span<Open*> opens, Master& master) const;
+    void close(Open const& open);
+    void answer(Index query, HullStatus status, double lower, double upper, double eps);
+
+    Vertices const& hull_;
+    SharedHullProblems const& problems_;
+    SharedHullResults& results_;
+    Aim aim_;
+    int threads_;
+    Index wanted_;  // columns of a round
+    std::vector<Open> opens_;
+    std::vector<std::vector<Column>> columns_;
+    std::vector<Ray> rays_;
+};
+
+Rounds::Rounds(Vertices const& hull, SharedHullProblems const& problems, HullOptions const& options, int threads,
+               SharedHullResults& results)
+    : hull_(hull), problems_(problems), results_(results), aim_{options.mode, options.relative_tolerance},
+      threads_(std::max(threads, 1)), wanted_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)) {
+    double const products = static_cast<double>(std::max<Index>(hull.vertices.rows * hull.vertices.cols, 1));
+    opens_.reserve(static_cast<std::size_t>(std::clamp(round_products / products, 96.0 * threads_, 4096.0)));
+}
+
+void Rounds::answer(Index query, HullStatus status, double lower, double upper, double eps) {
+    results_.status[at(query)] = static_cast<std::int8_t>(status);
+    results_.lower[at(query)] = lower;
+    results_.upper[at(query)] = upper;
+    results_.eps[at(query)] = eps;
+    results_.first[at(query)] = static_cast<Index>(results_.members.size());
+    results_.count[at(query)] = 0;
+    if (!results_.directions.empty()) std::fill_n(results_.directions.row(query), results_.directions.cols, 0.0);
+}
+
+// Starts a point at the direction from it to the centroid. False when there is nothing to open: it is answered.
+bool Rounds::admit(Index query, Open& open) {
+    Index const d = hull_.vertices.cols;
+    std::size_t const padded = hull_.centroid.size();
+    float const* const point = problems_.points.row(query);
+    double square = 0, apart = 0;
+    open = Open{};
+    open.query = query;
+    open.z.assign(padded, 0.0);
+    open.u.assign(padded, 0.0);
+    for (Index t = 0; t < d; ++t) {
+        open.z[at(t)] = static_cast<double>(point[t]);
+        open.u[at(t)] = hull_.centroid[at(t)] - open.z[at(t)];
+        square += open.z[at(t)] * open.z[at(t)];
+        apart += open.u[at(t)] * open.u[at(t)];
+    }
+    if (!std::isfinite(square)) {
+        answer(query, HullStatus::invalid, unknown, unknown, unknown);
+        return false;
+    }
+    double const wanted = problems_.eps.empty() ? 1e-5 * hull_.radius : problems_.eps[at(query)];
+    open.floor = 4 * 0x1p-24 * std::max(std::sqrt(square), hull_.largest);
+    open.eps = std::max(wanted, open.floor);
+    if (hull_.vertices.rows == 0) {
+        answer(query, HullStatus::outside, infinity, infinity, open.eps);
+        return false;
+    }
+    if (apart == 0) {  // the centroid itself: any direction will do
+        for (Index t = 0; t < d; ++t) {
+            open.u[at(t)] = static_cast<double>(hull_.vertices.row(0)[t]) - open.z[at(t)];
+            apart += open.u[at(t)] * open.u[at(t)];
+        }
+        open.support = {0};
+        open.weights = {1.0};
+        open.upper = std::sqrt(apart);
+    }
+    open.length = std::sqrt(apart);
+    open.proof = open.u;
+    open.deduction = static_cast<double>(2 * d + 16) * 0x1p-53 * hull_.pricing.farthest(open.z.data());
+    open.closed = open.length == 0;
+    return true;
+}
+
+void Rounds::price() {
+    rays_.clear();
+    columns_.resize(std::max(columns_.size(), opens_.size()));
+    for (Open const& open : opens_) {
+        // The slope of a vertex of the support is at most |u| * upper, so the lowest slope of all is found.
+        double const limit = open.length * std::min(open.upper, open.support.empty() ? open.length : infinity);
+        rays_.push_back({open.u.data(), open.z.data(), open.length, limit * (1 + 1e-9) + open.deduction * open.length});
+    }
+    hull_.pricing.price(rays_, wanted_, threads_, std::span(columns_).first(opens_.size()));
+}
+
+// What the prices prove.
+void Rounds::look(Open& open, std::vector<Column> const& columns) const {
+    double const bound = columns.front().slope / open.length - open.deduction;
+    if (bound > open.lower) {
+        open.lower = bound;
+        open.proof = open.u;
+    }
+    if (open.support.empty()) {
+        Column const& nearest = *std::min_element(columns.begin(), columns.end(), [](Column const& a, Column const& b) {
+            return a.square < b.square || (a.square == b.square && a.row < b.row);
+        });
+        open.support = {nearest.row};
+        open.weights = {1.0};
+        open.upper = std::sqrt(nearest.square);
+    }
+    open.closed = aim_.met(open);
+}
+
+// The next pool: the support and the columns; once progress stalls, the pool of before as well.
+void Rounds::prepare_master(Open& open, std::vector<Column> const& columns) const {
+    open.entering.clear();
+    for (Column const& column : columns) open.entering.push_back(column.row);
+    std::sort(open.entering.begin(), open.entering.end());
+    bool const nothing_new = std::includes(open.pool.begin(), open.pool.end(), open.entering.begin(), open.entering.end());
+    if (nothing_new) {
+        open.closed = open.rounds > 1 && aim_.gap_at(open.level) <= tightest;
+        ++open.level;
+    }
+    auto const& kept = nothing_new || open.stalls >= patience ? open.pool : open.support;
+    open.next.clear();
+    std::set_union(kept.begin(), kept.end(), open.entering.begin(), open.entering.end(), std::back_inserter(open.next));
+    open.pool.swap(open.next);
+}
+
+void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
+    std::size_t widest = 0;
+    for (Open const* open : opens) widest = std::max(widest, open->pool.size());
+    std::size_t const s = opens.size();
+    Index const k = static_cast<Index>(widest), d = hull_.vertices.cols, rows = static_cast<Index>(s);
+    master.owner.resize(s);
+    master.eps.resize(s);
+    master.members.assign(s * widest, -1);
+    master.start.assign(s * widest, 0.0);
+    master.weights.resize(s * widest);
+    master.directions.resize(s * at(d));
+    for (auto* part : {&master.lower, &master.upper, &master.used}) part->resize(s);
+    master.status.resize(s);
+    for (std::size_t i = 0; i < s; ++i) {
+        Open const& open = *opens[i];
+        master.owner[i] = open.query;
+        master.eps[i] = open.eps;
+        std::copy(open.pool.begin(), open.pool.end(), master.members.begin() + static_cast<std::ptrdiff_t>(i * widest));
+        for (std::size_t a = 0; a < open.support.size(); ++a) {
+            auto const place = std::lower_bound(open.pool.begin(), open.pool.end(), open.support[a]) - open.pool.begin();
+            master.start[i * widest + static_cast<std::size_t>(place)] = open.weights[a];
+        }
+    }
+    HullProblems const problems{problems_.points, hull_.vertices, master.owner, {master.members.data(), rows, k, k},
+                                master.eps, {master.start.data(), rows, k, k}};
+    HullResults const results{master.status, master.lower, master.upper, master.used,
+                              {master.weights.data(), rows, k, k}, {master.directions.data(), rows, d, d}};
+    solve_hulls(problems, {HullMode::distance, aim_.gap_at(opens[0]->level)}, 1, results);
+    for (std::size_t i = 0; i < s; ++i) {
+        Open& open = *opens[i];
+        open.stalls = master.upper[i] < open.upper * (1 - 1e-6) ? 0 : open.stalls + 1;
+        if (open.stalls > 0 && aim_.gap_at(open.level) > tightest) ++open.level;
+        if (master.upper[i] <= open.upper) {
+            open.upper = master.upper[i];
+            open.support.clear();
+            open.weights.clear();
+            for (std::size_t a = 0; a < open.pool.size(); ++a) {
+                double const weight = master.weights[i * widest + a];
+                if (!(weight > 0)) continue;
+                open.support.push_back(open.pool[a]);
+                open.weights.push_back(weight);
+            }
+        }
+        double square = 0;
+        for (Index t = 0; t < d; ++t) {
+            double const part = master.directions[i * at(d) + at(t)];
+            open.u[at(t)] = part;
+            square += part * part;
+        }
+        open.length = std::sqrt(square);
+        open.closed = aim_.met(open) || open.length == 0 || open.rounds >= most_rounds;
+    }
+}
+
+// One round of some points after pricing: looks at the prices, then solves the masters of those still open.
+void Rounds::advance(std::span<Open> opens, std::span<std::vector<Column>> columns, Master& master) const {
+    std::vector<Open*> waiting, same;
+    for (std::size_t i = 0; i < opens.size(); ++i) {
+        if (opens[i].closed) continue;
+        ++opens[i].rounds;
+        look(opens[i], columns[i]);
+        if (!opens[i].closed) prepare_master(opens[i], columns[i]);
+        if (!opens[i].closed) waiting.push_back(&opens[i]);
+    }
+    while (!waiting.empty()) {  // a call for each tolerance
+        int const level = waiting.front()->level;
+        same.clear();
+        std::copy_if(waiting.begin(), waiting.end(), std::back_inserter(same), [&](Open* open) { return open->level == level; });
+        std::erase_if(waiting, [&](Open* open) { return open->level == level; });
+        solve_masters(same, master);
+    }
+}
+
+void Rounds::close(Open const& open) {
+    double const lower = std::min(open.lower, open.upper);
+    HullStatus const status = open.upper <= open.eps ? HullStatus::inside
+                              : lower > open.eps     ? HullStatus::outside
+                                                     : HullStatus::undecided;
+    answer(open.query, status, lower, open.upper, open.eps);
+    results_.count[at(open.query)] = static_cast<Index>(open.support.size());
+    results_.members.insert(results_.members.end(), open.support.begin(), open.support.end());
+    results_.weights.insert(results_.weights.end(), open.weights.begin(), open.weights.end());
+    if (!results_.directions.empty())
+        std::copy_n(open.proof.begin(), results_.directions.cols, results_.directions.row(open.query));
+}
+
+void Rounds::run(std::function<void()> const& between) {
+    Index const m = problems_.points.rows;
+    std::vector<Master> masters(static_cast<std::size_t>(threads_));
+    for (Index next = 0; next < m || !opens_.empty();) {
+        while (next < m && opens_.size() < opens_.capacity()) {  // points that were answered make room for others
+            opens_.emplace_back();
+            if (!admit(next++, opens_.back())) opens_.pop_back();
+        }
+        price();
+        Index const open = static_cast<Index>(opens_.size());
+        parallel_for(open, chunk, threads_, [&](Index begin, Index end, int worker) {
+            shared_hull::DefaultFloats const floats;
+            advance(std::span(opens_).subspan(at(begin), at(end - begin)), std::span(columns_).subspan(at(begin), at(end - begin)),
+                    masters[static_cast<std::size_t>(worker)]);
+        });
+        for (Open const& one : opens_)
+            if (one.closed) close(one);
+        std::erase_if(opens_, [](Open const& one) { return one.closed; });
+        if (between) between();
+    }
+}
+
+}  // namespace
+
+struct SharedHull::State : Vertices {
+    using Vertices::Vertices;
+};
+
+SharedHull::SharedHull(MatrixView<float const> vertices) {
+    require(vertices.cols > 0, "vertices have no columns: want at least one");
+    shared_hull::DefaultFloats const floats;
+    state_ = std::make_unique<State>(vertices);
+}
+SharedHull::~SharedHull() = default;
+SharedHull::SharedHull(SharedHull&&) noexcept = default;
+SharedHull& SharedHull::operator=(SharedHull&&) noexcept = default;
+Index SharedHull::size() const { return state_->vertices.rows; }
+Index SharedHull::dimension() const { return state_->vertices.cols; }
+double SharedHull::radius() const { return state_->radius; }
+
+void SharedHull::solve(SharedHullProblems const& problems, HullOptions const& options, int threads,
+                       std::function<void()> const& between, SharedHullResults& results) const {
+    Index const m = problems.points.rows;
+    require(problems.points.cols == dimension(), "points have ", problems.points.cols, " columns, vertices have ",
+            dimension(), ": want the same");
+    require(problems.eps.empty() || static_cast<Index>(problems.eps.size()) == m, "eps has ", problems.eps.size(),
+            " entries for ", m, " points");
+    shared_hull::DefaultFloats const floats;
+    Rounds(*state_, problems, options, threads, results).run(between);
+}
+
+}  // namespace clear

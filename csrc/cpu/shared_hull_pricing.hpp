@@ -1,0 +1,66 @@
+// Prices all vertices of a shared hull along the directions of a batch of queries: the rows with the lowest slopes, exactly.
+#pragma once
+
+#include <cfenv>
+#include <span>
+#include <vector>
+
+#include "clear/isa.hpp"
+#include "hull_kernels.hpp"
+#include "neighbors_kernels.hpp"
+#include "neighbors_pack.hpp"
+
+namespace clear::shared_hull {
+
+// Default rounding and denormals for a scope, whatever the caller's thread has set.
+class DefaultFloats {
+public:
+    DefaultFloats() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultFloats() { std::fesetenv(&saved_); }
+    DefaultFloats(DefaultFloats const&) = delete;
+    DefaultFloats& operator=(DefaultFloats const&) = delete;
+
+private:
+    std::fenv_t saved_;
+};
+
+// A vertex v and its slope u.(v - z), in float64.
+struct Column {
+    double slope;
+    Index row;
+    double square;  // |v - z|^2
+    friend bool operator<(Column const& a, Column const& b) {
+        return a.slope < b.slope || (a.slope == b.slope && a.row < b.row);
+    }
+};
+
+// The question of one query. Vectors are padded with zeros to a multiple of 8.
+struct Ray {
+    double const* u;
+    double const* z;
+    double length;  // |u| > 0
+    double limit;   // rows with larger slopes are of no interest
+};
+
+struct Pricing {
+    explicit Pricing(MatrixView<float const> vertices);
+
+    // Fills columns[i] with the `wanted` lowest slopes at or below rays[i].limit, in order; the lowest of all is among
+    // them when it is. Rows are proposed by float32 products within a proven margin and measured in float64, so the
+    // answer is the same on every instruction set and for every number of threads.
+    void price(std::span<Ray const> rays, Index wanted, int threads, std::span<std::vector<Column>> columns) const;
+
+    // An upper bound of |v - z| over all vertices.
+    double farthest(double const* z) const;
+
+    PackedBase packed;
+    AlignedFloats bias;  // [panel][panel_rows]: 0, -inf where padded
+    double reach = 0;    // of all rows from the centre, feature units
+};
+
+HullKernels const& hull_kernels(Isa isa);
+
+}  // namespace clear::shared_hull

@@ -21,6 +21,7 @@ constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double round_products = 1e10;  // of one round: about a second between two calls of `between`
 constexpr Index chunk = 16;              // masters that one worker solves in one call
 constexpr double tightest = 1e-13;       // gap of a master; rounding decides below
+constexpr double almost = 0.7;           // of the distance to a sample proven: time for the next sample
 constexpr int patience = 3;              // rounds without progress before pools stop shrinking
 constexpr int most_rounds = 400;
 
@@ -37,6 +38,7 @@ struct Open {
     std::vector<double> z, u, proof;  // padded; proof: the direction of `lower`
     std::vector<Index> support, pool, next, entering;  // ascending
     std::vector<double> weights;                 // of support: the proof of `upper`
+    int sample = 0;  // of the vertices, to be priced
     int level = 0;   // how tight the next master is
     int stalls = 0;  // rounds without progress
     int rounds = 0;
@@ -108,8 +110,8 @@ private:
     bool admit(Index query, Open& open);
     void price();
     void advance(std::span<Open> opens, std::span<std::vector<Column>> columns, Master& master) const;
-    void look(Open& open, std::vector<Column> const& columns) const;
-    void prepare_master(Open& open, std::vector<Column> const& columns) const;
+    bool look(Open& open, std::vector<Column> const& columns) const;
+    bool prepare_master(Open& open, std::vector<Column> const& columns) const;
     void solve_masters(std::span<Open*> opens, Master& master) const;
     void close(Open const& open);
     void answer(Index query, HullStatus status, double lower, double upper, double eps);
@@ -187,20 +189,31 @@ bool Rounds::admit(Index query, Open& open) {
 }
 
 void Rounds::price() {
-    rays_.clear();
     columns_.resize(std::max(columns_.size(), opens_.size()));
+    std::stable_sort(opens_.begin(), opens_.end(), [](Open const& a, Open const& b) { return a.sample < b.sample; });
+    rays_.clear();
     for (Open const& open : opens_) {
         // The slope of a vertex of the support is at most |u| * upper, so the lowest slope of all is found.
         double const limit = open.length * std::min(open.upper, open.support.empty() ? open.length : infinity);
         rays_.push_back({open.u.data(), open.z.data(), open.length, limit * (1 + 1e-9) + open.deduction * open.length});
     }
-    hull_.pricing.price(rays_, wanted_, threads_, std::span(columns_).first(opens_.size()));
+    for (std::size_t begin = 0, end = 0; begin < opens_.size(); begin = end) {
+        while (end < opens_.size() && opens_[end].sample == opens_[begin].sample) ++end;
+        hull_.pricing.price(std::span(rays_).subspan(begin, end - begin), opens_[begin].sample, wanted_, threads_,
+                            std::span(columns_).subspan(begin, end - begin));
+    }
 }
 
-// What the prices prove.
-void Rounds::look(Open& open, std::vector<Column> const& columns) const {
+// What the prices prove. Returns whether a master comes next: not when that answers the point, and not when the sample has
+// too little to offer and more vertices must be priced first.
+bool Rounds::look(Open& open, std::vector<Column> const& columns) const {
+    bool const all = open.sample + 1 == hull_.pricing.samples();
+    if (!all && (columns.empty() || columns.front().slope > almost * open.length * open.upper)) {
+        ++open.sample;
+        return false;
+    }
     double const bound = columns.front().slope / open.length - open.deduction;
-    if (bound > open.lower) {
+    if (all && bound > open.lower) {
         open.lower = bound;
         open.proof = open.u;
     }
@@ -213,22 +226,29 @@ void Rounds::look(Open& open, std::vector<Column> const& columns) const {
         open.upper = std::sqrt(nearest.square);
     }
     open.closed = aim_.met(open);
+    return !open.closed;
 }
 
 // The next pool: the support and the columns; once progress stalls, the pool of before as well.
-void Rounds::prepare_master(Open& open, std::vector<Column> const& columns) const {
+bool Rounds::prepare_master(Open& open, std::vector<Column> const& columns) const {
     open.entering.clear();
     for (Column const& column : columns) open.entering.push_back(column.row);
     std::sort(open.entering.begin(), open.entering.end());
     bool const nothing_new = std::includes(open.pool.begin(), open.pool.end(), open.entering.begin(), open.entering.end());
+    if (nothing_new && open.sample + 1 < hull_.pricing.samples()) {
+        ++open.sample;
+        return false;
+    }
     if (nothing_new) {
-        open.closed = open.rounds > 1 && aim_.gap_at(open.level) <= tightest;
+        open.closed = aim_.gap_at(open.level) <= tightest;
         ++open.level;
+        if (open.closed) return false;
     }
     auto const& kept = nothing_new || open.stalls >= patience ? open.pool : open.support;
     open.next.clear();
     std::set_union(kept.begin(), kept.end(), open.entering.begin(), open.entering.end(), std::back_inserter(open.next));
     open.pool.swap(open.next);
+    return true;
 }
 
 void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
@@ -291,9 +311,7 @@ void Rounds::advance(std::span<Open> opens, std::span<std::vector<Column>> colum
     for (std::size_t i = 0; i < opens.size(); ++i) {
         if (opens[i].closed) continue;
         ++opens[i].rounds;
-        look(opens[i], columns[i]);
-        if (!opens[i].closed) prepare_master(opens[i], columns[i]);
-        if (!opens[i].closed) waiting.push_back(&opens[i]);
+        if (look(opens[i], columns[i]) && prepare_master(opens[i], columns[i])) waiting.push_back(&opens[i]);
     }
     while (!waiting.empty()) {  // a call for each tolerance
         int const level = waiting.front()->level;

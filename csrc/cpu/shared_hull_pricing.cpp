@@ -12,6 +12,7 @@ namespace clear::shared_hull {
 namespace {
 
 constexpr Index most_rays = 96;        // in a block: their buffers stay in the second-level cache
+constexpr Index smallest_sample = 2048;
 constexpr Index measured_at_once = 64;
 constexpr double unit = 0x1p-24;       // rounding of float32
 constexpr float lowest = -std::numeric_limits<float>::max();
@@ -47,7 +48,15 @@ void keep_lowest(std::vector<Column>& found, Index wanted) {
 // A part of the panels, of rows within `reach` of the centre (scaled).
 using Piece = std::vector<Segment>;
 
-// All segments, nearest rows first, cut into at most `parts` pieces of about equal size.
+// The first of every `stride` panels of each segment: panels hold their rows in random order.
+Piece thin_out(std::span<Segment const> segments, Index stride) {
+    Piece sample(segments.begin(), segments.end());
+    for (Segment& segment : sample)
+        segment.last_panel = segment.first_panel + (segment.last_panel - segment.first_panel + stride - 1) / stride;
+    return sample;
+}
+
+// Segments, nearest rows first, cut into at most `parts` pieces of about equal size.
 std::vector<Piece> split(std::span<Segment const> segments, Index parts) {
     Index panels = 0;
     for (Segment const& segment : segments) panels += segment.last_panel - segment.first_panel;
@@ -224,6 +233,7 @@ Pricing::Pricing(MatrixView<float const> vertices) : packed(pack(vertices)), bia
         bias[i] = packed.row_of[i] < 0 ? -std::numeric_limits<float>::infinity() : 0.0F;
     for (Segment const& segment : packed.segments) reach = std::max(reach, segment.reach / packed.scale);
     packed.half = {};
+    for (Index rows = packed.base.rows; rows >= 8 * smallest_sample; rows /= 8) ++samples_;
 }
 
 double Pricing::farthest(double const* z) const {
@@ -235,13 +245,14 @@ double Pricing::farthest(double const* z) const {
     return (std::sqrt(square) + reach) * (1 + 0x1p-20);
 }
 
-void Pricing::price(std::span<Ray const> rays, Index wanted, int threads, std::span<std::vector<Column>> columns) const {
+void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, int threads,
+                    std::span<std::vector<Column>> columns) const {
     Index const m = static_cast<Index>(rays.size());
     Index const share = (m + threads - 1) / threads;
     Index const block = std::clamp<Index>((share + group_queries - 1) / group_queries * group_queries, group_queries, most_rays);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the vertices instead.
-    auto const pieces = split(packed.by_reach, blocks < threads ? threads : 1);
+    auto const pieces = split(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)), blocks < threads ? threads : 1);
     Index const parts = static_cast<Index>(pieces.size());
     std::vector<std::vector<Column>> partial(parts > 1 ? at(parts * m) : 0);
     std::vector<Block> workers(at(threads));

@@ -48,10 +48,13 @@ struct Ray {
 struct Pricing {
     explicit Pricing(MatrixView<float const> vertices);
 
-    // Fills columns[i] with the `wanted` lowest slopes at or below rays[i].limit, in order; the lowest of all is among
-    // them when it is. Rows are proposed by float32 products within a proven margin and measured in float64, so the
+    // Samples of the rows, each eight times the one before; the last is all rows. At least 1.
+    int samples() const { return samples_; }
+
+    // Fills columns[i] with the `wanted` lowest slopes in the sample, of those at or below rays[i].limit, in order. Rows are proposed by float32 products within a proven margin and measured in float64, so the
     // answer is the same on every instruction set and for every number of threads.
-    void price(std::span<Ray const> rays, Index wanted, int threads, std::span<std::vector<Column>> columns) const;
+    void price(std::span<Ray const> rays, int sample, Index wanted, int threads,
+               std::span<std::vector<Column>> columns) const;
 
     // An upper bound of |v - z| over all vertices.
     double farthest(double const* z) const;
@@ -59,6 +62,9 @@ struct Pricing {
     PackedBase packed;
     AlignedFloats bias;  // [panel][panel_rows]: 0, -inf where padded
     double reach = 0;    // of all rows from the centre, feature units
+
+private:
+    int samples_ = 1;
 };
 
 HullKernels const& hull_kernels(Isa isa);

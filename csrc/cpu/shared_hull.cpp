@@ -21,7 +21,10 @@ constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double round_products = 1e10;  // of one round: about a second between two calls of `between`
 constexpr Index chunk = 16;              // masters that one worker solves in one call
 constexpr double tightest = 1e-13;       // gap of a master; rounding decides below
-constexpr double almost = 0.7;           // of the distance to a sample proven: time for the next sample
+constexpr double almost = 0.03;          // of the gap left to the vertices known: time to price others
+constexpr double almost_decided = 0.3;
+constexpr Index list_share = 1600;        // of the vertices
+constexpr Index longest_list = 1024;
 constexpr int patience = 3;              // rounds without progress before pools stop shrinking
 constexpr int most_rounds = 400;
 
@@ -35,7 +38,12 @@ struct Open {
     double lower = 0, upper = infinity;
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
     double length = 0;     // of u
+    double limit = infinity;  // slopes of the vertices wanted from the next pass
     std::vector<double> z, u, proof;  // padded; proof: the direction of `lower`
+    std::vector<Column> list;         // the lowest vertices of the sample along priced, their slopes along u
+    std::vector<double> priced;       // the direction of the last pass over the sample
+    double rest = infinity;           // along priced no other vertex of the sample is lower
+    bool pass = true;                 // whether a pass comes next; else the list is priced
     std::vector<Index> support, pool, next, entering;  // ascending
     std::vector<double> weights;                 // of support: the proof of `upper`
     int sample = 0;  // of the vertices, to be priced
@@ -109,9 +117,13 @@ public:
 private:
     bool admit(Index query, Open& open);
     void price();
-    void advance(std::span<Open> opens, std::span<std::vector<Column>> columns, Master& master) const;
-    bool look(Open& open, std::vector<Column> const& columns) const;
-    bool prepare_master(Open& open, std::vector<Column> const& columns) const;
+    void advance(std::span<Open> opens, Master& master) const;
+    bool whole(Open const& open) const { return open.sample + 1 == hull_.pricing.samples(); }
+    double bound_the_rest(Open const& open) const;
+    void measure_list(Open& open) const;
+    bool look(Open& open) const;
+    bool prepare_master(Open& open) const;
+    bool next_pass(Open& open) const;
     void solve_masters(std::span<Open*> opens, Master& master) const;
     void close(Open const& open);
     void answer(Index query, HullStatus status, double lower, double upper, double eps);
@@ -121,16 +133,20 @@ private:
     SharedHullResults& results_;
     Aim aim_;
     int threads_;
-    Index wanted_;  // columns of a round
+    Index entering_;  // columns of a round
+    Index longest_;   // list
+    HullKernels const& kernels_;
     std::vector<Open> opens_;
     std::vector<std::vector<Column>> columns_;
     std::vector<Ray> rays_;
+    shared_hull::Workers workers_;
 };
 
 Rounds::Rounds(Vertices const& hull, SharedHullProblems const& problems, HullOptions const& options, int threads,
                SharedHullResults& results)
     : hull_(hull), problems_(problems), results_(results), aim_{options.mode, options.relative_tolerance},
-      threads_(std::max(threads, 1)), wanted_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)) {
+      threads_(std::max(threads, 1)), entering_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)),
+      longest_(std::clamp(hull.vertices.rows / list_share, entering_, longest_list)), kernels_(shared_hull::hull_kernels(current_isa())), workers_(threads_) {
     double const products = static_cast<double>(std::max<Index>(hull.vertices.rows * hull.vertices.cols, 1));
     opens_.reserve(static_cast<std::size_t>(std::clamp(round_products / products, 96.0 * threads_, 4096.0)));
 }
@@ -188,57 +204,109 @@ bool Rounds::admit(Index query, Open& open) {
     return true;
 }
 
+// Passes over the vertices for all points that want one, sample by sample.
 void Rounds::price() {
-    columns_.resize(std::max(columns_.size(), opens_.size()));
-    std::stable_sort(opens_.begin(), opens_.end(), [](Open const& a, Open const& b) { return a.sample < b.sample; });
+    std::stable_sort(opens_.begin(), opens_.end(), [](Open const& a, Open const& b) {
+        return std::pair(!a.pass, a.sample) < std::pair(!b.pass, b.sample);
+    });
+    columns_.resize(opens_.size());
     rays_.clear();
-    for (Open const& open : opens_) {
-        // The slope of a vertex of the support is at most |u| * upper, so the lowest slope of all is found.
-        double const limit = open.length * std::min(open.upper, open.support.empty() ? open.length : infinity);
-        rays_.push_back({open.u.data(), open.z.data(), open.length, limit * (1 + 1e-9) + open.deduction * open.length});
-    }
-    for (std::size_t begin = 0, end = 0; begin < opens_.size(); begin = end) {
-        while (end < opens_.size() && opens_[end].sample == opens_[begin].sample) ++end;
-        hull_.pricing.price(std::span(rays_).subspan(begin, end - begin), opens_[begin].sample, wanted_, threads_,
+    for (Open const& open : opens_)
+        if (open.pass) rays_.push_back({open.u.data(), open.z.data(), open.length, open.limit});
+    for (std::size_t begin = 0, end = 0; begin < rays_.size(); begin = end) {
+        int const sample = opens_[begin].sample;
+        while (end < rays_.size() && opens_[end].sample == sample) ++end;
+        Index const wanted = sample == 0 || !whole(opens_[begin]) ? entering_ : longest_;
+        hull_.pricing.price(std::span(rays_).subspan(begin, end - begin), sample, wanted, workers_,
                             std::span(columns_).subspan(begin, end - begin));
+        for (std::size_t i = begin; i < end; ++i) {
+            Open& open = opens_[i];
+            open.list.swap(columns_[i]);
+            open.priced = open.u;
+            open.rest = static_cast<Index>(open.list.size()) < wanted ? rays_[i].limit : open.list.back().slope;
+        }
     }
 }
 
-// What the prices prove. Returns whether a master comes next: not when that answers the point, and not when the sample has
-// too little to offer and more vertices must be priced first.
-bool Rounds::look(Open& open, std::vector<Column> const& columns) const {
-    bool const all = open.sample + 1 == hull_.pricing.samples();
-    if (!all && (columns.empty() || columns.front().slope > almost * open.length * open.upper)) {
-        ++open.sample;
-        return false;
+// Slopes of the list along u, lowest first.
+void Rounds::measure_list(Open& open) const {
+    shared_hull::measure(kernels_, hull_.vertices, open.z.data(), open.u.data(), open.list);
+    auto const some = std::min(open.list.size(), at(entering_));
+    std::partial_sort(open.list.begin(), open.list.begin() + static_cast<std::ptrdiff_t>(some), open.list.end());
+}
+
+// A lower bound of the slopes along u of the vertices that are not in the list. With the centre c, the slope of a vertex v
+// along u is that along a * priced, plus (u - a * priced).((v - c) + (c - z)).
+double Rounds::bound_the_rest(Open const& open) const {
+    double both = 0, square = 0, apart = 0, shift = 0;
+    for (std::size_t t = 0; t < open.u.size(); ++t) {
+        both += open.u[t] * open.priced[t];
+        square += open.priced[t] * open.priced[t];
     }
-    double const bound = columns.front().slope / open.length - open.deduction;
-    if (all && bound > open.lower) {
-        open.lower = bound;
-        open.proof = open.u;
+    double const a = std::max(0.0, both / square);
+    for (std::size_t t = 0; t < at(hull_.vertices.cols); ++t) {
+        double const turn = open.u[t] - a * open.priced[t];
+        apart += turn * turn;
+        shift += turn * (static_cast<double>(hull_.pricing.packed.centre[t]) - open.z[t]);
     }
+    return a * open.rest + shift - std::sqrt(apart) * hull_.pricing.reach - 4 * open.deduction * open.length;
+}
+
+// Asks for a pass over the vertices, those of the next sample when this one has been used up. Returns false: no master.
+// The list foretells how many vertices will be found: eight times as many in the next sample, some in the same.
+bool Rounds::next_pass(Open& open) const {
+    if (!open.list.empty()) {
+        Index const size = static_cast<Index>(open.list.size());
+        auto const place = open.list.begin() + (whole(open) ? size * 3 / 4 : std::min(size - 1, longest_ / 8));
+        std::nth_element(open.list.begin(), place, open.list.end());
+        open.limit = place->slope;
+    }
+    if (!whole(open)) ++open.sample;
+    open.pass = true;
+    return false;
+}
+
+// What the prices prove. Returns whether a master comes next: not when that answers the point, and not when the vertices
+// known have too little to offer and more of them must be priced first.
+bool Rounds::look(Open& open) const {
+    bool const passed = open.pass;
+    open.pass = !whole(open);
+    open.limit = infinity;
+    if (!passed) measure_list(open);
+    if (open.list.empty()) return next_pass(open);
+    double const lowest = open.list.front().slope;
     if (open.support.empty()) {
-        Column const& nearest = *std::min_element(columns.begin(), columns.end(), [](Column const& a, Column const& b) {
+        Column const& nearest = *std::min_element(open.list.begin(), open.list.end(), [](Column const& a, Column const& b) {
             return a.square < b.square || (a.square == b.square && a.row < b.row);
         });
         open.support = {nearest.row};
         open.weights = {1.0};
         open.upper = std::sqrt(nearest.square);
     }
+    if (whole(open)) {
+        double const all = passed ? lowest : std::min(lowest, bound_the_rest(open));
+        double const bound = all / open.length - open.deduction;
+        if (bound > open.lower) {
+            open.lower = bound;
+            open.proof = open.u;
+        }
+    }
     open.closed = aim_.met(open);
-    return !open.closed;
+    if (open.closed) return false;
+    if (whole(open) && passed) return true;
+    double const enough = aim_.mode == HullMode::decide ? almost_decided : 1 - std::max(0.5 * aim_.gap, almost * (1 - open.lower / open.upper));
+    return lowest > enough * open.length * open.upper ? next_pass(open) : true;
 }
 
-// The next pool: the support and the columns; once progress stalls, the pool of before as well.
-bool Rounds::prepare_master(Open& open, std::vector<Column> const& columns) const {
+// The next pool: the support and the lowest of the list; once progress stalls, the pool of before as well.
+bool Rounds::prepare_master(Open& open) const {
     open.entering.clear();
-    for (Column const& column : columns) open.entering.push_back(column.row);
+    double const highest = open.length * open.upper * (1 + 1e-9) + open.deduction * open.length;
+    for (std::size_t i = 0; i < open.list.size() && i < at(entering_) && open.list[i].slope <= highest; ++i)
+        open.entering.push_back(open.list[i].row);
     std::sort(open.entering.begin(), open.entering.end());
     bool const nothing_new = std::includes(open.pool.begin(), open.pool.end(), open.entering.begin(), open.entering.end());
-    if (nothing_new && open.sample + 1 < hull_.pricing.samples()) {
-        ++open.sample;
-        return false;
-    }
+    if (nothing_new && !(whole(open) && open.priced == open.u)) return next_pass(open);
     if (nothing_new) {
         open.closed = aim_.gap_at(open.level) <= tightest;
         ++open.level;
@@ -306,12 +374,12 @@ void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
 }
 
 // One round of some points after pricing: looks at the prices, then solves the masters of those still open.
-void Rounds::advance(std::span<Open> opens, std::span<std::vector<Column>> columns, Master& master) const {
+void Rounds::advance(std::span<Open> opens, Master& master) const {
     std::vector<Open*> waiting, same;
     for (std::size_t i = 0; i < opens.size(); ++i) {
         if (opens[i].closed) continue;
         ++opens[i].rounds;
-        if (look(opens[i], columns[i]) && prepare_master(opens[i], columns[i])) waiting.push_back(&opens[i]);
+        if (look(opens[i]) && prepare_master(opens[i])) waiting.push_back(&opens[i]);
     }
     while (!waiting.empty()) {  // a call for each tolerance
         int const level = waiting.front()->level;
@@ -347,8 +415,7 @@ void Rounds::run(std::function<void()> const& between) {
         Index const open = static_cast<Index>(opens_.size());
         parallel_for(open, chunk, threads_, [&](Index begin, Index end, int worker) {
             shared_hull::DefaultFloats const floats;
-            advance(std::span(opens_).subspan(at(begin), at(end - begin)), std::span(columns_).subspan(at(begin), at(end - begin)),
-                    masters[static_cast<std::size_t>(worker)]);
+            advance(std::span(opens_).subspan(at(begin), at(end - begin)), masters[static_cast<std::size_t>(worker)]);
         });
         for (Open const& one : opens_)
             if (one.closed) close(one);

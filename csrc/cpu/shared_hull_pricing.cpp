@@ -13,7 +13,6 @@ namespace {
 
 constexpr Index most_rays = 96;        // in a block: their buffers stay in the second-level cache
 constexpr Index smallest_sample = 2048;
-constexpr Index measured_at_once = 64;
 constexpr double unit = 0x1p-24;       // rounding of float32
 constexpr float lowest = -std::numeric_limits<float>::max();
 
@@ -77,6 +76,8 @@ std::vector<Piece> split(std::span<Segment const> segments, Index parts) {
     return pieces;
 }
 
+}  // namespace
+
 // One block of rays against one piece; the memory of one worker.
 //
 // The score of a row y (centred, scaled) is -u.y / |u|, larger is better. With slope s = u.(v - z) and the centre c,
@@ -123,7 +124,7 @@ private:
         count_.assign(padded, 0);
         offset_.assign(padded, 0);
         distance_.assign(padded, 0);
-        auto const capacity = static_cast<std::int32_t>(std::max<Index>(4 * wanted, 256));
+        auto const capacity = static_cast<std::int32_t>(std::max<Index>(wanted + wanted / 2, 256) + 256);
         Index const stride = capacity + panel_rows + 16;
         if (scores_.size() < padded * at(stride)) {
             scores_.resize(padded * at(stride));
@@ -182,15 +183,9 @@ private:
         PackedBase const& packed = pricing_->packed;
         std::int32_t const* const positions = positions_.data() + q * block_.stride;
         std::vector<Column>& found = columns_[at(q)];
-        float const* rows[measured_at_once];
-        double slopes[measured_at_once], squares[measured_at_once], norms[measured_at_once];
-        for (Index begin = 0; begin < count_[at(q)]; begin += measured_at_once) {
-            Index const n = std::min<Index>(measured_at_once, count_[at(q)] - begin);
-            for (Index i = 0; i < n; ++i) rows[i] = packed.base.row(packed.row_of[at(positions[begin + i])]);
-            hull_->measure_rows(rows, n, block_.d, rays_[at(q)].z, rays_[at(q)].u, slopes, squares, norms);
-            for (Index i = 0; i < n; ++i)
-                found.push_back({slopes[i], packed.row_of[at(positions[begin + i])], squares[i]});
-        }
+        std::size_t const old = found.size();
+        for (Index i = 0; i < count_[at(q)]; ++i) found.push_back({0, packed.row_of[at(positions[i])], 0});
+        measure(*hull_, packed.base, rays_[at(q)].z, rays_[at(q)].u, std::span(found).subspan(old));
         count_[at(q)] = 0;
     }
 
@@ -217,7 +212,12 @@ private:
     ScanBlock block_{};
 };
 
-}  // namespace
+Workers::Workers(int threads) {
+    for (int worker = 0; worker < threads; ++worker) blocks_.push_back(std::make_unique<Block>());
+}
+Workers::~Workers() = default;
+Block& Workers::of(int worker) { return *blocks_[static_cast<std::size_t>(worker)]; }
+int Workers::count() const { return static_cast<int>(blocks_.size()); }
 
 HullKernels const& hull_kernels(Isa isa) {
 #if defined(__x86_64__)
@@ -226,6 +226,28 @@ HullKernels const& hull_kernels(Isa isa) {
 #endif
     static_cast<void>(isa);
     return hull_kernels_baseline;
+}
+
+void measure(HullKernels const& kernels, MatrixView<float const> vertices, double const* z, double const* u,
+             std::span<Column> columns) {
+    constexpr std::size_t ahead = 16;
+    auto const fetch = [&](std::size_t i) {
+        char const* const row = reinterpret_cast<char const*>(vertices.row(columns[i].row));
+        for (Index byte = 0; byte < std::min<Index>(4 * vertices.cols, 1024); byte += 64) __builtin_prefetch(row + byte);
+    };
+    for (std::size_t i = 0; i < std::min(ahead, columns.size()); ++i) fetch(i);
+    for (std::size_t begin = 0; begin < columns.size(); begin += 4) {
+        std::size_t const n = std::min<std::size_t>(4, columns.size() - begin);
+        float const* rows[4];
+        double slopes[4], squares[4], norms[4];
+        for (std::size_t i = 0; i < n; ++i) rows[i] = vertices.row(columns[begin + i].row);
+        for (std::size_t i = begin + ahead; i < std::min(begin + ahead + 4, columns.size()); ++i) fetch(i);
+        kernels.measure_rows(rows, static_cast<Index>(n), vertices.cols, z, u, slopes, squares, norms);
+        for (std::size_t i = 0; i < n; ++i) {
+            columns[begin + i].slope = slopes[i];
+            columns[begin + i].square = squares[i];
+        }
+    }
 }
 
 Pricing::Pricing(MatrixView<float const> vertices) : packed(pack(vertices)), bias(packed.half.size()) {
@@ -245,8 +267,9 @@ double Pricing::farthest(double const* z) const {
     return (std::sqrt(square) + reach) * (1 + 0x1p-20);
 }
 
-void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, int threads,
+void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, Workers& workers,
                     std::span<std::vector<Column>> columns) const {
+    int const threads = workers.count();
     Index const m = static_cast<Index>(rays.size());
     Index const share = (m + threads - 1) / threads;
     Index const block = std::clamp<Index>((share + group_queries - 1) / group_queries * group_queries, group_queries, most_rays);
@@ -255,12 +278,11 @@ void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, int thr
     auto const pieces = split(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)), blocks < threads ? threads : 1);
     Index const parts = static_cast<Index>(pieces.size());
     std::vector<std::vector<Column>> partial(parts > 1 ? at(parts * m) : 0);
-    std::vector<Block> workers(at(threads));
     parallel_for(blocks * parts, 1, threads, [&](Index task, Index, int worker) {
         DefaultFloats const floats;
         Index const part = task % parts, begin = task / parts * block, size = std::min(block, m - begin);
         auto const out = parts > 1 ? std::span(partial).subspan(at(part * m + begin), at(size)) : columns.subspan(at(begin), at(size));
-        workers[at(worker)].run(*this, rays.subspan(at(begin), at(size)), pieces[at(part)], wanted, out);
+        workers.of(worker).run(*this, rays.subspan(at(begin), at(size)), pieces[at(part)], wanted, out);
     });
     if (parts == 1) return;
     for (Index i = 0; i < m; ++i) {

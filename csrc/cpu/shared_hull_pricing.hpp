@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cfenv>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -45,15 +46,30 @@ struct Ray {
     double limit;   // rows with larger slopes are of no interest
 };
 
+class Block;
+
+// Memory of the workers, reused from pass to pass.
+class Workers {
+public:
+    explicit Workers(int threads);
+    ~Workers();
+    Block& of(int worker);
+    int count() const;
+
+private:
+    std::vector<std::unique_ptr<Block>> blocks_;
+};
+
 struct Pricing {
     explicit Pricing(MatrixView<float const> vertices);
 
     // Samples of the rows, each eight times the one before; the last is all rows. At least 1.
     int samples() const { return samples_; }
+    Index rows_of(int sample) const { return packed.base.rows >> 3 * (samples_ - 1 - sample); }
 
     // Fills columns[i] with the `wanted` lowest slopes in the sample, of those at or below rays[i].limit, in order. Rows are proposed by float32 products within a proven margin and measured in float64, so the
     // answer is the same on every instruction set and for every number of threads.
-    void price(std::span<Ray const> rays, int sample, Index wanted, int threads,
+    void price(std::span<Ray const> rays, int sample, Index wanted, Workers& workers,
                std::span<std::vector<Column>> columns) const;
 
     // An upper bound of |v - z| over all vertices.
@@ -68,5 +84,9 @@ private:
 };
 
 HullKernels const& hull_kernels(Isa isa);
+
+// Slopes (and squares) of columns [0, n) along u, row by row from memory, which is asked for ahead of time.
+void measure(HullKernels const& kernels, MatrixView<float const> vertices, double const* z, double const* u,
+             std::span<Column> columns);
 
 }  // namespace clear::shared_hull

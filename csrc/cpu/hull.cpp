@@ -54,25 +54,29 @@ Answer answer_without_vertices(hull::Problem const& problem, double wanted_eps) 
     return {HullStatus::outside, infinity, infinity, std::max({0.0, wanted_eps, 4 * 0x1p-24 * length})};
 }
 
+void evaluate_upper(hull::Problem& problem) {
+    auto& ws = problem.ws;
+    Index size = 0;
+    for (Index i = 0; i < problem.count; ++i)
+        if (ws.best_weights[i] > 0) {
+            ws.support[static_cast<std::size_t>(size)] = i;
+            ws.weights[size++] = ws.best_weights[i];
+        }
+    problem.kernel.combine_rows(ws.rows.data(), ws.support.data(), ws.weights, size, problem.dimension, ws.z, ws.p);
+    problem.upper = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
+}
+
 // Leaves weights in ws.best_weights and the direction in ws.best_p when the answer has them.
 Answer answer(hull::Problem& problem, double wanted_eps) {
-    auto& ws = problem.ws;
     if (problem.count == 0) return answer_without_vertices(problem, wanted_eps);
     Answer const invalid{HullStatus::invalid, unknown, unknown, unknown};
-    bool const screened = problem.goal.mode == HullMode::decide && problem.start == nullptr;
-    if (screened && !problem.screen(wanted_eps)) return invalid;
-    if (!problem.done) {
-        if (!problem.prepare(wanted_eps, screened)) return invalid;
+    if (problem.goal.mode == HullMode::decide && problem.start == nullptr)
+        if (problem.screen_floats(wanted_eps) == hull::Screened::unfit && !problem.screen(wanted_eps)) return invalid;
+    if (!problem.done && !hull::propose(problem)) {
+        if (!problem.prepare(wanted_eps)) return invalid;
         problem.solve();
-        Index size = 0;
-        for (Index i = 0; i < problem.count; ++i)
-            if (ws.best_weights[i] > 0) {
-                ws.support[static_cast<std::size_t>(size)] = i;
-                ws.weights[size++] = ws.best_weights[i];
-            }
-        problem.kernel.combine_rows(ws.rows.data(), ws.support.data(), ws.weights, size, problem.dimension, ws.z, ws.p);
-        problem.upper = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
     }
+    if (!problem.exact) evaluate_upper(problem);
     double const eps = problem.goal.eps, upper = problem.upper, lower = std::min(problem.lower, upper);
     HullStatus const status = upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided;
     return {status, lower, upper, eps};

@@ -177,6 +177,7 @@ void unbar(Problem& problem) {
 }  // namespace
 
 void active_set(Problem& problem) {
+    problem.need_differences();
     ActiveSet set(problem);
     warm_start(problem, set);
     int stalls = 0;

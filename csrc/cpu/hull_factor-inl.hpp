@@ -1,40 +1,4 @@
-// Gram matrices and their Cholesky factors. The diagonal of a factor holds reciprocals.
-
-constexpr int gram_rows = width == 8 ? 4 : 2;  // block of dot products in flight
-constexpr int gram_cols = width == 2 ? 1 : width == 4 ? 2 : 4;
-
-void gram(double const* w, Index stride, Index count, double* out, Index out_stride) {
-    Index const padded = (count + 3) / 4 * 4;
-    for (Index i = 0; i < count; i += gram_rows)
-        for (Index j = 0; j < i + gram_rows; j += gram_cols) {
-            Lanes sum[gram_rows][gram_cols];
-#pragma GCC unroll 4
-            for (int a = 0; a < gram_rows; ++a)
-#pragma GCC unroll 4
-                for (int b = 0; b < gram_cols; ++b) sum[a][b] = fill(0);
-            for (Index t = 0; t < stride; t += 8) {
-                Lanes right[gram_cols];
-#pragma GCC unroll 4
-                for (int b = 0; b < gram_cols; ++b) right[b] = load(w + (j + b) * stride + t);
-#pragma GCC unroll 4
-                for (int a = 0; a < gram_rows; ++a) {
-                    Lanes const left = load(w + (i + a) * stride + t);
-#pragma GCC unroll 4
-                    for (int b = 0; b < gram_cols; ++b) sum[a][b] = sum[a][b] + left * right[b];
-                }
-            }
-#pragma GCC unroll 4
-            for (int a = 0; a < gram_rows; ++a)
-#pragma GCC unroll 4
-                for (int b = 0; b < gram_cols; ++b) {
-                    double const value = total(sum[a][b]);
-                    out[(i + a) * out_stride + j + b] = value;
-                    out[(j + b) * out_stride + i + a] = value;
-                }
-        }
-    for (Index i = 0; i < padded; ++i)
-        for (Index j = count; j < (count + 7) / 8 * 8; ++j) out[i * out_stride + j] = 0;
-}
+// Cholesky factors of Gram matrices. The diagonal of a factor holds reciprocals.
 
 void gather(double const* matrix, Index matrix_stride, Index const* index, Index count, double shift, double jitter,
             double* factor, Index stride) {

@@ -2,7 +2,8 @@
 // into two kernel files.
 //
 // Every loop has the same arithmetic on every instruction set: float64, eight interleaved partial sums (element t goes
-// to sum t mod 8) added in the tree of exact.hpp, no fused multiply-add; element-wise loops run in row order. Blocking
+// to sum t mod 8) added in the tree of exact.hpp, no fused multiply-add; element-wise loops run in row order. The screen
+// does the same in float32, with sixteen sums; what it proves allows for the rounding. Blocking
 // and vector width change the speed and nothing else, so results are equal bit for bit.
 //
 // Vectors and rows of float64 are padded with zeros to a multiple of 8 ("padded"). Factors L are stored by columns
@@ -24,12 +25,19 @@ struct PairwiseGoal {
 struct HullKernels {
     using Index = std::int64_t;
 
+    // u = mean of the rows - z, rounded to float32 (padded with zeros to 16), and the same in float64: p.
+    void (*centre_direction)(float const* const* rows, Index count, Index d, double const* z, float* u, double* p);
+    // In float32: along = u.v for each row. Returns an upper bound (up to rounding) of the largest |v|^2.
+    float (*measure_floats)(float const* const* rows, Index count, Index d, float const* u, float* along);
+
     // out = sum_a weights[a] * rows[index[a]] - z, in order of a. index null: 0, 1, ...
     void (*combine_rows)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
                          double const* z, double* out);
     // For each row: along = u.(v - z), square = |v - z|^2, norm = |v|^2.
     void (*measure_rows)(float const* const* rows, Index count, Index d, double const* z, double const* u, double* along,
                          double* square, double* norm);
+    // out = (v - z).p for each row
+    void (*project_rows)(float const* const* rows, Index count, Index d, double const* z, double const* p, double* out);
     // w = v - z (padded rows), square = |w|^2, norm = |v|^2.
     void (*subtract)(float const* const* rows, Index count, Index d, double const* z, double* w, Index stride,
                      double* square, double* norm);
@@ -38,8 +46,14 @@ struct HullKernels {
     // out[a] = w[index[a]].p
     void (*project)(double const* w, Index stride, Index const* index, Index count, double const* p, double* out);
     double (*dot)(double const* a, double const* b, Index padded);
-    // gram[i, j] = w[i].w[j], both halves; w has zero rows up to a multiple of 4, gram is zero up to a multiple of 8.
-    void (*gram)(double const* w, Index stride, Index count, double* gram, Index gram_stride);
+    // Panels of w = v - z: [8 vertices][t][8], zero for absent vertices; square = |w|^2, norm = |v|^2 (padded).
+    void (*pack)(float const* const* rows, Index count, Index d, double const* z, double* panels, double* square,
+                 double* norm);
+    // The same rounded to float32: [16 vertices][t][16].
+    void (*pack_floats)(float const* const* rows, Index count, Index d, double const* z, float* panels);
+    // gram[i, j] = w[i].w[j], both halves; zero up to a multiple of 8.
+    void (*gram)(double const* panels, Index d, Index count, double* gram, Index gram_stride);
+    void (*gram_floats)(float const* panels, Index d, Index count, double* gram, Index gram_stride);
     // factor = gram[index, index] + shift, diagonal times (1 + jitter), ready for factorize.
     void (*gather)(double const* gram, Index gram_stride, Index const* index, Index count, double shift, double jitter,
                    double* factor, Index stride);

@@ -9,7 +9,7 @@ namespace clear::hull {
 
 void pairwise(Problem& problem) {
     auto& ws = problem.ws;
-    problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
+    problem.need_gram();
     bool const decide = problem.goal.mode == HullMode::decide;
     PairwiseGoal const goal{.gap = 0.9 * problem.goal.gap,
                             .inside = decide ? problem.goal.eps : problem.goal.floor,

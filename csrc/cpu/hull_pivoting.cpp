@@ -12,21 +12,19 @@
 namespace clear::hull {
 namespace {
 
-constexpr double jitter = 1e-12;     // relative, on the diagonal: duplicates stay factorable
-constexpr double least_pivot = 1e-14;
-
 double shift_of(Problem const& problem) {
     auto& ws = problem.ws;
-    std::copy_n(ws.square, problem.count, ws.scratch);
+    for (Index i = 0; i < problem.count; ++i) ws.scratch[i] = ws.gram[i * ws.gram_stride + i];
     std::nth_element(ws.scratch, ws.scratch + problem.count / 2, ws.scratch + problem.count);
     return std::max(ws.scratch[problem.count / 2], 0x1p-300);
 }
 
 // Solves H_FF x = 1 for the F in ws.support; x in ws.ones.
-bool solve_basis(Problem& problem, Index size, double shift) {
+bool solve_basis(Problem& problem, Index size, double shift, Precision const& precision) {
     auto& ws = problem.ws;
-    problem.kernel.gather(ws.gram, ws.gram_stride, ws.support.data(), size, shift, jitter, ws.factor, ws.factor_stride);
-    if (!problem.kernel.factorize(ws.factor, ws.factor_stride, size, least_pivot)) return false;
+    problem.kernel.gather(ws.gram, ws.gram_stride, ws.support.data(), size, shift, precision.jitter,
+                          ws.factor, ws.factor_stride);
+    if (!problem.kernel.factorize(ws.factor, ws.factor_stride, size, precision.least_pivot)) return false;
     std::fill_n(ws.rhs, (size + 7) / 8 * 8, 0.0);
     std::fill_n(ws.rhs, size, 1.0);
     problem.kernel.solve_forward(ws.factor, ws.factor_stride, size, ws.rhs);
@@ -48,8 +46,11 @@ double slopes_of(Problem& problem, Index size) {
 // Evaluates the lower bound of the direction W^T x on the vertices themselves.
 void prove(Problem& problem, Index size) {
     auto& ws = problem.ws;
-    problem.kernel.combine(ws.w, ws.stride, ws.support.data(), ws.ones, size, ws.p);
-    problem.kernel.project(ws.w, ws.stride, nullptr, problem.count, ws.p, ws.scratch);
+    double sum = 0;
+    for (Index a = 0; a < size; ++a) sum += ws.ones[a];
+    for (Index a = 0; a < size; ++a) ws.trial[a] = ws.ones[a] / sum;
+    problem.kernel.combine_rows(ws.rows.data(), ws.support.data(), ws.trial, size, problem.dimension, ws.z, ws.p);
+    problem.kernel.project_rows(ws.rows.data(), problem.count, problem.dimension, ws.z, ws.p, ws.scratch);
     double const length = std::sqrt(problem.kernel.dot(ws.p, ws.p, ws.stride));
     double const lowest = *std::min_element(ws.scratch, ws.scratch + problem.count);
     double const bound = length > 0 ? lowest / length - problem.deduction : 0;
@@ -79,10 +80,10 @@ bool refine(Problem& problem, Index size) {
     return true;
 }
 
-void conclude(Problem& problem, Index size) {
+void conclude(Problem& problem, Index size, int refinements) {
     auto& ws = problem.ws;
     for (Index a = 0; a < size; ++a) ws.weights[a] = std::max(ws.ones[a], 0.0);
-    for (int round = 0; !problem.consider(ws.support.data(), ws.weights, size) && round < 3; ++round)
+    for (int round = 0; !problem.consider(ws.support.data(), ws.weights, size) && round < refinements; ++round)
         if (!refine(problem, size)) return;
 }
 
@@ -119,9 +120,8 @@ Index exchange(Problem& problem, Index size, double shift, char* member, Index& 
 
 }  // namespace
 
-void pivot(Problem& problem) {
+void pivot(Problem& problem, Precision const& precision) {
     auto& ws = problem.ws;
-    if (problem.count > 64) problem.kernel.gram(ws.w, ws.stride, problem.count, ws.gram, ws.gram_stride);
     double const shift = shift_of(problem);
     char* const member = ws.barred.data();
     std::fill_n(member, problem.count, char{1});
@@ -132,10 +132,10 @@ void pivot(Problem& problem) {
         Index size = 0;
         for (Index i = 0; i < problem.count; ++i)
             if (member[i] != 0) ws.support[static_cast<std::size_t>(size++)] = i;
-        if (size == 0 || !solve_basis(problem, size, shift)) return;
+        if (size == 0 || !solve_basis(problem, size, shift, precision)) return;
         if (problem.goal.met(slopes_of(problem, size), problem.upper)) prove(problem, size);
         if (problem.done) return;
-        if (exchange(problem, size, shift, member, fewest, tries) == 0) return conclude(problem, size);
+        if (exchange(problem, size, shift, member, fewest, tries) == 0) return conclude(problem, size, precision.refinements);
     }
 }
 

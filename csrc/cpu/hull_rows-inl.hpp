@@ -44,6 +44,34 @@ void measure_rows(float const* const* rows, Index count, Index d, double const* 
     }
 }
 
+void project_rows(float const* const* rows, Index count, Index d, double const* z, double const* p, double* out) {
+    Index const whole = d / 8 * 8;
+    Index i = 0;
+    for (; i + row_block <= count; i += row_block) {
+        float const* row[row_block];
+        Lanes sum[row_block];
+        for (int n = 0; n < row_block; ++n) {
+            row[n] = rows[i + n];
+            sum[n] = fill(0);
+        }
+        for (Index t = 0; t < whole; t += 8) {
+            Lanes const x = load(p + t), origin = load(z + t);
+#pragma GCC unroll 4
+            for (int n = 0; n < row_block; ++n) sum[n] = sum[n] + (load(row[n] + t) - origin) * x;
+        }
+        if (whole < d)
+            for (int n = 0; n < row_block; ++n)
+                sum[n] = sum[n] + (load_tail(row[n], whole, d) - load(z + whole)) * load(p + whole);
+        for (int n = 0; n < row_block; ++n) out[i + n] = total(sum[n]);
+    }
+    for (; i < count; ++i) {
+        Lanes sum = fill(0);
+        for (Index t = 0; t < d; t += 8)
+            sum = sum + ((t < whole ? load(rows[i] + t) : load_tail(rows[i], t, d)) - load(z + t)) * load(p + t);
+        out[i] = total(sum);
+    }
+}
+
 void subtract(float const* const* rows, Index count, Index d, double const* z, double* w, Index stride, double* square,
               double* norm) {
     Index const whole = d / 8 * 8;
@@ -59,8 +87,6 @@ void subtract(float const* const* rows, Index count, Index d, double const* z, d
         square[i] = total(squares);
         norm[i] = total(norms);
     }
-    for (Index i = count; i % 4 != 0; ++i)
-        for (Index t = 0; t < d; t += 8) store(w + i * stride + t, fill(0));
 }
 
 void combine(double const* w, Index stride, Index const* index, double const* weights, Index count, double* out) {

@@ -27,6 +27,46 @@ void Problem::settle_eps(double wanted_eps, double centre_square) {
     goal.eps = std::max(wanted_eps >= 0 ? wanted_eps : 1e-5 * radius, goal.floor);
     double const farthest = std::sqrt(*std::max_element(ws.square, ws.square + count));
     deduction = static_cast<double>(2 * dimension + 16) * unit_roundoff * farthest;
+    settled = true;
+}
+
+// One look at the rows in float32. Rounding: an element of u.v or |v|^2 passes at most ceil(d / 16) + 5 roundings of
+// 2^-24 each (a product, the sums of its lane, four of the tree), so sums are off by at most `relative` |v| |u|; the
+// limits on |v| and |u| keep what underflow adds below one more such rounding, and overflow away.
+// Nothing is said about eps: the stated one stands if it is above the float32 floor, for which |v| is known well enough.
+Screened Problem::screen_floats(double wanted_eps) {
+    if (wanted_eps < 0 || dimension > 1 << 20) return Screened::unfit;
+    double const relative = static_cast<double>((dimension + 15) / 16 + 7) * 0x1p-24;
+    kernel.centre_direction(ws.rows.data(), count, dimension, ws.z, ws.direction, ws.best_p);
+    double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
+    double const point = kernel.dot(ws.z, ws.z, ws.stride), square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
+    float sum = 0;  // nan or inf if any is
+    for (Index i = 0; i < count; ++i) sum += ws.along[i] * 0;
+    bool const fits = sum == 0 && std::isfinite(point) && measured > 0x1p-80 && measured < 0x1p80 && square > 0x1p-80 &&
+                      square < 0x1p80;
+    if (!fits) return Screened::unfit;
+    auto const nearest = std::min_element(ws.along, ws.along + count) - ws.along;
+    double const largest = std::sqrt(measured * (1 + 2 * relative)), length = std::sqrt(square);
+    double const reach = largest + std::sqrt(point);
+    double const margin = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);
+    double const rounding = static_cast<double>(4 * dimension + 32) * unit_roundoff * reach;
+    double const bound = margin / length - relative * largest - rounding;
+    double const largest_floor = 4 * 0x1p-24 * std::max(largest, std::sqrt(point)) * (1 + 1e-9);
+    fits_floats = true;
+    if (!(wanted_eps >= largest_floor)) return Screened::unsure;
+    goal.eps = wanted_eps;
+    goal.floor = largest_floor;
+    deduction = rounding;
+    settled = true;
+    if (!(bound > wanted_eps)) return Screened::unsure;
+    lower = bound;
+    double const one = 1;
+    kernel.combine_rows(ws.rows.data() + nearest, nullptr, &one, 1, dimension, ws.z, ws.p);
+    upper = std::sqrt(kernel.dot(ws.p, ws.p, ws.stride));
+    std::fill_n(ws.best_weights, count, 0.0);
+    ws.best_weights[nearest] = 1;
+    done = exact = true;
+    return Screened::outside;
 }
 
 bool Problem::screen(double wanted_eps) {
@@ -45,30 +85,56 @@ bool Problem::screen(double wanted_eps) {
         upper = length;
         std::copy_n(ws.p, ws.stride, ws.best_p);
         std::copy_n(ws.weights, count, ws.best_weights);
-        done = true;
+        done = exact = true;
     }
     return true;
 }
 
-bool Problem::prepare(double wanted_eps, bool screened) {
-    kernel.subtract(ws.rows.data(), count, dimension, ws.z, ws.w, ws.stride, ws.square, ws.norm);
+bool Problem::prepare(double wanted_eps) {
+    bool const by_gram = start == nullptr && (count <= dimension + 1 || (goal.mode == HullMode::distance && count <= 64));
+    if (by_gram)
+        kernel.pack(ws.rows.data(), count, dimension, ws.z, ws.w, ws.square, ws.norm);
+    else
+        need_differences();
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     if (!std::isfinite(mean(ws.norm, count) + point)) return false;
-    if (screened) return true;  // with the tolerances
-    std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
-    kernel.combine(ws.w, ws.stride, ws.identity.data(), ws.weights, count, ws.p);
-    settle_eps(wanted_eps, kernel.dot(ws.p, ws.p, ws.stride));
+    if (settled) return true;
+    double centre_square = 0;
+    if (wanted_eps < 0) {
+        std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
+        kernel.combine_rows(ws.rows.data(), nullptr, ws.weights, count, dimension, ws.z, ws.p);
+        centre_square = kernel.dot(ws.p, ws.p, ws.stride);
+    }
+    settle_eps(wanted_eps, centre_square);
     return true;
 }
 
-// Bounds of the nearest vertex, without its slopes.
-bool Problem::start_at_nearest() {
-    auto const nearest = std::min_element(ws.square, ws.square + count) - ws.square;
-    upper = std::sqrt(ws.square[nearest]);
-    lower = 0;
-    std::fill_n(ws.best_weights, count, 0.0);
-    ws.best_weights[nearest] = 1;
-    std::copy_n(ws.w + nearest * ws.stride, ws.stride, ws.best_p);
+void Problem::need_differences() {
+    if (has_differences_) return;
+    kernel.subtract(ws.rows.data(), count, dimension, ws.z, ws.w, ws.stride, ws.square, ws.norm);
+    has_differences_ = true;
+}
+
+void Problem::need_gram() {
+    if (has_gram_) return;
+    if (has_differences_) kernel.pack(ws.rows.data(), count, dimension, ws.z, ws.w, ws.square, ws.norm);
+    has_differences_ = false;
+    kernel.gram(ws.w, dimension, count, ws.gram, ws.gram_stride);
+    has_gram_ = true;
+}
+
+// Bounds of a near vertex, without its slopes.
+bool Problem::start_at_nearest(Index nearest) {
+    double const one = 1;
+    kernel.combine_rows(ws.rows.data() + nearest, nullptr, &one, 1, dimension, ws.z, ws.p);
+    double const length = std::sqrt(kernel.dot(ws.p, ws.p, ws.stride));
+    if (length < upper) {
+        upper = length;
+        exact = true;
+        std::fill_n(ws.best_weights, count, 0.0);
+        ws.best_weights[nearest] = 1;
+        if (!(lower > 0)) std::copy_n(ws.p, ws.stride, ws.best_p);
+    }
     if (count == 1) lower = std::max(0.0, upper - deduction);
     return done = count == 1 || goal.met(lower, upper);
 }
@@ -90,12 +156,33 @@ bool Problem::take_start() {
     return true;
 }
 
+// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. From 128
+// dimensions on, where the matrix is most of the work. Returns whether the goal is met.
+bool propose(Problem& problem) {
+    auto& ws = problem.ws;
+    constexpr Index least_dimension = 128;
+    bool const worthwhile = problem.fits_floats && problem.settled && problem.dimension >= least_dimension &&
+                            problem.count <= problem.dimension + 1 && problem.count > 1;
+    if (!worthwhile) return false;
+    auto* const panels = reinterpret_cast<float*>(ws.w);
+    problem.kernel.pack_floats(ws.rows.data(), problem.count, problem.dimension, ws.z, panels);
+    problem.kernel.gram_floats(panels, problem.dimension, problem.count, ws.gram, ws.gram_stride);
+    Index nearest = 0;
+    for (Index i = 1; i < problem.count; ++i)
+        if (ws.gram[i * ws.gram_stride + i] < ws.gram[nearest * ws.gram_stride + nearest]) nearest = i;
+    if (!problem.start_at_nearest(nearest)) pivot(problem, float_precision);
+    return problem.done;
+}
+
 void Problem::solve() {
-    if (start_at_nearest()) return;
+    if (start_at_nearest(std::min_element(ws.square, ws.square + count) - ws.square)) return;
     if (take_start() && !done) active_set(*this);  // which starts from the best weights known
     if (done) return;
-    if (count <= 64) pairwise(*this);
-    if (!done && count <= dimension + 1) pivot(*this);
+    if (count <= 64 && goal.mode == HullMode::distance) pairwise(*this);
+    if (!done && count <= dimension + 1) {
+        need_gram();
+        pivot(*this, double_precision);
+    }
     if (!done) active_set(*this);
 }
 

@@ -3,12 +3,14 @@
 // Everything is float64; differences of float32 rows are exact to 53 bits and squares neither overflow nor vanish, so no
 // scaling is needed anywhere in float32's range.
 //
-//   screen      direction centroid - z on the raw rows: settles points that are clearly outside
+//   screen      direction centroid - z on the raw rows, in float32 where that can prove it: settles points that are
+//               clearly outside
 //   pairwise    SMO steps on the Gram matrix: loose distances of small sets
 //   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
 //   active set  Wolfe's minimum-norm point: everything else, and the last word
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "clear/hull.hpp"
@@ -29,6 +31,7 @@ struct Workspace {
     std::vector<char> barred;
 
     double *z, *p, *best_p;                                          // d
+    float *direction, *along;                                        // d, k: of the screen
     double* w;                                                       // k x d
     double *square, *norm, *slopes, *best_weights, *raw, *scratch;   // k
     double *weights, *trial, *rhs, *ones, *column, *diagonal;        // k, in the order of a support
@@ -48,14 +51,23 @@ struct Goal {
     bool met(double lower, double upper) const;
 };
 
+// unsure: the direction proves nothing. unfit: numbers too large, too small or not finite for float32 arithmetic.
+enum class Screened { outside, unsure, unfit };
+
 class Problem {
 public:
     Problem(HullKernels const& kernels, Workspace& workspace) : kernel(kernels), ws(workspace) {}
 
     // Vertices are ws.rows[0 .. count), the point is ws.z (padded). False when something is nan or inf.
     bool screen(double wanted_eps);
-    bool prepare(double wanted_eps, bool screened);
+    Screened screen_floats(double wanted_eps);
+    bool start_at_nearest(Index nearest);
+    bool prepare(double wanted_eps);
     void solve();
+
+    // What stages find in the workspace: the Gram matrix in ws.gram, or rows w = v - z in ws.w (its panels are gone then).
+    void need_gram();
+    void need_differences();
 
     // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
     // and the bounds they prove are kept when they are the best so far. Returns whether the goal is met.
@@ -68,19 +80,36 @@ public:
     Goal goal;
     double const* start = nullptr;  // weights to start from, by slot, or none
     double lower = 0;      // best proven, with best_p as direction
-    double upper = 0;      // best, with best_weights
+    double upper = std::numeric_limits<double>::infinity();  // best, with best_weights
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
     double p_square = 0;   // |p|^2 of the last consider()
     bool done = false;
+    bool settled = false;  // goal and deduction are known
+    bool fits_floats = false;  // nothing here leaves the range of float32 arithmetic
+    bool exact = false;    // upper was evaluated on the rows
 
 private:
     void settle_eps(double wanted_eps, double centre_square);
-    bool start_at_nearest();
+
     bool take_start();
+
+    bool has_gram_ = false, has_differences_ = false;
+
 };
 
+bool propose(Problem& problem);
 void pairwise(Problem& problem);
-void pivot(Problem& problem);
+
+// Of a Gram matrix: relative jitter on its diagonal (duplicates stay factorable), least relative pivot, and how often
+// weights found from it may be refined.
+struct Precision {
+    double jitter, least_pivot;
+    int refinements;
+};
+constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-8, 4};
+
+// On the Gram matrix in ws.gram.
+void pivot(Problem& problem, Precision const& precision);
 void active_set(Problem& problem);
 
 }  // namespace clear::hull

@@ -28,7 +28,8 @@ Workspace::Workspace(Index vertices, Index dimension)
       barred(size(vertices)) {
     std::iota(identity.begin(), identity.end(), Index{0});
     Index const k = pad(vertices + 1);
-    memory_.resize(size(3 * stride + k * stride + 12 * k + gram_stride * gram_stride + factor_stride * factor_stride + 8));
+    Index const floats = (dimension + 15) / 16 * 8, along_size = k / 2;  // in float64
+    memory_.resize(size(3 * stride + floats + along_size + k * stride + 12 * k + gram_stride * gram_stride + factor_stride * factor_stride + 8));
     double* next = memory_.data() + (8 - reinterpret_cast<std::uintptr_t>(memory_.data()) / 8 % 8) % 8;  // 64-byte lines
     auto take = [&next](Index n) { return std::exchange(next, next + n); };
     for (double** part : {&z, &p, &best_p}) *part = take(stride);
@@ -36,6 +37,8 @@ Workspace::Workspace(Index vertices, Index dimension)
     for (double** part : {&square, &norm, &slopes, &best_weights, &raw, &scratch, &weights, &trial, &rhs, &ones, &column,
                           &diagonal})
         *part = take(k);
+    direction = reinterpret_cast<float*>(take(floats));
+    along = reinterpret_cast<float*>(take(along_size));
     gram = take(gram_stride * gram_stride);
     factor = take(factor_stride * factor_stride);
 }
@@ -53,12 +56,18 @@ bool Problem::consider(Index const* support, double* weights, Index size) {
     double sum = 0;
     for (Index a = 0; a < size; ++a) sum += weights[a];
     for (Index a = 0; a < size; ++a) weights[a] /= sum;
-    kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
-    kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    if (has_differences_) {
+        kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
+        kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    } else {
+        kernel.combine_rows(ws.rows.data(), support, weights, size, dimension, ws.z, ws.p);
+        kernel.project_rows(ws.rows.data(), count, dimension, ws.z, ws.p, ws.slopes);
+    }
     p_square = kernel.dot(ws.p, ws.p, ws.stride);
     double const length = std::sqrt(p_square);
     if (length < upper) {
         upper = length;
+        exact = !has_differences_;
         std::fill_n(ws.best_weights, count, 0.0);
         for (Index a = 0; a < size; ++a) ws.best_weights[support[a]] = weights[a];
     }

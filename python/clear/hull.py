@@ -169,6 +169,9 @@ def _solve_in_calls(
     """Solve in native calls of about CALL_SECONDS, so that Ctrl-C works; cutting changes no answer."""
     s, k = members.shape
     d = base.shape[1]
+    start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
+    if s <= step:
+        return list(backend.solve_hulls(points, base, owner, members, eps, certificates=certificates, **options))
     outputs: list[npt.NDArray[Any]] = [
         np.empty(s, np.int8),
         np.empty(s),
@@ -177,7 +180,6 @@ def _solve_in_calls(
         np.empty((s, k if certificates else 0)),
         np.empty((s, d if certificates else 0)),
     ]
-    start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
     while start < s:
         part = slice(start, min(s, start + step))
         began = time.perf_counter()

@@ -1,0 +1,147 @@
+// The screen: float32 passes over the vertices, sixteen interleaved partial sums (element t goes to sum t mod 16).
+
+typedef float FloatVec __attribute__((vector_size(CLEAR_VECTOR_BYTES)));
+typedef float FloatVecLoad __attribute__((vector_size(CLEAR_VECTOR_BYTES), aligned(4), may_alias));
+
+constexpr int float_width = CLEAR_VECTOR_BYTES / 4;
+constexpr int float_parts = 16 / float_width;
+
+struct FloatLanes {
+    FloatVec part[float_parts];
+};
+
+#define CLEAR_EACH_FLOAT_PART _Pragma("GCC unroll 4") for (int n = 0; n < float_parts; ++n)
+
+CLEAR_INLINE FloatLanes load16(float const* a) {
+    FloatLanes out;
+    CLEAR_EACH_FLOAT_PART out.part[n] = *reinterpret_cast<FloatVecLoad const*>(a + n * float_width);
+    return out;
+}
+
+// Elements t.. of a row of d, zero after its end.
+CLEAR_INLINE FloatLanes load16_tail(float const* row, Index t, Index d) {
+    float tail[16] = {};
+    for (Index i = t; i < d; ++i) tail[i - t] = row[i];
+    return load16(tail);
+}
+
+CLEAR_INLINE void store16(float* a, FloatLanes const& x) {
+    CLEAR_EACH_FLOAT_PART *reinterpret_cast<FloatVecLoad*>(a + n * float_width) = x.part[n];
+}
+
+CLEAR_INLINE FloatLanes operator+(FloatLanes const& a, FloatLanes const& b) {
+    FloatLanes out;
+    CLEAR_EACH_FLOAT_PART out.part[n] = a.part[n] + b.part[n];
+    return out;
+}
+
+CLEAR_INLINE FloatLanes operator*(FloatLanes const& a, FloatLanes const& b) {
+    FloatLanes out;
+    CLEAR_EACH_FLOAT_PART out.part[n] = a.part[n] * b.part[n];
+    return out;
+}
+
+CLEAR_INLINE FloatLanes zero16() {
+    FloatLanes out;
+    CLEAR_EACH_FLOAT_PART out.part[n] = FloatVec{};
+    return out;
+}
+
+CLEAR_INLINE void keep_greater(FloatLanes& x, FloatLanes const& other) {
+    CLEAR_EACH_FLOAT_PART x.part[n] = other.part[n] > x.part[n] ? other.part[n] : x.part[n];
+}
+
+// Lane n + lane n + 8, then n + 4, n + 2, n + 1.
+CLEAR_INLINE float total16(FloatLanes const& x) {
+#if CLEAR_VECTOR_BYTES == 64
+    auto const eight = __builtin_shufflevector(x.part[0], x.part[0], 0, 1, 2, 3, 4, 5, 6, 7) +
+                       __builtin_shufflevector(x.part[0], x.part[0], 8, 9, 10, 11, 12, 13, 14, 15);
+    auto const four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#elif CLEAR_VECTOR_BYTES == 32
+    FloatVec const eight = x.part[0] + x.part[1];
+    auto const four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#else
+    FloatVec const four = (x.part[0] + x.part[2]) + (x.part[1] + x.part[3]);
+#endif
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// Sum of the rows in u, in order of the rows.
+CLEAR_INLINE void sum_rows(float const* const* rows, Index count, Index d, float* u) {
+    constexpr int block = 8;
+    Index const whole = d / 16 * 16;
+    for (Index t = 0; t < d; t += 16) store16(u + t, zero16());
+    Index i = 0;
+    for (; i + block <= count; i += block) {
+        float const* row[block];
+        for (int n = 0; n < block; ++n) row[n] = rows[i + n];
+        for (Index t = 0; t < whole; t += 16) {
+            FloatLanes sum = load16(u + t);
+#pragma GCC unroll 8
+            for (int n = 0; n < block; ++n) sum = sum + load16(row[n] + t);
+            store16(u + t, sum);
+        }
+    }
+    for (; i < count; ++i)
+        for (Index t = 0; t < whole; t += 16) store16(u + t, load16(u + t) + load16(rows[i] + t));
+    if (whole < d)
+        for (i = 0; i < count; ++i) store16(u + whole, load16(u + whole) + load16_tail(rows[i], whole, d));
+}
+
+void centre_direction(float const* const* rows, Index count, Index d, double const* z, float* u, double* p) {
+    sum_rows(rows, count, d, u);
+    Lanes const share = fill(1 / static_cast<double>(count));
+    for (Index t = 0; t < d; t += 8) {
+        float rounded[8];
+        double exact[8];
+        store(exact, share * load(u + t) - load(z + t));
+        for (int n = 0; n < 8; ++n) rounded[n] = static_cast<float>(exact[n]);
+        for (int n = 0; n < 8; ++n) u[t + n] = rounded[n];
+        store(p + t, load(rounded));
+    }
+}
+
+constexpr int screen_rows = CLEAR_VECTOR_BYTES == 64 ? 4 : CLEAR_VECTOR_BYTES == 32 ? 4 : 1;
+
+template <int block>
+CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* u, float* along, FloatLanes& largest) {
+    Index const whole = d / 16 * 16;
+    float const* row[block];
+    FloatLanes dots[block], squares[block];
+#pragma GCC unroll 4
+    for (int n = 0; n < block; ++n) {
+        row[n] = rows[n];
+        dots[n] = squares[n] = zero16();
+    }
+    for (Index t = 0; t < whole; t += 16) {
+        FloatLanes const direction = load16(u + t);
+#pragma GCC unroll 4
+        for (int n = 0; n < block; ++n) {
+            FloatLanes const v = load16(row[n] + t);
+            dots[n] = dots[n] + v * direction;
+            squares[n] = squares[n] + v * v;
+        }
+    }
+    if (whole < d) {
+        FloatLanes const direction = load16(u + whole);
+#pragma GCC unroll 4
+        for (int n = 0; n < block; ++n) {
+            FloatLanes const v = load16_tail(row[n], whole, d);
+            dots[n] = dots[n] + v * direction;
+            squares[n] = squares[n] + v * v;
+        }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < block; ++n) {
+        along[n] = total16(dots[n]);
+        keep_greater(largest, squares[n]);
+    }
+}
+
+float measure_floats(float const* const* rows, Index count, Index d, float const* u, float* along) {
+    FloatLanes largest = zero16();
+    Index i = 0;
+    for (; i + screen_rows <= count; i += screen_rows) measure_block<screen_rows>(rows + i, d, u, along + i, largest);
+    for (; i < count; ++i) measure_block<1>(rows + i, d, u, along + i, largest);
+    return total16(largest);
+}

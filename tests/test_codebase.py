@@ -22,7 +22,7 @@ PACKAGE = ROOT / "python" / "clear"
 LAYERS = [
     {"errors", "_version", "_core", "_check_scores"},
     {"_arrays", "_progress", "_files", "check"},
-    {"_backend", "config", "_npy"},
+    {"_backend", "_stored", "config", "_npy"},
     {"neighbors", "hull", "_parquet"},
     {"data", "_image_stores", "results", "shared_hull"},
     {"images", "prepare"},

@@ -1,7 +1,8 @@
 // Exact nearest neighbours, plain and per class. float32 tiles propose within a proven rounding margin; the distances
-// reported and their order come from squared_distance() in exact.hpp.
+// reported and their order come from the float64 routines of exact.hpp.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -9,15 +10,23 @@
 
 namespace clear {
 
-// Packed copy of a base for searching. Keeps a view of `base`, which must outlive it.
+// What "nearest" means, and what is reported: squared_distance() under a root; cosine_distance(); inner_product(), where
+// the largest is the nearest.
+enum class Metric { euclidean, cosine, inner_product };
+
+// Packed copy of a base for searching, in the precision of the base. Keeps a view of `base`, which must outlive it.
 class NeighborIndex {
 public:
     // base: (n, d), finite. rows: which rows of base can be found, ascending; their numbers are what searches return.
     // labels: class of each of `rows`, in [0, n_classes). The same length as rows.
-    NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes);
+    NeighborIndex(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
+                  Metric metric = Metric::euclidean);
     ~NeighborIndex();
     NeighborIndex(NeighborIndex&&) noexcept;
     NeighborIndex& operator=(NeighborIndex&&) noexcept;
+
+    // The same rows packed once, of which only those with found[row of the base] != 0 can be found. Shares the panels.
+    NeighborIndex subset(std::span<std::uint8_t const> found) const;
 
     Index dimension() const;
     Index n_classes() const;
@@ -25,7 +34,8 @@ public:
 
     // The k nearest rows for each query, nearest first, ties to the smaller row number.
     // exclude: per query, a row that must not be returned (-1: none). within: per query, the class to search (-1: all).
-    // Where fewer than k rows are admissible the tail is filled with distance +inf and row -1.
+    // Where fewer than k rows are admissible the tail is filled with the worst distance (+inf; -inf for inner products)
+    // and row -1.
     void search(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> within,
                 int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
 
@@ -35,6 +45,7 @@ public:
 
 private:
     struct Packed;
+    explicit NeighborIndex(std::unique_ptr<Packed> packed);
     std::unique_ptr<Packed> packed_;
 };
 

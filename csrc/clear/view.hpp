@@ -19,4 +19,16 @@ struct MatrixView {
     bool empty() const { return rows == 0 || cols == 0; }
 };
 
+// How numbers are kept. Everything is computed from the float32 that they widen to, exactly.
+enum class Storage { float32, float16, bfloat16 };
+
+// Row-major rows of float32, float16 or bfloat16; `stride` in elements. csrc/cpu/widen.hpp reads them.
+struct StoredRows {
+    void const* data = nullptr;
+    Storage storage = Storage::float32;
+    Index rows = 0;
+    Index cols = 0;
+    Index stride = 0;
+};
+
 }  // namespace clear

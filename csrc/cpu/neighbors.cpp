@@ -90,6 +90,13 @@ int useful_threads(Index queries, Index rows, Index d, int threads) {
     return static_cast<double>(queries) * static_cast<double>(rows) * static_cast<double>(d) < small_work ? 1 : threads;
 }
 
+// Searches order by keys, smaller is nearer; inner products are reported with their own sign.
+void restore_sign(Metric metric, MatrixView<double> distances) {
+    if (metric != Metric::inner_product) return;
+    for (Index i = 0; i < distances.rows; ++i)
+        for (Index j = 0; j < distances.cols; ++j) distances.row(i)[j] = -distances.row(i)[j];
+}
+
 // Merges the sorted answers of `parts` pieces, k after k in distances and indices, into the nearest k.
 void merge_parts(Index parts, Index k, double const* distances, Index const* indices, Index step, double* to_distances,
                  Index* to_indices) {
@@ -111,7 +118,7 @@ void search_segments(Request const& request, std::span<Index const> order, std::
     Index const m = static_cast<Index>(order.size());
     Index const k = request.k;
     Index const panels = count_panels(segments);
-    int const workers = useful_threads(m, panels * panel_rows, request.packed.base.cols, threads);
+    int const workers = useful_threads(m, panels * panel_rows, request.packed.rows->base.cols, threads);
     Index const block = block_size(m, k, panels, workers);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the base instead.
@@ -144,8 +151,8 @@ void search_segments(Request const& request, std::span<Index const> order, std::
 
 }  // namespace
 
-NeighborIndex::NeighborIndex(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                             Index n_classes) {
+NeighborIndex::NeighborIndex(StoredRows base, std::span<Index const> rows, std::span<Index const> labels,
+                             Index n_classes, Metric metric) {
     require(n_classes >= 0, "n_classes is ", n_classes, ": want at least 0");
     require(rows.size() == labels.size(), "rows has ", rows.size(), " entries but labels has ", labels.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -153,12 +160,18 @@ NeighborIndex::NeighborIndex(MatrixView<float const> base, std::span<Index const
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
     }
     KeepDenormals const mode;
-    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes)});
+    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric)});
+}
+NeighborIndex::NeighborIndex(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
+NeighborIndex NeighborIndex::subset(std::span<std::uint8_t const> found) const {
+    require(static_cast<Index>(found.size()) == packed_->rows->base.rows, "found has ", found.size(), " entries: want ",
+            packed_->rows->base.rows, ", one for each row of the base");
+    return NeighborIndex(std::make_unique<Packed>(Packed{pick_rows(*packed_, found)}));
 }
 NeighborIndex::~NeighborIndex() = default;
 NeighborIndex::NeighborIndex(NeighborIndex&&) noexcept = default;
 NeighborIndex& NeighborIndex::operator=(NeighborIndex&&) noexcept = default;
-Index NeighborIndex::dimension() const { return packed_->base.cols; }
+Index NeighborIndex::dimension() const { return packed_->rows->base.cols; }
 Index NeighborIndex::n_classes() const { return static_cast<Index>(packed_->class_size.size()); }
 Index NeighborIndex::class_size(Index label) const {
     require(label >= 0 && label < n_classes(), "label ", label, " is outside [0, ", n_classes(), ")");
@@ -186,6 +199,7 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
         search_segments(request, std::span(order).subspan(begin, end - begin), segments, threads, distances, indices);
         begin = end;
     }
+    restore_sign(packed_->rows->metric, distances);
 }
 
 void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k,
@@ -219,6 +233,7 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
                 decide(work, slot, segments, distances.row(begin + slot) + c * k, indices.row(begin + slot) + c * k);
         }
     });
+    restore_sign(packed_->rows->metric, distances);
 }
 
 }  // namespace clear

@@ -4,6 +4,7 @@
 
 namespace clear {
 
-extern NeighborKernels const neighbor_kernels_avx2 = {scan, tighten, rank, measure};
+extern NeighborKernels const neighbor_kernels_avx2 = {scan, tighten, rank, measure<Measured::distance>,
+                                               measure<Measured::product>};
 
 }  // namespace clear

@@ -8,15 +8,22 @@ namespace clear {
 namespace {
 
 constexpr Index few_rows = 256;  // that are ranked by counting
+constexpr Index cache_floats = 48 * 1024;  // of packed base that the second-level cache keeps beside the queries
+
+// Panels that are scanned with every group of queries before the next.
+Index panel_step(Index d) { return std::max<Index>(2, cache_floats / (d * panel_rows)); }
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 // Adds the rows in `positions` to `found`, measured in float64.
 void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
-    PackedBase const& packed = work.request->packed;
+    PackedRows const& packed = *work.request->packed.rows;
     if (static_cast<Index>(work.lengths.size()) < count) work.lengths.resize(at(count));
-    work.request->kernels.measure(work.query(slot), packed.base.data, packed.base.stride, packed.row_of.data(), positions,
-                                  count, packed.base.cols, work.lengths.data());
+    NeighborKernels const& kernels = work.request->kernels;
+    auto const measure = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
+    measure(work.query(slot), packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
+            work.lengths.data());
+    report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
     std::size_t const old = found.size();
     found.resize(old + at(count));
     for (Index i = 0; i < count; ++i)
@@ -59,7 +66,7 @@ void sort_nearest(std::vector<Candidate>& found, Index wanted) {
 // A buffer full of rows that float32 cannot tell apart: float64 keeps the nearest, and their farthest gives the cutoff.
 void spill(void* context, Index slot) {
     auto& work = *static_cast<Workspace*>(context);
-    PackedBase const& packed = work.request->packed;
+    PackedRows const& packed = *work.request->packed.rows;
     auto const q = at(slot);
     std::vector<Candidate>& nearest = work.measured[q];
     measure_into(work, slot, work.block.positions + slot * work.block.stride, work.count[q], nearest);
@@ -67,11 +74,9 @@ void spill(void* context, Index slot) {
     Index const wanted = work.wanted[q];
     keep_nearest(nearest, wanted);
     if (static_cast<Index>(nearest.size()) < wanted) return;
-    // score = (|q - centre|^2 - |q - y|^2) / 2; the slack covers its error, `rounding` that of these three lines.
-    double const rounding = (static_cast<double>(packed.base.cols) + 16) * 0x1p-51;
-    double const own = squared_distance(work.query(slot), packed.centre.data(), packed.base.cols) * packed.scale * packed.scale;
-    double const farthest = std::max_element(nearest.begin(), nearest.end())->distance * packed.scale;
-    double const cutoff = 0.5 * (own * (1 - rounding) - farthest * farthest * (1 + rounding)) - static_cast<double>(work.slack[q]);
+    double const farthest = std::max_element(nearest.begin(), nearest.end())->distance;
+    double const cutoff =
+        lowest_score(packed, work.query(slot), work.scaled[q], farthest) - static_cast<double>(work.slack[q]);
     work.cutoff[q] = std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
 }
 
@@ -80,8 +85,8 @@ void allow_error(Workspace& work, double reach) {
     constexpr float lowest = -std::numeric_limits<float>::max();
     for (Index slot = 0; slot < work.slots; ++slot) {
         auto const q = at(slot);
-        if (work.distance[q] > farthest_scored) continue;
-        double const error = score_error(work.block.d, work.distance[q], reach);
+        if (work.scaled[q].length > farthest_scored) continue;
+        double const error = score_error(*work.request->packed.rows, work.scaled[q].length, reach);
         auto const slack = std::max(work.slack[q], static_cast<float>(2 * error * (1 + 0x1p-20)));
         if (slack > work.slack[q] && work.cutoff[q] > lowest)
             work.cutoff[q] = std::max(lowest, std::nextafter(work.cutoff[q] - (slack - work.slack[q]), lowest));
@@ -91,7 +96,6 @@ void allow_error(Workspace& work, double reach) {
 
 // Measures a query that is too far away for float32 against every row.
 void measure_all(Workspace& work, Index slot, std::span<Segment const> segments, std::vector<Candidate>& found) {
-    PackedBase const& packed = work.request->packed;
     std::vector<std::int32_t> positions;
     auto const flush = [&] {
         measure_into(work, slot, positions.data(), static_cast<Index>(positions.size()), found);
@@ -100,7 +104,7 @@ void measure_all(Workspace& work, Index slot, std::span<Segment const> segments,
     };
     for (Segment const& segment : segments)
         for (Index p = segment.first_panel * panel_rows; p < segment.last_panel * panel_rows; ++p) {
-            if (packed.row_of[at(p)] >= 0) positions.push_back(static_cast<std::int32_t>(p));
+            if (work.request->packed.holds(p)) positions.push_back(static_cast<std::int32_t>(p));
             if (positions.size() == 4096) flush();
         }
     flush();
@@ -115,27 +119,35 @@ Index count_panels(std::span<Segment const> segments) {
 }
 
 void load_queries(Workspace& work, Request const& request, Index const* order, Index slots) {
-    Index const d = request.packed.base.cols;
+    PackedRows const& packed = *request.packed.rows;
+    Index const d = packed.base.cols;
     Index const groups = (slots + group_queries - 1) / group_queries;
     std::size_t const padded = at(groups * group_queries);
     work.request = &request;
     work.order = order;
     work.slots = slots;
     work.queries.assign(padded * at(d), 0.0F);
-    work.distance.resize(padded);
+    work.scaled.resize(padded);
     work.cutoff.resize(padded);
     work.slack.resize(padded);
     work.wanted.assign(padded, 0);
     work.count.resize(padded);
+    if (packed.base.storage != Storage::float32) {
+        work.widened.resize(at(panel_step(d) * d * panel_rows));
+        work.measured_rows.resize(at(most_measured * d));
+    }
     work.measured.resize(padded);
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
-        work.distance[at(slot)] =
-            pack_query(request.packed, work.query(slot), work.queries.data() + first * d + slot % group_queries);
+        work.scaled[at(slot)] =
+            pack_query(packed, work.query(slot), work.queries.data() + first * d + slot % group_queries);
         work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));
     }
-    work.block = {.queries = work.queries.data(), .groups = groups, .panels = request.packed.panels.data(),
-                  .half = request.packed.half.data(), .first_panel = 0, .last_panel = 0, .d = d,
+    work.block = {.queries = work.queries.data(), .groups = groups, .panels = packed.panels.data(),
+                  .stored = packed.stored_panels.data(), .storage = packed.base.storage, .centre = packed.centre.data(),
+                  .squares = packed.squares.empty() ? nullptr : packed.squares.data(), .scale = packed.scale,
+                  .widened = work.widened.data(), .step = panel_step(d), .half = request.packed.half.data(), .first_panel = 0,
+                  .last_panel = 0, .d = d,
                   .cutoff = work.cutoff.data(), .slack = work.slack.data(), .wanted = work.wanted.data(),
                   .count = work.count.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
                   .spill = spill, .context = &work};
@@ -160,7 +172,7 @@ void propose(Workspace& work, std::span<Segment const> segments) {
     block.positions = work.positions.data();
     std::fill(work.count.begin(), work.count.end(), 0);
     for (std::size_t q = 0; q < work.cutoff.size(); ++q) {
-        bool const scored = static_cast<Index>(q) < work.slots && work.distance[q] <= farthest_scored;
+        bool const scored = static_cast<Index>(q) < work.slots && work.scaled[q].length <= farthest_scored;
         work.cutoff[q] = scored ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::infinity();
         work.slack[q] = 0;
     }
@@ -182,7 +194,7 @@ void decide(Workspace& work, Index slot, std::span<Segment const> segments, doub
     auto const q = at(slot);
     std::vector<Candidate>& found = work.found;
     found.swap(work.measured[q]);
-    if (work.distance[q] <= farthest_scored) {
+    if (work.scaled[q].length <= farthest_scored) {
         request.kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
         measure_buffer(work, slot, found);
     } else {

@@ -7,6 +7,7 @@
 
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "neighbors_metric.hpp"
 #include "neighbors_pack.hpp"
 
 namespace clear {
@@ -25,8 +26,9 @@ struct Workspace {
     Request const* request = nullptr;
     Index const* order = nullptr;  // slot -> query
     Index slots = 0;
-    std::vector<double> distance;  // from the centre, scaled
-    AlignedFloats queries, cutoff, slack, scores;
+    std::vector<ScaledQuery> scaled;
+    AlignedFloats queries, cutoff, slack, scores, widened;
+    AlignedFloats measured_rows;  // of a base kept in 16 bits; spill() measures while `widened` is in use
     std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
     std::vector<double> lengths;

@@ -2,6 +2,7 @@
 // file per instruction set. Everything is static: a function shared between such files could end up with the wrong
 // instructions.
 #include "neighbors_kernels.hpp"
+#include "widen-inl.hpp"
 
 #if CLEAR_VECTOR_BYTES >= 32
 #include <immintrin.h>
@@ -243,18 +244,57 @@ inline void scan_tile(ScanBlock const& block, Index query, float const* queries,
     }
 }
 
+// to[lane] = number * factor[lane] - centre, for the panel_rows numbers of one column, computed in float64.
+inline void widen_column(std::uint16_t const* from, Storage storage, double const* factor, double centre, float* to) {
+#if CLEAR_VECTOR_BYTES == 64
+    __m512d const middle = _mm512_set1_pd(centre);
+#pragma GCC unroll 6
+    for (Index lane = 0; lane < panel_rows; lane += 8) {
+        __m128i const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from + lane));
+        __m256 const wide = storage == Storage::float16
+                                ? _mm256_maskz_cvtph_ps(0xff, bits)
+                                : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+        __m512d const value = _mm512_fmsub_pd(_mm512_maskz_cvtps_pd(0xff, wide), _mm512_loadu_pd(factor + lane), middle);
+        _mm256_storeu_ps(to + lane, _mm512_maskz_cvtpd_ps(0xff, value));
+    }
+#else
+    float numbers[panel_rows];
+    widen_numbers(from, storage, panel_rows, numbers);
+    for (Index lane = 0; lane < panel_rows; ++lane)
+        to[lane] = static_cast<float>(static_cast<double>(numbers[lane]) * factor[lane] - centre);
+#endif
+}
+
+// Panels [begin, end) of a base kept in 16 bits, as they would be in float32: rounded once, as there.
+__attribute__((noinline)) void widen_panels(ScanBlock const& block, Index begin, Index end) {
+    float* to = block.widened;
+    for (Index panel = begin; panel < end; ++panel) {
+        std::uint16_t const* from = block.stored + panel * block.d * panel_rows;
+        double factor[panel_rows];
+        for (Index lane = 0; lane < panel_rows; ++lane) {
+            double const square = block.squares == nullptr ? 1.0 : block.squares[panel * panel_rows + lane];
+            factor[lane] = square > 0 ? block.scale / __builtin_sqrt(square) : block.scale;
+        }
+        for (Index t = 0; t < block.d; ++t, from += panel_rows, to += panel_rows)
+            widen_column(from, block.storage, factor, static_cast<double>(block.centre[t]) * block.scale, to);
+    }
+}
+
 void scan(ScanBlock const& block) {
-    constexpr Index cache_floats = 48 * 1024;  // of packed base that the second-level cache keeps beside the queries
     Index const panel_size = block.d * panel_rows;
-    Index const step = panel_size * 2 < cache_floats ? cache_floats / panel_size : 2;
-    for (Index begin = block.first_panel; begin < block.last_panel; begin += step) {
-        Index const end = begin + step < block.last_panel ? begin + step : block.last_panel;
+    for (Index begin = block.first_panel; begin < block.last_panel; begin += block.step) {
+        Index const end = begin + block.step < block.last_panel ? begin + block.step : block.last_panel;
+        float const* panels = block.panels + begin * panel_size;
+        if (block.storage != Storage::float32) {
+            widen_panels(block, begin, end);
+            panels = block.widened;
+        }
         for (Index group = 0; group < block.groups; ++group) {
             float const* const queries = block.queries + group * group_queries * block.d;
             for (Index panel = begin; panel < end; ++panel)
                 for (Index column = 0; column < panel_rows; column += tile_rows)
                     for (Index i = 0; i < group_queries; i += tile_queries)
-                        scan_tile(block, group * group_queries + i, queries + i, block.panels + panel * panel_size + column,
+                        scan_tile(block, group * group_queries + i, queries + i, panels + (panel - begin) * panel_size + column,
                                   block.half + panel * panel_rows + column,
                                   static_cast<std::int32_t>(panel * panel_rows + column));
         }
@@ -280,10 +320,10 @@ void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int
     }
 }
 
-// squared_distance() for `Rows` rows at once: the same eight sums, so the same bits.
+// squared_distance() and inner_product() for several rows at once: the same eight sums, so the same bits.
 constexpr int double_lanes = CLEAR_VECTOR_BYTES / 8;
 constexpr int double_vectors = 8 / double_lanes;
-constexpr int measured_rows = CLEAR_VECTOR_BYTES == 16 ? 2 : 4;
+constexpr int measured_rows = CLEAR_VECTOR_BYTES == 16 ? 2 : most_measured;
 
 inline Doubles load_doubles(float const* from) {
 #if CLEAR_VECTOR_BYTES == 64
@@ -295,10 +335,14 @@ inline Doubles load_doubles(float const* from) {
 #endif
 }
 
+enum class Measured { distance, product };
+
+template <Measured What>
 __attribute__((noinline)) void add_rest(float const* query, float const* row, Index t, Index d, double* part) {
     for (; t < d; ++t) {
-        double const diff = static_cast<double>(query[t]) - static_cast<double>(row[t]);
-        part[t % 8] += diff * diff;
+        double const x = static_cast<double>(query[t]);
+        double const y = static_cast<double>(row[t]);
+        part[t % 8] += What == Measured::product ? x * y : (x - y) * (x - y);
     }
 }
 
@@ -313,7 +357,18 @@ inline Doubles subtract(Doubles x, Doubles y) {
 #endif
 }
 
-template <int Rows>
+// x * y + sum. The product of two widened floats is exact, so it does not matter whether this is fused.
+inline Doubles add_product(Doubles x, Doubles y, Doubles sum) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_fmadd_pd(x, y, sum);
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_fmadd_pd(x, y, sum);
+#else
+    return x * y + sum;
+#endif
+}
+
+template <Measured What, int Rows>
 inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
     Doubles sum[Rows][double_vectors] = {};
     Index t = 0;
@@ -323,14 +378,19 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
             Doubles const x = load_doubles(query + t + v * double_lanes);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r) {
-                Doubles const diff = subtract(x, load_doubles(rows[r] + t + v * double_lanes));
-                sum[r][v] += diff * diff;
+                Doubles const y = load_doubles(rows[r] + t + v * double_lanes);
+                if constexpr (What == Measured::product) {
+                    sum[r][v] = add_product(x, y, sum[r][v]);
+                } else {
+                    Doubles const diff = subtract(x, y);
+                    sum[r][v] += diff * diff;
+                }
             }
         }
     for (int r = 0; r < Rows; ++r) {
         alignas(64) double part[8];
         for (int v = 0; v < double_vectors; ++v) __builtin_memcpy(part + v * double_lanes, &sum[r][v], sizeof(Doubles));
-        if (t < d) add_rest(query, rows[r], t, d, part);
+        if (t < d) add_rest<What>(query, rows[r], t, d, part);
         out[r] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
     }
 }
@@ -346,28 +406,32 @@ void take_roots(double* values, Index n) {
 }
 
 // The start of a row; the processor foresees the rest.
-inline void prefetch(float const* row, Index d) {
-    Index const floats = d < 128 ? d : 128;
-    for (Index t = 0; t < floats; t += 16) __builtin_prefetch(row + t);
+inline void prefetch(StoredRows const& base, Index row) {
+    Index const size = base.storage == Storage::float32 ? 4 : 2;
+    Index const bytes = base.cols * size < 512 ? base.cols * size : 512;
+    char const* const from = static_cast<char const*>(base.data) + row * base.stride * size;
+    for (Index i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
-void measure(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
-             Index count, Index d, double* out) {
+template <Measured What>
+void measure(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions, Index count,
+             float* scratch, double* out) {
     float const* at[measured_rows];
+    Index const d = base.cols;
     Index const ahead = 2 * measured_rows;
-    for (Index i = 0; i < count && i < ahead; ++i) prefetch(base + rows[positions[i]] * stride, d);
+    for (Index i = 0; i < count && i < ahead; ++i) prefetch(base, rows[positions[i]]);
     Index i = 0;
     for (; i + measured_rows <= count; i += measured_rows) {
         for (Index next = i + ahead; next < count && next < i + ahead + measured_rows; ++next)
-            prefetch(base + rows[positions[next]] * stride, d);
-        for (int r = 0; r < measured_rows; ++r) at[r] = base + rows[positions[i + r]] * stride;
-        measure_rows<measured_rows>(query, at, d, out + i);
+            prefetch(base, rows[positions[next]]);
+        for (int r = 0; r < measured_rows; ++r) at[r] = read_row(base, rows[positions[i + r]], scratch + r * d);
+        measure_rows<What, measured_rows>(query, at, d, out + i);
     }
     for (; i < count; ++i) {
-        at[0] = base + rows[positions[i]] * stride;
-        measure_rows<1>(query, at, d, out + i);
+        at[0] = read_row(base, rows[positions[i]], scratch);
+        measure_rows<What, 1>(query, at, d, out + i);
     }
-    take_roots(out, count);
+    if (What == Measured::distance) take_roots(out, count);
 }
 
 }  // namespace

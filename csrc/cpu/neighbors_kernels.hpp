@@ -10,14 +10,22 @@
 namespace clear {
 
 constexpr Index panel_rows = 48;    // rows of the base that lie side by side in a panel: [panel][t][panel_rows]
+constexpr Index most_measured = 4;  // rows measured side by side
 constexpr Index group_queries = 8;  // queries that lie side by side in a group: [group][t][group_queries]
 
-// One block of queries against some panels. score(q, y) = q.y - |y|^2 / 2, larger is nearer.
+// One block of queries against some panels. score(q, y) = q.y + half, larger is nearer.
 struct ScanBlock {
     float const* queries;  // packed groups
     Index groups;
     float const* panels;  // packed base
-    float const* half;    // [panel][panel_rows]: -|y|^2 / 2; -inf for padding
+    std::uint16_t const* stored;  // or, unless storage is float32, its numbers; `step` panels at a time are widened into
+    Storage storage;              // `widened`, centred and scaled as the others are
+    float const* centre;
+    double const* squares;  // [panel][panel_rows] of rows to be brought to length 1, or null
+    double scale;
+    float* widened;
+    Index step;           // panels that are scanned with every group before the next
+    float const* half;    // [panel][panel_rows]; -inf for padding
     Index first_panel;
     Index last_panel;
     Index d;
@@ -39,6 +47,10 @@ struct ScanBlock {
     void* context;
 };
 
+// `scratch` holds most_measured rows, unless the base is float32.
+using Measure = void(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
+                     Index count, float* scratch, double* out);
+
 struct NeighborKernels {
     // Scores all queries against panels [first_panel, last_panel) and collects the rows that reach the cutoff.
     void (*scan)(ScanBlock const& block);
@@ -47,9 +59,10 @@ struct NeighborKernels {
     void (*tighten)(ScanBlock const& block, Index query, std::int32_t spare);
     // to[i]: the position with the i-th largest score. Writes past the n scores (ScanBlock's spare elements).
     void (*rank)(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to);
-    // out[i] = root of squared_distance(query, base row rows[positions[i]], d) of exact.hpp, with the same bits.
-    void (*measure)(float const* query, float const* base, Index stride, Index const* rows, std::int32_t const* positions,
-                    Index count, Index d, double* out);
+    // out[i] = root of squared_distance(query, base row rows[positions[i]]) of exact.hpp, with the same bits.
+    Measure* distances;
+    // The same with inner_product().
+    Measure* products;
 };
 
 extern NeighborKernels const neighbor_kernels_baseline;

@@ -8,29 +8,45 @@
 #include "clear/error.hpp"
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "widen.hpp"
 
 namespace clear {
 
 namespace {
 
-constexpr double unit = 0x1p-24;  // rounding of float32
-
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
+// What a row is multiplied by before anything else: the cosine looks at unit rows, and keeps zero rows.
+double weight_of(double square) { return square > 0 ? 1 / std::sqrt(square) : 1; }
+
 // The median of a sample, coordinate by coordinate: unlike the mean, one far row cannot drag it away.
-std::vector<float> find_centre(MatrixView<float const> base, std::span<Index const> rows) {
-    std::vector<float> centre(at(base.cols), 0.0F);
+std::vector<float> find_centre(StoredRows const& base, std::span<Index const> rows, std::span<double const> weights) {
+    std::vector<float> centre(at(base.cols), 0.0F), scratch(at(base.cols));
     Index const n = static_cast<Index>(rows.size());
     Index const sample = std::min<Index>(n, 101);
     if (sample == 0) return centre;
-    std::vector<float> values(at(sample));
+    std::vector<float> values(at(sample * base.cols));  // [t][sample]
+    for (Index i = 0; i < sample; ++i) {
+        float const* const row = widen_row(base, rows[at(i * n / sample)], scratch.data());
+        double const weight = weights.empty() ? 1 : weights[at(i * n / sample)];
+        for (Index t = 0; t < base.cols; ++t)
+            values[at(t * sample + i)] = static_cast<float>(static_cast<double>(row[t]) * weight);
+    }
     for (Index t = 0; t < base.cols; ++t) {
-        for (Index i = 0; i < sample; ++i) values[at(i)] = base.row(rows[at(i * n / sample)])[t];
-        auto const middle = values.begin() + sample / 2;
-        std::nth_element(values.begin(), middle, values.end());
-        centre[at(t)] = *middle;
+        auto const first = values.begin() + t * sample;
+        std::nth_element(first, first + sample / 2, first + sample);
+        centre[at(t)] = first[sample / 2];
     }
     return centre;
+}
+
+double distance_from(std::vector<float> const& centre, float const* row, double weight) {
+    double sum = 0;
+    for (std::size_t t = 0; t < centre.size(); ++t) {
+        double const diff = static_cast<double>(row[t]) * weight - static_cast<double>(centre[t]);
+        sum += diff * diff;
+    }
+    return std::sqrt(sum);
 }
 
 // 2^-e that brings the median distance from the centre to [1, 2), unless the farthest row would then pass 2^41.
@@ -54,6 +70,7 @@ int reach_level(double distance, double typical) {
 struct Member {
     Index row;
     double distance;
+    double weight;
     int level;
 };
 using Members = std::vector<Member>;
@@ -70,18 +87,20 @@ void arrange(Members& members) {
     std::stable_sort(members.begin(), members.end(), [](Member const& a, Member const& b) { return a.level < b.level; });
 }
 
-void pack_panel(PackedBase& packed, std::span<Member const> members, Index panel) {
+// One row of the base becomes one lane of its panel.
+void pack_row(PackedRows& packed, Member const& member, Index position, float* scratch) {
     Index const d = packed.base.cols;
-    float* const to = packed.panels.data() + panel * d * panel_rows;
-    for (Index lane = 0; lane < static_cast<Index>(members.size()); ++lane) {
-        Member const& member = members[at(lane)];
-        float const* const row = packed.base.row(member.row);
+    Index const start = position / panel_rows * d * panel_rows + position % panel_rows;
+    float const* const row = widen_row(packed.base, member.row, scratch);
+    packed.row_of[at(position)] = member.row;
+    if (packed.metric == Metric::cosine) packed.squares[at(position)] = inner_product(row, row, d);
+    if (packed.base.storage == Storage::float32) {
         for (Index t = 0; t < d; ++t)
-            to[t * panel_rows + lane] = static_cast<float>(
-                (static_cast<double>(row[t]) - static_cast<double>(packed.centre[at(t)])) * packed.scale);
-        Index const position = panel * panel_rows + lane;
-        packed.half[at(position)] = static_cast<float>(-0.5 * member.distance * member.distance);
-        packed.row_of[at(position)] = member.row;
+            packed.panels[at(start + t * panel_rows)] = static_cast<float>(
+                (static_cast<double>(row[t]) * member.weight - static_cast<double>(packed.centre[at(t)])) * packed.scale);
+    } else {
+        auto const* const numbers = static_cast<std::uint16_t const*>(packed.base.data) + member.row * packed.base.stride;
+        for (Index t = 0; t < d; ++t) packed.stored_panels[at(start + t * panel_rows)] = numbers[t];
     }
 }
 
@@ -98,21 +117,61 @@ void plan_class(PackedBase& packed, std::span<Member const> members, Index& pane
     }
 }
 
+// Centre, scale and offset; returns each row's weight and its scaled distance from the centre.
+std::vector<Member> centre_rows(PackedRows& packed, std::span<Index const> rows) {
+    StoredRows const& base = packed.base;
+    std::vector<float> scratch(at(base.cols));
+    std::vector<double> weights(packed.metric == Metric::cosine ? rows.size() : 0), distances(rows.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        float const* const row = widen_row(base, rows[i], scratch.data());
+        weights[i] = weight_of(inner_product(row, row, base.cols));
+    }
+    packed.centre = find_centre(base, rows, weights);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        distances[i] = distance_from(packed.centre, widen_row(base, rows[i], scratch.data()), weights.empty() ? 1 : weights[i]);
+    packed.scale = find_scale(distances);
+    double const centre_length = std::sqrt(inner_product(packed.centre.data(), packed.centre.data(), base.cols));
+    // A cosine is reported as 1 - cos: rounded as if its row had length 1, even when it is zero.
+    packed.offset = (centre_length * (1 + 0x1p-20) + (packed.metric == Metric::cosine ? 1 : 0)) * packed.scale;
+    Members members(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        members[i] = {rows[i], distances[i] * packed.scale, weights.empty() ? 1 : weights[i], 0};
+    return members;
+}
+
+void sort_by_reach(PackedBase& packed) {
+    packed.by_reach = packed.segments;
+    std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
+                     [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
+}
+
+// Lays the members of one class into its segments, level by level.
+void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> segments, std::span<Member const> members,
+                float* scratch) {
+    std::size_t done = 0;
+    for (Segment const& segment : segments) {
+        Index position = segment.first_panel * panel_rows;
+        int const level = members[done].level;
+        for (; done < members.size() && members[done].level == level; ++done, ++position) {
+            double const distance = members[done].distance;
+            packed.half[at(position)] = rows.metric == Metric::euclidean ? static_cast<float>(-0.5 * distance * distance) : 0.0F;
+            pack_row(rows, members[done], position, scratch);
+        }
+    }
+}
+
 }  // namespace
 
-PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                     Index n_classes) {
+PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric) {
     PackedBase packed;
-    packed.base = base;
-    packed.centre = find_centre(base, rows);
-    std::vector<double> distances(rows.size());
-    for (std::size_t i = 0; i < rows.size(); ++i)
-        distances[i] = std::sqrt(squared_distance(base.row(rows[i]), packed.centre.data(), base.cols));
-    packed.scale = find_scale(distances);
-
+    auto const shared = std::make_shared<PackedRows>();
+    shared->metric = metric;
+    shared->base = base;
     std::vector<Members> classes(at(n_classes));
-    for (std::size_t i = 0; i < rows.size(); ++i)
-        classes[at(labels[i])].push_back({rows[i], distances[i] * packed.scale, 0});
+    {
+        Members const members = centre_rows(*shared, rows);
+        for (std::size_t i = 0; i < rows.size(); ++i) classes[at(labels[i])].push_back(members[i]);
+    }
     Index panels = 0;
     for (Members& members : classes) {
         packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
@@ -125,49 +184,51 @@ PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, 
     require(panels * panel_rows < std::numeric_limits<std::int32_t>::max(), "base has ", rows.size(),
             " rows: want fewer than 2^31, split it");
 
-    packed.panels.assign(at(panels * panel_rows * base.cols), 0.0F);
-    packed.half.assign(at(panels * panel_rows), -std::numeric_limits<float>::infinity());
-    packed.row_of.assign(at(panels * panel_rows), -1);
-    for (std::size_t c = 0; c < classes.size(); ++c) {
-        std::size_t done = 0;
-        for (Segment const& segment : packed.segments_of(static_cast<Index>(c))) {
-            std::size_t end = done;
-            while (end < classes[c].size() && classes[c][end].level == classes[c][done].level) ++end;
-            for (Index panel = segment.first_panel; panel < segment.last_panel; ++panel) {
-                std::size_t const count = std::min<std::size_t>(panel_rows, end - done);
-                pack_panel(packed, std::span(classes[c]).subspan(done, count), panel);
-                done += count;
-            }
-        }
-    }
-    packed.by_reach = packed.segments;
-    std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
-                     [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
+    std::size_t const positions = at(panels * panel_rows);
+    if (base.storage == Storage::float32)
+        shared->panels.assign(positions * at(base.cols), 0.0F);
+    else
+        shared->stored_panels.assign(positions * at(base.cols), 0);
+    packed.half.assign(positions, -std::numeric_limits<float>::infinity());
+    shared->row_of.assign(positions, -1);
+    shared->squares.assign(metric == Metric::cosine ? positions : 0, 0.0);
+    std::vector<float> scratch(at(base.cols));
+    for (Index c = 0; c < n_classes; ++c)
+        pack_class(packed, *shared, packed.segments_of(c), classes[at(c)], scratch.data());
+    packed.rows = shared;
+    sort_by_reach(packed);
     return packed;
 }
 
-double pack_query(PackedBase const& packed, float const* query, float* to) {
-    Index const d = packed.base.cols;
-    double const distance = std::sqrt(squared_distance(query, packed.centre.data(), d)) * packed.scale * (1 + 0x1p-20);
-    bool const scored = distance <= farthest_scored;
-    for (Index t = 0; t < d; ++t)
-        to[t * group_queries] = scored ? static_cast<float>((static_cast<double>(query[t]) -
-                                                             static_cast<double>(packed.centre[at(t)])) * packed.scale)
-                                       : 0.0F;
-    return distance;
-}
-
-// Write x = q - c and y = r - c (scaled), u = 2^-24. Rounding x and y to float32 moves x.y by at most 2u|x||y|, rounding h
-// = -|y|^2 / 2 moves it by u|y|^2 / 2, and a chain of d products added to h errs by at most
-// (d + 1)u / (1 - (d + 1)u) (|x||y| + |y|^2 / 2), fused or not, in any order. Values below the normal range may be
-// flushed: the constant term. The last term covers the float64 rounding of squared_distance() and of its square root, so
-// that a row scored clearly lower is also strictly farther as reported.
-double score_error(Index d, double distance, double reach) {
-    double const terms = (static_cast<double>(d) + 10) * unit;
-    if (terms > 0.25) return std::numeric_limits<double>::infinity();
-    double const sum = distance + reach;
-    return terms / (1 - terms) * (1 + 0x1p-10) * (distance * reach + 0.5 * reach * reach) + 0x1p-70 * (1 + distance) +
-           (static_cast<double>(d) + 16) * 0x1p-51 * sum * sum;
+PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found) {
+    PackedBase picked;
+    picked.rows = whole.rows;
+    picked.half = whole.half;
+    for (std::size_t position = 0; position < picked.half.size(); ++position) {
+        Index const row = whole.rows->row_of[position];
+        if (row < 0 || found[at(row)] == 0) picked.half[position] = -std::numeric_limits<float>::infinity();
+    }
+    for (std::size_t c = 0; c < whole.class_size.size(); ++c) {
+        picked.class_begin.push_back(static_cast<Index>(picked.segments.size()));
+        Index size = 0;
+        for (Segment const& segment : whole.segments_of(static_cast<Index>(c)))
+            for (Index panel = segment.first_panel; panel < segment.last_panel; ++panel) {
+                Index held = 0;
+                for (Index lane = 0; lane < panel_rows; ++lane) held += picked.holds(panel * panel_rows + lane);
+                if (held == 0) continue;  // panels without a row are skipped
+                size += held;
+                bool const joins = static_cast<Index>(picked.segments.size()) > picked.class_begin.back() &&
+                                   picked.segments.back().last_panel == panel && picked.segments.back().reach == segment.reach;
+                if (joins)
+                    ++picked.segments.back().last_panel;
+                else
+                    picked.segments.push_back({panel, panel + 1, segment.reach});
+            }
+        picked.class_size.push_back(size);
+    }
+    picked.class_begin.push_back(static_cast<Index>(picked.segments.size()));
+    sort_by_reach(picked);
+    return picked;
 }
 
 }  // namespace clear

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
 #include <new>
 #include <span>
 #include <vector>
 
+#include "clear/neighbors.hpp"
 #include "clear/view.hpp"
 
 namespace clear {
@@ -21,7 +25,9 @@ struct CacheAligned {
     void deallocate(T* at, std::size_t) { ::operator delete(at, std::align_val_t{64}); }
     friend bool operator==(CacheAligned const&, CacheAligned const&) { return true; }
 };
-using AlignedFloats = std::vector<float, CacheAligned<float>>;
+template <class T>
+using AlignedVector = std::vector<T, CacheAligned<T>>;
+using AlignedFloats = AlignedVector<float>;
 
 // Consecutive panels that hold rows of one class and of similar distance from the centre.
 struct Segment {
@@ -30,13 +36,22 @@ struct Segment {
     double reach;  // no row is farther from the centre (after scaling)
 };
 
+// Rows laid out for the kernels; shared by an index and its subsets.
+struct PackedRows {
+    Metric metric = Metric::euclidean;
+    StoredRows base;
+    AlignedFloats panels;           // [panel][t][panel_rows], zero where padded: ((row * weight) - centre) * scale
+    AlignedVector<std::uint16_t> stored_panels;  // instead, where the base is kept in 16 bits: the rows themselves
+    std::vector<Index> row_of;      // position -> row of base, -1 where padded
+    std::vector<double> squares;    // position -> inner product of the row with itself; cosine only
+    std::vector<float> centre;      // any point near the rows: it makes errors small, never wrong
+    double scale = 1;               // a power of two
+    double offset = 0;              // no row, scaled, is longer than reach + offset
+};
+
 struct PackedBase {
-    MatrixView<float const> base;
-    AlignedFloats panels;        // [panel][t][panel_rows], zero where padded
-    AlignedFloats half;          // [panel][panel_rows]: -|y|^2 / 2, -inf where padded
-    std::vector<Index> row_of;   // position -> row of base, -1 where padded
-    std::vector<float> centre;   // any point near the rows: it makes errors small, never wrong
-    double scale = 1;            // a power of two
+    std::shared_ptr<PackedRows const> rows;
+    AlignedFloats half;                // [panel][panel_rows]: -|y|^2 / 2 (0 unless Euclidean), -inf where not to be found
     std::vector<Segment> segments;     // class by class, each in order of reach
     std::vector<Index> class_begin;    // segments of class c: [class_begin[c], class_begin[c + 1])
     std::vector<Index> class_size;
@@ -46,18 +61,15 @@ struct PackedBase {
         auto const c = static_cast<std::size_t>(label);
         return {segments.data() + class_begin[c], static_cast<std::size_t>(class_begin[c + 1] - class_begin[c])};
     }
+    bool holds(Index position) const {
+        return half[static_cast<std::size_t>(position)] != -std::numeric_limits<float>::infinity();
+    }
 };
 
-PackedBase pack_base(MatrixView<float const> base, std::span<Index const> rows, std::span<Index const> labels,
-                     Index n_classes);
+PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
+                     Metric metric = Metric::euclidean);
 
-// Writes query `slot` of a group: to[t * group_queries + slot]. Returns its scaled distance from the centre.
-double pack_query(PackedBase const& packed, float const* query, float* to);
-
-// Bound on |score - (q.y - |y|^2 / 2)| for a query at `distance` from the centre and rows within `reach`.
-double score_error(Index d, double distance, double reach);
-
-// Farther queries (scaled) could overflow float32: they are measured, not scored.
-constexpr double farthest_scored = 0x1p60;
+// The rows of `whole` with found[row of the base] != 0.
+PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found);
 
 }  // namespace clear

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "clear/error.hpp"
+#include "clear/exact.hpp"
 #include "clear/parallel.hpp"
 #include "shared_hull_pricing.hpp"
 
@@ -121,6 +122,7 @@ private:
     bool whole(Open const& open) const { return open.sample + 1 == hull_.pricing.samples(); }
     double bound_the_rest(Open const& open) const;
     void measure_list(Open& open) const;
+    void start_at_nearest(Open& open) const;
     bool look(Open& open) const;
     bool prepare_master(Open& open) const;
     bool next_pass(Open& open) const;
@@ -247,7 +249,7 @@ double Rounds::bound_the_rest(Open const& open) const {
     for (std::size_t t = 0; t < at(hull_.vertices.cols); ++t) {
         double const turn = open.u[t] - a * open.priced[t];
         apart += turn * turn;
-        shift += turn * (static_cast<double>(hull_.pricing.packed.centre[t]) - open.z[t]);
+        shift += turn * (hull_.pricing.centre(t) - open.z[t]);
     }
     return a * open.rest + shift - std::sqrt(apart) * hull_.pricing.reach - 4 * open.deduction * open.length;
 }
@@ -266,6 +268,19 @@ bool Rounds::next_pass(Open& open) const {
     return false;
 }
 
+void Rounds::start_at_nearest(Open& open) const {
+    double least = infinity;
+    for (Column const& column : open.list) {
+        double const square = squared_distance(hull_.vertices.row(column.row), problems_.points.row(open.query), hull_.vertices.cols);
+        if (square < least || (square == least && column.row < open.support[0])) {
+            least = square;
+            open.support = {column.row};
+        }
+    }
+    open.weights = {1.0};
+    open.upper = std::sqrt(least);
+}
+
 // What the prices prove. Returns whether a master comes next: not when that answers the point, and not when the vertices
 // known have too little to offer and more of them must be priced first.
 bool Rounds::look(Open& open) const {
@@ -275,14 +290,7 @@ bool Rounds::look(Open& open) const {
     if (!passed) measure_list(open);
     if (open.list.empty()) return next_pass(open);
     double const lowest = open.list.front().slope;
-    if (open.support.empty()) {
-        Column const& nearest = *std::min_element(open.list.begin(), open.list.end(), [](Column const& a, Column const& b) {
-            return a.square < b.square || (a.square == b.square && a.row < b.row);
-        });
-        open.support = {nearest.row};
-        open.weights = {1.0};
-        open.upper = std::sqrt(nearest.square);
-    }
+    if (open.support.empty()) start_at_nearest(open);
     if (whole(open)) {
         double const all = passed ? lowest : std::min(lowest, bound_the_rest(open));
         double const bound = all / open.length - open.deduction;

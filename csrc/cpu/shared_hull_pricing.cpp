@@ -12,6 +12,7 @@ namespace clear::shared_hull {
 namespace {
 
 constexpr Index most_rays = 96;        // in a block: their buffers stay in the second-level cache
+constexpr Index cached_floats = 48 * 1024;  // of panels, that stay in the second-level cache beside the rays
 constexpr Index smallest_sample = 2048;
 constexpr double unit = 0x1p-24;       // rounding of float32
 constexpr float lowest = -std::numeric_limits<float>::max();
@@ -30,7 +31,8 @@ NeighborKernels const& scan_kernels(Isa isa) {
 PackedBase pack(MatrixView<float const> vertices) {
     std::vector<Index> rows(at(vertices.rows)), labels(at(vertices.rows), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
-    return pack_base(vertices, rows, labels, 1);
+    return pack_base({vertices.data, Storage::float32, vertices.rows, vertices.cols, vertices.stride}, rows, labels, 1,
+                     Metric::inner_product);
 }
 
 // Rounds down to float32.
@@ -106,6 +108,7 @@ public:
     }
 
 private:
+    double scale() const { return pricing_->packed.rows->scale; }
     Index slots() const { return static_cast<Index>(rays_.size()); }
 
     void load(Pricing const& pricing, std::span<Ray const> rays, Index wanted, std::span<std::vector<Column>> columns) {
@@ -114,7 +117,7 @@ private:
         columns_ = columns;
         scan_ = &scan_kernels(current_isa());
         hull_ = &hull_kernels(current_isa());
-        Index const d = pricing.packed.base.cols;
+        Index const d = pricing.vertices.cols;
         Index const groups = (slots() + group_queries - 1) / group_queries;
         std::size_t const padded = at(groups * group_queries);
         queries_.assign(padded * at(d), 0.0F);
@@ -130,33 +133,35 @@ private:
             scores_.resize(padded * at(stride));
             positions_.resize(padded * at(stride));
         }
-        block_ = {.queries = queries_.data(), .groups = groups, .panels = pricing.packed.panels.data(),
-                  .half = pricing.bias.data(), .first_panel = 0, .last_panel = 0, .d = d, .cutoff = cutoff_.data(),
+        PackedRows const& rows = *pricing.packed.rows;
+        block_ = {.queries = queries_.data(), .groups = groups, .panels = rows.panels.data(), .stored = nullptr,
+                  .storage = Storage::float32, .centre = rows.centre.data(), .squares = nullptr, .scale = rows.scale,
+                  .widened = nullptr, .step = std::max<Index>(2, cached_floats / (d * panel_rows)),
+                  .half = pricing.packed.half.data(), .first_panel = 0, .last_panel = 0, .d = d, .cutoff = cutoff_.data(),
                   .slack = slack_.data(), .wanted = wanted_.data(), .count = count_.data(), .scores = scores_.data(),
                   .positions = positions_.data(), .capacity = capacity, .stride = stride, .spill = spill, .context = this};
         for (Index q = 0; q < slots(); ++q) load_ray(q);
     }
 
     void load_ray(Index q) {
-        PackedBase const& packed = pricing_->packed;
         Ray const& ray = rays_[at(q)];
         columns_[at(q)].clear();
         float* const to = queries_.data() + q / group_queries * group_queries * block_.d + q % group_queries;
         double along = 0, square = 0;
         for (Index t = 0; t < block_.d; ++t) {
             double const unit_part = ray.u[t] / ray.length;
-            double const apart = static_cast<double>(packed.centre[at(t)]) - ray.z[t];
+            double const apart = pricing_->centre(at(t)) - ray.z[t];
             to[t * group_queries] = static_cast<float>(-unit_part);
             along += unit_part * apart;
             square += apart * apart;
         }
-        offset_[at(q)] = packed.scale * along;
-        distance_[at(q)] = packed.scale * std::sqrt(square) * (1 + 0x1p-20);
+        offset_[at(q)] = scale() * along;
+        distance_[at(q)] = scale() * std::sqrt(square) * (1 + 0x1p-20);
         cutoff_[at(q)] = below(score(q, ray.limit));
     }
 
     double score(Index q, double slope) const {
-        return offset_[at(q)] - pricing_->packed.scale * slope / rays_[at(q)].length;
+        return offset_[at(q)] - scale() * slope / rays_[at(q)].length;
     }
 
     // |score - exact score| for rows within `reach`: rounding the direction and the row to float32 moves the product by
@@ -180,12 +185,12 @@ private:
 
     // Moves the rows of a query's buffer to its columns, measured.
     void measure_buffer(Index q) {
-        PackedBase const& packed = pricing_->packed;
+        std::vector<Index> const& row_of = pricing_->packed.rows->row_of;
         std::int32_t const* const positions = positions_.data() + q * block_.stride;
         std::vector<Column>& found = columns_[at(q)];
         std::size_t const old = found.size();
-        for (Index i = 0; i < count_[at(q)]; ++i) found.push_back({0, packed.row_of[at(positions[i])], 0});
-        measure(*hull_, packed.base, rays_[at(q)].z, rays_[at(q)].u, std::span(found).subspan(old));
+        for (Index i = 0; i < count_[at(q)]; ++i) found.push_back({0, row_of[at(positions[i])]});
+        measure(*hull_, pricing_->vertices, rays_[at(q)].z, rays_[at(q)].u, std::span(found).subspan(old));
         count_[at(q)] = 0;
     }
 
@@ -239,29 +244,23 @@ void measure(HullKernels const& kernels, MatrixView<float const> vertices, doubl
     for (std::size_t begin = 0; begin < columns.size(); begin += 4) {
         std::size_t const n = std::min<std::size_t>(4, columns.size() - begin);
         float const* rows[4];
-        double slopes[4], squares[4], norms[4];
+        double slopes[4];
         for (std::size_t i = 0; i < n; ++i) rows[i] = vertices.row(columns[begin + i].row);
         for (std::size_t i = begin + ahead; i < std::min(begin + ahead + 4, columns.size()); ++i) fetch(i);
-        kernels.measure_rows(rows, static_cast<Index>(n), vertices.cols, z, u, slopes, squares, norms);
-        for (std::size_t i = 0; i < n; ++i) {
-            columns[begin + i].slope = slopes[i];
-            columns[begin + i].square = squares[i];
-        }
+        kernels.project_rows(rows, static_cast<Index>(n), vertices.cols, z, u, slopes);
+        for (std::size_t i = 0; i < n; ++i) columns[begin + i].slope = slopes[i];
     }
 }
 
-Pricing::Pricing(MatrixView<float const> vertices) : packed(pack(vertices)), bias(packed.half.size()) {
-    for (std::size_t i = 0; i < bias.size(); ++i)
-        bias[i] = packed.row_of[i] < 0 ? -std::numeric_limits<float>::infinity() : 0.0F;
-    for (Segment const& segment : packed.segments) reach = std::max(reach, segment.reach / packed.scale);
-    packed.half = {};
-    for (Index rows = packed.base.rows; rows >= 8 * smallest_sample; rows /= 8) ++samples_;
+Pricing::Pricing(MatrixView<float const> rows_of_hull) : vertices(rows_of_hull), packed(pack(rows_of_hull)) {
+    for (Segment const& segment : packed.segments) reach = std::max(reach, segment.reach / packed.rows->scale);
+    for (Index rows = vertices.rows; rows >= 8 * smallest_sample; rows /= 8) ++samples_;
 }
 
 double Pricing::farthest(double const* z) const {
     double square = 0;
-    for (Index t = 0; t < packed.base.cols; ++t) {
-        double const apart = static_cast<double>(packed.centre[at(t)]) - z[t];
+    for (Index t = 0; t < vertices.cols; ++t) {
+        double const apart = centre(at(t)) - z[t];
         square += apart * apart;
     }
     return (std::sqrt(square) + reach) * (1 + 0x1p-20);

@@ -32,7 +32,6 @@ private:
 struct Column {
     double slope;
     Index row;
-    double square;  // |v - z|^2
     friend bool operator<(Column const& a, Column const& b) {
         return a.slope < b.slope || (a.slope == b.slope && a.row < b.row);
     }
@@ -65,7 +64,7 @@ struct Pricing {
 
     // Samples of the rows, each eight times the one before; the last is all rows. At least 1.
     int samples() const { return samples_; }
-    Index rows_of(int sample) const { return packed.base.rows >> 3 * (samples_ - 1 - sample); }
+    Index rows_of(int sample) const { return vertices.rows >> 3 * (samples_ - 1 - sample); }
 
     // Fills columns[i] with the `wanted` lowest slopes in the sample, of those at or below rays[i].limit, in order. Rows are proposed by float32 products within a proven margin and measured in float64, so the
     // answer is the same on every instruction set and for every number of threads.
@@ -75,9 +74,11 @@ struct Pricing {
     // An upper bound of |v - z| over all vertices.
     double farthest(double const* z) const;
 
+    double centre(std::size_t t) const { return static_cast<double>(packed.rows->centre[t]); }
+
+    MatrixView<float const> vertices;
     PackedBase packed;
-    AlignedFloats bias;  // [panel][panel_rows]: 0, -inf where padded
-    double reach = 0;    // of all rows from the centre, feature units
+    double reach = 0;  // of all rows from the centre, feature units
 
 private:
     int samples_ = 1;
@@ -85,7 +86,7 @@ private:
 
 HullKernels const& hull_kernels(Isa isa);
 
-// Slopes (and squares) of columns [0, n) along u, row by row from memory, which is asked for ahead of time.
+// Slopes of columns along u; rows are asked for ahead of time.
 void measure(HullKernels const& kernels, MatrixView<float const> vertices, double const* z, double const* u,
              std::span<Column> columns);
 

@@ -1,20 +1,34 @@
+#include <string>
+
 #include "arrays.hpp"
 #include "clear/neighbors.hpp"
 
 namespace clear::python {
 
+namespace {
+
+Metric metric_named(std::string const& name) {
+    if (name == "euclidean") return Metric::euclidean;
+    if (name == "cosine") return Metric::cosine;
+    require(name == "inner_product", "metric is ", name, ": want euclidean, cosine or inner_product");
+    return Metric::inner_product;
+}
+
+}  // namespace
+
 void bind_neighbors(py::module_& module) {
     using Result = std::pair<Array<double>, Array<Index>>;
     py::class_<NeighborIndex>(module, "NeighborIndex")
-        .def(py::init([](Array<float> base, Array<Index> rows, Array<Index> labels, Index n_classes) {
-                 auto const base_view = matrix(base, "base");
+        .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels, Index n_classes,
+                         std::string const& metric) {
+                 auto const base_view = stored_rows(base, storage, "base");
                  auto const row_span = vector(rows, "rows");
                  auto const label_span = vector(labels, "labels");
                  py::gil_scoped_release release;
-                 return NeighborIndex(base_view, row_span, label_span, n_classes);
+                 return NeighborIndex(base_view, row_span, label_span, n_classes, metric_named(metric));
              }),
-             py::arg("base").noconvert(), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
-             py::arg("n_classes"), py::keep_alive<1, 2>())
+             py::arg("base"), py::arg("storage"), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
+             py::arg("n_classes"), py::arg("metric"), py::keep_alive<1, 2>())
         .def(
             "search",
             [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> within, Index k,
@@ -51,6 +65,14 @@ void bind_neighbors(py::module_& module) {
                 return {std::move(distances), std::move(indices)};
             },
             py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("k"), py::arg("threads"))
+        .def(
+            "subset",
+            [](NeighborIndex const& index, Array<std::uint8_t> found) {
+                auto const span = vector(found, "found");
+                py::gil_scoped_release release;
+                return index.subset(span);
+            },
+            py::arg("found").noconvert(), py::keep_alive<0, 1>())
         .def_property_readonly("dimension", &NeighborIndex::dimension)
         .def_property_readonly("n_classes", &NeighborIndex::n_classes)
         .def("class_size", &NeighborIndex::class_size, py::arg("label"));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "clear/exact.hpp"
 #include "clear/isa.hpp"
 #include "../cpu/neighbors_kernels.hpp"
+#include "../cpu/neighbors_metric.hpp"
 #include "../cpu/neighbors_pack.hpp"
 
 namespace clear::tests {
@@ -55,7 +57,7 @@ std::vector<Candidate> define_nearest(float const* query, MatrixView<float const
 
 }  // namespace
 
-void every_kernel_measures_the_bits_of_squared_distance() {
+void every_kernel_measures_the_bits_of_the_definition() {
     for (Level const& level : levels())
         for (Index d : {1, 7, 8, 9, 64, 131})
             for (Index n : {1, 3, 4, 5, 29}) {
@@ -68,9 +70,13 @@ void every_kernel_measures_the_bits_of_squared_distance() {
                     positions[at(i)] = static_cast<std::int32_t>(i);
                 }
                 std::vector<double> out(at(n));
-                level.kernels->measure(query.data(), base.data(), d, rows.data(), positions.data(), n, d, out.data());
+                StoredRows const base_rows{base.data(), Storage::float32, n, d, d};
+                level.kernels->distances(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == std::sqrt(squared_distance(query.data(), base.data() + rows[at(i)] * d, d)));
+                level.kernels->products(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
+                for (Index i = 0; i < n; ++i)
+                    CHECK(out[at(i)] == inner_product(query.data(), base.data() + rows[at(i)] * d, d));
             }
 }
 
@@ -87,43 +93,49 @@ void every_kernel_ranks_scores_and_keeps_ties_in_order() {
         }
 }
 
-// The bound that makes the search exact: no score errs by more, near or far, for any instruction set.
+// The bound that makes the search exact: no score errs by more, near or far, for any metric and instruction set.
+void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, float offset) {
+    Index const n = panel_rows;
+    auto base = random_floats(n * d, 4);
+    for (float& value : base) value += offset;
+    std::vector<Index> rows(at(n)), labels(at(n), 0);
+    std::iota(rows.begin(), rows.end(), Index{0});
+    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric);
+    PackedRows const& packed = *whole.rows;
+    auto query = random_floats(d, 5);
+    for (float& value : query) value = offset + 3 * value;
+    std::vector<float> group(at(group_queries * d), 0.0F);
+    ScaledQuery const scaled = pack_query(packed, query.data(), group.data());
+
+    Index const stride = 2 * panel_rows + 16;
+    std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
+    std::vector<float> scores(at(group_queries * stride));
+    std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
+    cutoff[0] = -std::numeric_limits<float>::max();
+    kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .stored = nullptr,
+                  .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
+                  .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
+                  .wanted = wanted.data(), .count = count.data(), .scores = scores.data(), .positions = positions.data(),
+                  .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride, .spill = nullptr,
+                  .context = nullptr});
+    CHECK(count[0] == n);
+    double const bound = score_error(packed, scaled.length, whole.segments[0].reach);
+    for (std::int32_t i = 0; i < count[0]; ++i) {
+        float const* const row = base.data() + packed.row_of[at(positions[at(i)])] * d;
+        double key = metric == Metric::euclidean ? std::sqrt(squared_distance(query.data(), row, d))
+                                                 : inner_product(query.data(), row, d);
+        report_keys(packed, scaled, {positions.data() + i, 1}, &key);
+        double const low = lowest_score(packed, query.data(), scaled, key);  // lower by its own rounding, at most 2 bounds
+        CHECK(static_cast<double>(scores[at(i)]) >= low - bound);
+        CHECK(static_cast<double>(scores[at(i)]) <= low + 3 * bound);
+    }
+}
+
 void scores_stay_within_their_error_bound() {
     for (Level const& level : levels())
-        for (Index d : {1, 5, 64, 700})
-            for (float offset : {0.0F, 1000.0F}) {
-                Index const n = panel_rows;
-                auto base = random_floats(n * d, 4);
-                for (float& value : base) value += offset;
-                std::vector<Index> rows(at(n)), labels(at(n), 0);
-                for (Index i = 0; i < n; ++i) rows[at(i)] = i;
-                PackedBase const packed = pack_base({base.data(), n, d, d}, rows, labels, 1);
-                auto query = random_floats(d, 5);
-                for (float& value : query) value = offset + 3 * value;
-                std::vector<float> group(at(group_queries * d), 0.0F);
-                double const distance = pack_query(packed, query.data(), group.data());
-
-                Index const stride = 2 * panel_rows + 16;
-                std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
-                std::vector<float> scores(at(group_queries * stride));
-                std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
-                cutoff[0] = -std::numeric_limits<float>::max();
-                level.kernels->scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(),
-                                     .half = packed.half.data(), .first_panel = 0, .last_panel = 1, .d = d,
-                                     .cutoff = cutoff.data(), .slack = slack.data(), .wanted = wanted.data(),
-                                     .count = count.data(), .scores = scores.data(), .positions = positions.data(),
-                                     .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride,
-                                     .spill = nullptr, .context = nullptr});
-                CHECK(count[0] == n);
-                double const bound = score_error(d, distance, packed.segments[0].reach);
-                double const scale2 = packed.scale * packed.scale;
-                double const own = squared_distance(query.data(), packed.centre.data(), d);
-                for (std::int32_t i = 0; i < count[0]; ++i) {
-                    float const* const row = base.data() + packed.row_of[at(positions[at(i)])] * d;
-                    double const exact = 0.5 * scale2 * (own - squared_distance(query.data(), row, d));
-                    CHECK(std::abs(static_cast<double>(scores[at(i)]) - exact) <= bound);
-                }
-            }
+        for (Metric metric : {Metric::euclidean, Metric::cosine, Metric::inner_product})
+            for (Index d : {1, 5, 64, 700})
+                for (float offset : {0.0F, 1000.0F}) check_error_bound(*level.kernels, metric, d, offset);
 }
 
 void searches_equal_the_definition() {
@@ -137,7 +149,7 @@ void searches_equal_the_definition() {
                 std::vector<Index> rows(at(n)), labels(at(n)), within(at(m)), exclude(at(m), -1);
                 for (Index i = 0; i < n; ++i) rows[at(i)] = i, labels[at(i)] = i % (classes - 1);  // the last is empty
                 for (Index q = 0; q < m; ++q) within[at(q)] = q % (classes + 1) - 1;
-                NeighborIndex const index(base_view, rows, labels, classes);
+                NeighborIndex const index({base.data(), Storage::float32, n, d, d}, rows, labels, classes);
                 std::vector<double> distances(at(m * classes * k));
                 std::vector<Index> indices(at(m * classes * k));
                 index.search({queries.data(), m, d, d}, exclude, within, threads, {distances.data(), m, k, k},
@@ -165,7 +177,7 @@ void misuse_of_the_neighbor_index_throws() {
     std::vector<Index> const rows{0, 3}, labels{0, 0};
     bool thrown = false;
     try {
-        NeighborIndex const index({base.data(), 3, 1, 1}, rows, labels, 1);
+        NeighborIndex const index({base.data(), Storage::float32, 3, 1, 1}, rows, labels, 1);
     } catch (std::invalid_argument const&) {
         thrown = true;
     }
@@ -173,7 +185,7 @@ void misuse_of_the_neighbor_index_throws() {
 }
 
 void neighbors_tests() {
-    every_kernel_measures_the_bits_of_squared_distance();
+    every_kernel_measures_the_bits_of_the_definition();
     every_kernel_ranks_scores_and_keeps_ties_in_order();
     scores_stay_within_their_error_bound();
     searches_equal_the_definition();

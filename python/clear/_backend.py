@@ -24,6 +24,7 @@ class Index(Protocol):
     def dimension(self) -> int: ...
     @property
     def n_classes(self) -> int: ...
+    def subset(self, found: npt.NDArray[np.uint8]) -> Index: ...
     def class_size(self, label: int) -> int: ...
     def search(self, queries: Rows, exclude: Ints, within: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
     def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
@@ -47,7 +48,9 @@ class Backend(Protocol):
 
     device: str
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index: ...
+    def build_index(
+        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+    ) -> Index: ...
     def build_hull(self, vertices: Rows) -> Hull: ...
     def solve_hulls(
         self,
@@ -69,8 +72,10 @@ class CpuBackend:
 
     device = "cpu"
 
-    def build_index(self, base: Rows, rows: Ints, labels: Ints, n_classes: int) -> Index:
-        return _core.NeighborIndex(base, rows, labels, n_classes)
+    def build_index(
+        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+    ) -> Index:
+        return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
 
     def build_hull(self, vertices: Rows) -> Hull:
         return _core.SharedHull(vertices)

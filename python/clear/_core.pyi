@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,8 +13,15 @@ class CoreError(RuntimeError): ...
 
 class NeighborIndex:
     def __init__(
-        self, base: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], n_classes: int
+        self,
+        base: npt.NDArray[Any],
+        storage: str,
+        rows: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        n_classes: int,
+        metric: str,
     ) -> None: ...
+    def subset(self, found: npt.NDArray[np.uint8]) -> NeighborIndex: ...
     @property
     def dimension(self) -> int: ...
     @property

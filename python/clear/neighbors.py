@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_count, as_features, as_float32, as_ids, as_labels, as_threads, to_numpy
+from clear._arrays import as_count, as_ids, as_labels, as_threads
 from clear._backend import get_backend
+from clear._stored import StoredRows, as_stored
 
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
+Metric = Literal["euclidean", "cosine", "inner_product"]
 MAX_K = 4096
 CALL_WORK = 1.5e10  # multiply-adds of a native call, per thread: a third of a second, so that Ctrl-C is heard
 
 Ints = npt.NDArray[np.int64]
-Rows = npt.NDArray[np.float32]
 
 
 class Neighbors(NamedTuple):
     """Nearest rows, nearest first; equal distances are ordered by row number."""
 
     distances: npt.NDArray[np.float64]
-    """float64, (m, k) or (m, classes, k), in feature units; +inf where there is no row."""
+    """float64, (m, k) or (m, classes, k); +inf where there is no row. Euclidean: in feature units. Cosine: 1 - cos.
+    Inner product: the products themselves, largest first, and -inf where there is no row."""
     indices: npt.NDArray[np.int64]
     """int64, the same shape; row numbers of the base; -1 where there is no row (as `solve_hulls` expects)."""
 
@@ -34,19 +36,24 @@ class Neighbors(NamedTuple):
 
 
 class NeighborIndex:
-    """Rows packed once for exact Euclidean nearest-neighbour search, plain or within classes.
+    """Rows packed once for exact nearest-neighbour search, plain or within classes.
 
     Parameters
     ----------
     base : array of float, shape (n, d)
-        Rows to search, NumPy or torch. float32 is used as it is, float16 and bfloat16 are widened exactly,
-        float64 is rounded to float32. Must be finite, and must not change while the index is in use.
+        Rows to search, NumPy or torch. float32 is used as it is; float16 and bfloat16 (torch, ml_dtypes) are kept
+        in 16 bits and widened exactly where they are used; float64 is rounded to float32. Must be finite, and must
+        not change while the index is in use.
     labels : array of int, shape (n,), optional
         Class of each row, from 0. Default: one class.
     rows : array of int, shape (r,), optional
         The rows that may be found (for example a trusted core). Results keep the numbering of `base`.
     n_classes : int, optional
         Default: the largest label + 1.
+    metric : {"euclidean", "cosine", "inner_product"}
+        What "nearest" means. "cosine": the distance 1 - cos, in [0, 2], computed in float64 from the rows as they are,
+        as 1 - x.v / sqrt(x.x * v.v); a row of zeros is at distance 1 from every row, itself included.
+        "inner_product": the k rows v with the largest x.v, which is reported in place of a distance.
     device : str
         "cpu" or "auto".
 
@@ -57,9 +64,10 @@ class NeighborIndex:
 
     Notes
     -----
-    Memory: one packed float32 copy of the searchable rows, and a reference to `base`. float32 scores propose
-    every row within a proven rounding bound of the k-th best; distances are measured in float64 with a fixed
-    order of summation, so results are the same for every number of threads, tile size and instruction set.
+    Memory: one packed copy of the searchable rows in the precision of `base`, 12 bytes a row (20 for the cosine), and a
+    reference to `base`. float32 scores propose
+    every row within a proven rounding bound of the k-th best; distances (or products) are measured in float64 with a
+    fixed order of summation, so results are the same for every number of threads, tile size and instruction set.
     Rows that float32 cannot tell apart (many at one distance) cost time, never correctness.
 
     Examples
@@ -80,17 +88,23 @@ class NeighborIndex:
         *,
         rows: Any = None,
         n_classes: int | None = None,
+        metric: Metric = "euclidean",
         device: str = "auto",
     ) -> None:
-        values = as_float32(as_features(base, "base"))
-        n = len(values)
+        if metric not in get_args(Metric):
+            raise ValueError(f'metric="{metric}": want "euclidean", "cosine" or "inner_product"')
+        stored = as_stored(base, "base").pack()
+        n = len(stored)
         n_classes = None if n_classes is None else as_count(n_classes, "n_classes")
         picked = np.arange(n) if rows is None else _as_rows(rows, n)
         of_row = np.zeros(n, np.int64) if labels is None else as_labels(labels, n, classes=n_classes)
         classes = n_classes if n_classes is not None else int(of_row.max(initial=0)) + 1
-        self._base = values
-        self._index = get_backend(device).build_index(values, picked, of_row[picked], classes)
+        self._base = stored
+        self._index = get_backend(device).build_index(
+            stored.values, stored.storage, picked, of_row[picked], classes, metric
+        )
         self.n_rows = len(picked)
+        self.metric = metric
 
     @property
     def n_classes(self) -> int:
@@ -132,7 +146,7 @@ class NeighborIndex:
         cores = as_threads(threads)
         sizes = np.append(self.class_sizes, self.n_rows)  # the last is that of class -1: all
         return _in_calls(
-            lambda part: self._index.search(rows[part], skip[part], classes[part], k, cores),
+            lambda part: self._index.search(rows.widen(part), skip[part], classes[part], k, cores),
             sizes[classes] * (self._index.dimension / cores),
         )
 
@@ -141,12 +155,12 @@ class NeighborIndex:
         rows, skip, k = self._check(queries, k, exclude)
         cores = as_threads(threads)
         return _in_calls(
-            lambda part: self._index.search_by_class(rows[part], skip[part], k, cores),
+            lambda part: self._index.search_by_class(rows.widen(part), skip[part], k, cores),
             np.full(len(rows), self.n_rows * (self._index.dimension / cores)),
         )
 
-    def _check(self, queries: Any, k: int, exclude: Any) -> tuple[Rows, Ints, int]:
-        rows = as_float32(as_features(queries, "queries", width=self._index.dimension))
+    def _check(self, queries: Any, k: int, exclude: Any) -> tuple[StoredRows, Ints, int]:
+        rows = as_stored(queries, "queries", width=self._index.dimension)
         skip = as_ids(exclude, len(rows), "exclude", rows=len(self._base), optional=True)
         return rows, skip, as_count(k, "k", high=MAX_K)
 
@@ -157,6 +171,7 @@ def find_neighbors(
     *,
     k: int,
     exclude: Any = None,
+    metric: Metric = "euclidean",
     device: str = "auto",
     threads: int | None = None,
 ) -> Neighbors:
@@ -172,7 +187,7 @@ def find_neighbors(
         Neighbours per query, at most the number of admissible rows.
     exclude : array of int, shape (m,), optional
         For each query, the row of `base` that must not be returned; -1 for none.
-    device, threads
+    metric, device, threads
         As in `NeighborIndex`.
 
     Returns
@@ -194,8 +209,8 @@ def find_neighbors(
     """
     own = base is None
     if own and exclude is None:
-        exclude = np.arange(len(to_numpy(queries)))
-    index = NeighborIndex(queries if own else base, device=device)
+        exclude = np.arange(len(queries))
+    index = NeighborIndex(queries if own else base, metric=metric, device=device)
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
     return index.search(queries, k=k, exclude=exclude, threads=threads)
@@ -227,7 +242,7 @@ def _call_slices(work: npt.NDArray[np.float64]) -> Iterator[slice]:
 
 
 def _as_rows(rows: Any, n: int) -> npt.NDArray[np.int64]:
-    picked = to_numpy(rows)
+    picked = np.asarray(rows)
     if picked.dtype == np.bool_:
         if picked.shape != (n,):
             raise ValueError(f"rows is a mask of shape {picked.shape}: want ({n},)")

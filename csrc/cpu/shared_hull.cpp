@@ -67,7 +67,7 @@ struct Aim {
 
     // Gap of a master: loose while vertices are missing, then tighter level by level.
     double gap_at(int level) const {
-        double const first = mode == HullMode::decide ? 1e-2 : std::max(1e-2, 0.5 * gap);
+        double const first = mode == HullMode::decide ? 1e-2 : std::max(1e-3, 0.5 * gap);
         double const second = mode == HullMode::decide ? 1e-4 : std::min(1e-4, 0.5 * gap);
         return level == 0 ? std::min(first, 0.5) : std::max(tightest, second * std::pow(1e-2, level - 1));
     }
@@ -121,6 +121,7 @@ private:
     void advance(std::span<Open> opens, Master& master) const;
     bool whole(Open const& open) const { return open.sample + 1 == hull_.pricing.samples(); }
     double bound_the_rest(Open const& open) const;
+    bool worth_measuring(Open const& open) const;
     void measure_list(Open& open) const;
     void start_at_nearest(Open& open) const;
     bool look(Open& open) const;
@@ -254,6 +255,13 @@ double Rounds::bound_the_rest(Open const& open) const {
     return a * open.rest + shift - std::sqrt(apart) * hull_.pricing.reach - 4 * open.deduction * open.length;
 }
 
+// A list that has entered the pool can only save a pass: when no other vertex spoils the proof.
+bool Rounds::worth_measuring(Open const& open) const {
+    if (static_cast<Index>(open.list.size()) > entering_) return true;
+    double const bound = bound_the_rest(open) / open.length - open.deduction;
+    return aim_.mode == HullMode::decide ? bound > open.eps : open.upper - bound <= aim_.gap * open.upper;
+}
+
 // Asks for a pass over the vertices, those of the next sample when this one has been used up. Returns false: no master.
 // The list foretells how many vertices will be found: eight times as many in the next sample, some in the same.
 bool Rounds::next_pass(Open& open) const {
@@ -287,6 +295,10 @@ bool Rounds::look(Open& open) const {
     bool const passed = open.pass;
     open.pass = !whole(open);
     open.limit = infinity;
+    if (!passed && !worth_measuring(open)) {
+        open.pass = true;
+        return false;
+    }
     if (!passed) measure_list(open);
     if (open.list.empty()) return next_pass(open);
     double const lowest = open.list.front().slope;

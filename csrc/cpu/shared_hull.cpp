@@ -20,6 +20,8 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double round_products = 1e10;  // of one round: about a second between two calls of `between`
+constexpr std::size_t company = 32;      // points that make a pass worth its reading of the vertices
+constexpr Index cached_numbers = 1 << 18;
 constexpr Index chunk = 16;              // masters that one worker solves in one call
 constexpr double tightest = 1e-13;       // gap of a master; rounding decides below
 constexpr double almost = 0.03;          // of the gap left to the vertices known: time to price others
@@ -45,6 +47,7 @@ struct Open {
     std::vector<double> priced;       // the direction of the last pass over the sample
     double rest = infinity;           // along priced no other vertex of the sample is lower
     bool pass = true;                 // whether a pass comes next; else the list is priced
+    bool waits = false;               // for others that want the same pass
     std::vector<Index> support, pool, next, entering;  // ascending
     std::vector<double> weights;                 // of support: the proof of `upper`
     int sample = 0;  // of the vertices, to be priced
@@ -118,8 +121,15 @@ public:
 private:
     bool admit(Index query, Open& open);
     void price();
+    void pass(std::size_t begin, std::size_t end);
     void advance(std::span<Open> opens, Master& master) const;
     bool whole(Open const& open) const { return open.sample + 1 == hull_.pricing.samples(); }
+    // u = along * priced + a part across it. With the centre c, the slope of a vertex v along u is `along` times that along
+    // priced, plus shift = across.(c - z), plus across.(v - c).
+    struct Turn {
+        double along, across, shift;
+    };
+    Turn turn(Open const& open) const;
     double bound_the_rest(Open const& open) const;
     bool worth_measuring(Open const& open) const;
     void measure_list(Open& open) const;
@@ -207,27 +217,42 @@ bool Rounds::admit(Index query, Open& open) {
     return true;
 }
 
-// Passes over the vertices for all points that want one, sample by sample.
+// Passes over the vertices, sample by sample, for the points that want one. Few points wait for company, which reads the
+// vertices for all of them, as long as others have something to do.
 void Rounds::price() {
     std::stable_sort(opens_.begin(), opens_.end(), [](Open const& a, Open const& b) {
         return std::pair(!a.pass, a.sample) < std::pair(!b.pass, b.sample);
     });
     columns_.resize(opens_.size());
+    std::size_t const passes = at(std::count_if(opens_.begin(), opens_.end(), [](Open const& open) { return open.pass; }));
+    bool busy = passes < opens_.size();
+    for (std::size_t begin = 0, end = 0; begin < passes; begin = end) {
+        while (end < passes && opens_[end].sample == opens_[begin].sample) ++end;
+        Index const numbers = hull_.pricing.rows_of(opens_[begin].sample) * hull_.vertices.cols;
+        bool const run = end - begin >= company || numbers <= cached_numbers;
+        for (std::size_t i = begin; i < end; ++i) opens_[i].waits = !run;
+        if (run) pass(begin, end);
+        busy = busy || run;
+    }
+    if (busy) return;
+    std::size_t all = 0;  // everybody waits: those with the smallest sample go on
+    while (all < passes && opens_[all].sample == opens_[0].sample) opens_[all++].waits = false;
+    pass(0, all);
+}
+
+// Passes over one sample for the points opens_[begin, end).
+void Rounds::pass(std::size_t begin, std::size_t end) {
+    int const sample = opens_[begin].sample;
+    Index const wanted = sample == 0 || !whole(opens_[begin]) ? entering_ : longest_;
     rays_.clear();
-    for (Open const& open : opens_)
-        if (open.pass) rays_.push_back({open.u.data(), open.z.data(), open.length, open.limit});
-    for (std::size_t begin = 0, end = 0; begin < rays_.size(); begin = end) {
-        int const sample = opens_[begin].sample;
-        while (end < rays_.size() && opens_[end].sample == sample) ++end;
-        Index const wanted = sample == 0 || !whole(opens_[begin]) ? entering_ : longest_;
-        hull_.pricing.price(std::span(rays_).subspan(begin, end - begin), sample, wanted, workers_,
-                            std::span(columns_).subspan(begin, end - begin));
-        for (std::size_t i = begin; i < end; ++i) {
-            Open& open = opens_[i];
-            open.list.swap(columns_[i]);
-            open.priced = open.u;
-            open.rest = static_cast<Index>(open.list.size()) < wanted ? rays_[i].limit : open.list.back().slope;
-        }
+    for (std::size_t i = begin; i < end; ++i)
+        rays_.push_back({opens_[i].u.data(), opens_[i].z.data(), opens_[i].length, opens_[i].limit});
+    hull_.pricing.price(rays_, sample, wanted, workers_, std::span(columns_).subspan(begin, end - begin));
+    for (std::size_t i = begin; i < end; ++i) {
+        Open& open = opens_[i];
+        open.list.swap(columns_[i]);
+        open.priced = open.u;
+        open.rest = static_cast<Index>(open.list.size()) < wanted ? open.limit : open.list.back().slope;
     }
 }
 
@@ -238,21 +263,26 @@ void Rounds::measure_list(Open& open) const {
     std::partial_sort(open.list.begin(), open.list.begin() + static_cast<std::ptrdiff_t>(some), open.list.end());
 }
 
-// A lower bound of the slopes along u of the vertices that are not in the list. With the centre c, the slope of a vertex v
-// along u is that along a * priced, plus (u - a * priced).((v - c) + (c - z)).
-double Rounds::bound_the_rest(Open const& open) const {
-    double both = 0, square = 0, apart = 0, shift = 0;
+Rounds::Turn Rounds::turn(Open const& open) const {
+    double both = 0, square = 0;
     for (std::size_t t = 0; t < open.u.size(); ++t) {
         both += open.u[t] * open.priced[t];
         square += open.priced[t] * open.priced[t];
     }
-    double const a = std::max(0.0, both / square);
+    Turn turn{std::max(0.0, both / square), 0, 0};
     for (std::size_t t = 0; t < at(hull_.vertices.cols); ++t) {
-        double const turn = open.u[t] - a * open.priced[t];
-        apart += turn * turn;
-        shift += turn * (hull_.pricing.centre(t) - open.z[t]);
+        double const part = open.u[t] - turn.along * open.priced[t];
+        turn.across += part * part;
+        turn.shift += part * (hull_.pricing.centre(t) - open.z[t]);
     }
-    return a * open.rest + shift - std::sqrt(apart) * hull_.pricing.reach - 4 * open.deduction * open.length;
+    turn.across = std::sqrt(turn.across);
+    return turn;
+}
+
+// A lower bound of the slopes along u of the vertices that are not in the list.
+double Rounds::bound_the_rest(Open const& open) const {
+    auto const [along, across, shift] = turn(open);
+    return along * open.rest + shift - across * hull_.pricing.reach - 4 * open.deduction * open.length;
 }
 
 // A list that has entered the pool can only save a pass: when no other vertex spoils the proof.
@@ -263,11 +293,14 @@ bool Rounds::worth_measuring(Open const& open) const {
 }
 
 // Asks for a pass over the vertices, those of the next sample when this one has been used up. Returns false: no master.
-// The list foretells how many vertices will be found: eight times as many in the next sample, some in the same.
+// The list foretells how many vertices will be found: eight times as many in the next sample; in the same one as many if u is
+// still that of the last pass, more the farther it has turned.
 bool Rounds::next_pass(Open& open) const {
     if (!open.list.empty()) {
         Index const size = static_cast<Index>(open.list.size());
-        auto const place = open.list.begin() + (whole(open) ? size * 3 / 4 : std::min(size - 1, longest_ / 8));
+        double const share = whole(open) ? std::clamp(0.75 - 4 * turn(open).across / open.length, 0.06, 0.75) : 1;
+        Index const most = whole(open) ? static_cast<Index>(share * static_cast<double>(size)) : longest_ / 8;
+        auto const place = open.list.begin() + std::min(size - 1, most);
         std::nth_element(open.list.begin(), place, open.list.end());
         open.limit = place->slope;
     }
@@ -397,7 +430,7 @@ void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
 void Rounds::advance(std::span<Open> opens, Master& master) const {
     std::vector<Open*> waiting, same;
     for (std::size_t i = 0; i < opens.size(); ++i) {
-        if (opens[i].closed) continue;
+        if (opens[i].closed || opens[i].waits) continue;
         ++opens[i].rounds;
         if (look(opens[i]) && prepare_master(opens[i])) waiting.push_back(&opens[i]);
     }

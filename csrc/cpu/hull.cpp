@@ -2,6 +2,7 @@
 #include "clear/hull.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cfenv>
 #include <cmath>
 #include <limits>
@@ -90,8 +91,8 @@ void read(HullProblems const& problems, Index s, hull::Problem& problem) {
         ws.rows[static_cast<std::size_t>(problem.count)] = problems.base.row(members[j]);
         ws.slots[static_cast<std::size_t>(problem.count++)] = j;
     }
-    float const* z = problems.points.row(problems.owner[static_cast<std::size_t>(s)]);
-    for (Index t = 0; t < problem.dimension; ++t) ws.z[t] = static_cast<double>(z[t]);
+    problem.query = problems.points.row(problems.owner[static_cast<std::size_t>(s)]);
+    for (Index t = 0; t < problem.dimension; ++t) ws.z[t] = static_cast<double>(problem.query[t]);
     std::fill(ws.z + problem.dimension, ws.z + ws.stride, 0.0);
 }
 
@@ -116,9 +117,10 @@ void write(HullResults const& results, Index s, hull::Problem const& problem, An
         std::fill_n(out, problem.dimension, 0.0);
 }
 
-void solve_one(HullProblems const& problems, HullOptions const& options, Index s, HullKernels const& kernels,
+void solve_one(HullProblems const& problems, HullOptions const& options, Index s, bool keep, HullKernels const& kernels,
                hull::Workspace& workspace, HullResults const& results) {
     hull::Problem problem(kernels, workspace);
+    problem.keep = keep;
     problem.dimension = problems.base.cols;
     problem.goal.mode = options.mode;
     problem.goal.gap = options.relative_tolerance;
@@ -128,6 +130,52 @@ void solve_one(HullProblems const& problems, HullOptions const& options, Index s
     Answer const found = answer(problem, wanted_eps);
     write(results, s, problem, found);
 }
+
+// Brings the rows of a problem to come near the processor, unless they would push out what is there.
+void fetch(HullProblems const& problems, Index s) {
+    constexpr Index most = 1 << 14;  // elements: 64 KiB
+    Index const d = problems.base.cols, k = problems.members.cols;
+    if (k * d > most) return;
+    auto fetch_row = [d](float const* row) {
+        for (Index t = 0; t < d; t += 16) __builtin_prefetch(row + t);
+    };
+    Index const* members = problems.members.row(s);
+    for (Index j = 0; j < k; ++j)
+        if (members[j] >= 0) fetch_row(problems.base.row(members[j]));
+    fetch_row(problems.points.row(problems.owner[static_cast<std::size_t>(s)]));
+}
+
+constexpr Index largest_block = 64;
+
+// The order in which to solve problems [begin, end): as they come, but of one point those with most members first, so
+// that nested ones find them done. Answers do not depend on it.
+struct Order {
+    std::array<Index, largest_block> at;
+    Index size = 0;
+
+    Order(HullProblems const& problems, Index begin, Index end) {
+        auto owner = [&](Index s) { return problems.owner[static_cast<std::size_t>(s)]; };
+        auto members = [&](Index s) {
+            Index const* row = problems.members.row(s);
+            return std::count_if(row, row + problems.members.cols, [](Index m) { return m >= 0; });
+        };
+        std::array<Index, largest_block> sizes;
+        for (Index s = begin; s < end; ++s) {
+            bool const several = (s > begin && owner(s - 1) == owner(s)) || (s + 1 < end && owner(s + 1) == owner(s));
+            Index const vertices = several ? members(s) : 0;
+            Index n = size++;
+            for (; n > 0 && owner(at[slot(n - 1)]) == owner(s) && sizes[slot(n - 1)] < vertices; --n) {
+                at[slot(n)] = at[slot(n - 1)];
+                sizes[slot(n)] = sizes[slot(n - 1)];
+            }
+            at[slot(n)] = s;
+            sizes[slot(n)] = vertices;
+        }
+    }
+
+    Index operator[](Index n) const { return at[slot(n)]; }
+    static std::size_t slot(Index n) { return static_cast<std::size_t>(n); }
+};
 
 void check(HullProblems const& problems) {
     auto const s = static_cast<std::size_t>(problems.members.rows);
@@ -148,12 +196,19 @@ void solve_hulls(HullProblems const& problems, HullOptions const& options, int t
     Index const s = problems.members.rows, k = problems.members.cols, d = problems.base.cols;
     HullKernels const& kernels = kernels_for(current_isa());
     std::vector<std::unique_ptr<hull::Workspace>> workspaces(static_cast<std::size_t>(std::max(threads, 1)));
-    Index const block = std::clamp<Index>(65536 / std::max<Index>(1, k * d), 1, 64);
+    Index const block = std::clamp<Index>(65536 / std::max<Index>(1, k * d), 1, largest_block);
+    bool const families = std::ranges::adjacent_find(problems.owner) != problems.owner.end();
     parallel_for(s, block, threads, [&](Index begin, Index end, int worker) {
         auto& workspace = workspaces[static_cast<std::size_t>(worker)];
-        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d);
+        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d, families);
         PlainFloats const plain;
-        for (Index i = begin; i < end; ++i) solve_one(problems, options, i, kernels, *workspace, results);
+        Order const order(problems, begin, end);
+        for (Index n = 0; n < order.size; ++n) {
+            bool const more = n + 1 < order.size;
+            if (more) fetch(problems, order[n + 1]);
+            bool const keep = more && problems.owner[Order::slot(order[n])] == problems.owner[Order::slot(order[n + 1])];
+            solve_one(problems, options, order[n], keep, kernels, *workspace, results);
+        }
     });
 }
 

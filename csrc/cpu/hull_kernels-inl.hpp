@@ -19,7 +19,7 @@ using Index = HullKernels::Index;
 
 HullKernels const CLEAR_KERNELS = {
     centre_direction, measure_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
-    pack_floats,      gram,           gram_floats,   gather,         factorize,    solve_forward, solve_backward, drop,
+    pack_floats,      gram,           gram_floats,   outer, gather,         factorize,    solve_forward, solve_backward, drop,
     lowest,           pairwise};
 
 }  // namespace clear

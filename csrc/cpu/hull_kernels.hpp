@@ -51,9 +51,12 @@ struct HullKernels {
                  double* norm);
     // The same rounded to float32: [16 vertices][t][16].
     void (*pack_floats)(float const* const* rows, Index count, Index d, double const* z, float* panels);
-    // gram[i, j] = w[i].w[j], both halves; zero up to a multiple of 8.
+    // gram[i, j] = w[i].w[j], both halves; columns are padded.
     void (*gram)(double const* panels, Index d, Index count, double* gram, Index gram_stride);
     void (*gram_floats)(float const* panels, Index d, Index count, double* gram, Index gram_stride);
+    // out += scale * sum_a w[index[a]] w[index[a]]^T, a matrix of d x d, both halves.
+    void (*outer)(double const* w, Index stride, Index const* index, Index count, Index d, double scale, double* out,
+                  Index out_stride);
     // factor = gram[index, index] + shift, diagonal times (1 + jitter), ready for factorize.
     void (*gather)(double const* gram, Index gram_stride, Index const* index, Index count, double shift, double jitter,
                    double* factor, Index stride);

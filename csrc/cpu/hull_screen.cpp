@@ -1,6 +1,7 @@
 // First looks at a problem: the centroid direction on the raw rows, then the differences and the nearest vertex.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "hull_solver.hpp"
 
@@ -19,11 +20,12 @@ double mean(double const* values, Index n) {
 
 // Needs square and norm. The radius is that of the vertices about their centroid: mean |w|^2 - |mean w|^2. What
 // cancellation loses there is far below the floor, which grows with the same norms.
-void Problem::settle_eps(double wanted_eps, double centre_square) {
+void Problem::settle_eps(double wanted_eps, double centre) {
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     double const largest = std::sqrt(std::max(point, *std::max_element(ws.norm, ws.norm + count)));
     goal.floor = 4 * 0x1p-24 * largest;
-    double const radius = std::sqrt(std::max(0.0, mean(ws.square, count) - centre_square));
+    centre_square = centre;
+    double const radius = std::sqrt(std::max(0.0, mean(ws.square, count) - centre));
     goal.eps = std::max(wanted_eps >= 0 ? wanted_eps : 1e-5 * radius, goal.floor);
     double const farthest = std::sqrt(*std::max_element(ws.square, ws.square + count));
     deduction = static_cast<double>(2 * dimension + 16) * unit_roundoff * farthest;
@@ -53,6 +55,7 @@ Screened Problem::screen_floats(double wanted_eps) {
     double const bound = margin / length - relative * largest - rounding;
     double const largest_floor = 4 * 0x1p-24 * std::max(largest, std::sqrt(point)) * (1 + 1e-9);
     fits_floats = true;
+    centre_square = square;
     if (!(wanted_eps >= largest_floor)) return Screened::unsure;
     goal.eps = wanted_eps;
     goal.floor = largest_floor;
@@ -92,20 +95,23 @@ bool Problem::screen(double wanted_eps) {
 
 bool Problem::prepare(double wanted_eps) {
     bool const by_gram = start == nullptr && (count <= dimension + 1 || (goal.mode == HullMode::distance && count <= 64));
-    if (by_gram)
+    if (by_gram && inherit())
+        ;  // with square and norm
+    else if (by_gram)
         kernel.pack(ws.rows.data(), count, dimension, ws.z, ws.w, ws.square, ws.norm);
     else
         need_differences();
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     if (!std::isfinite(mean(ws.norm, count) + point)) return false;
+    square_mean = mean(ws.square, count);
     if (settled) return true;
-    double centre_square = 0;
+    double centre = std::numeric_limits<double>::infinity();
     if (wanted_eps < 0) {
         std::fill_n(ws.weights, count, 1.0 / static_cast<double>(count));
         kernel.combine_rows(ws.rows.data(), nullptr, ws.weights, count, dimension, ws.z, ws.p);
-        centre_square = kernel.dot(ws.p, ws.p, ws.stride);
+        centre = kernel.dot(ws.p, ws.p, ws.stride);
     }
-    settle_eps(wanted_eps, centre_square);
+    settle_eps(wanted_eps, centre);
     return true;
 }
 
@@ -121,6 +127,7 @@ void Problem::need_gram() {
     has_differences_ = false;
     kernel.gram(ws.w, dimension, count, ws.gram, ws.gram_stride);
     has_gram_ = true;
+    bequeath();
 }
 
 // Bounds of a near vertex, without its slopes.
@@ -156,13 +163,11 @@ bool Problem::take_start() {
     return true;
 }
 
-// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. From 128
-// dimensions on, where the matrix is most of the work. Returns whether the goal is met.
+// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. Only for sets that
+// are small for their dimension: others are too ill-conditioned. Returns whether the goal is met.
 bool propose(Problem& problem) {
     auto& ws = problem.ws;
-    constexpr Index least_dimension = 128;
-    bool const worthwhile = problem.fits_floats && problem.settled && problem.dimension >= least_dimension &&
-                            problem.count <= problem.dimension + 1 && problem.count > 1;
+    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 && 2 * problem.count <= problem.dimension;
     if (!worthwhile) return false;
     auto* const panels = reinterpret_cast<float*>(ws.w);
     problem.kernel.pack_floats(ws.rows.data(), problem.count, problem.dimension, ws.z, panels);
@@ -183,6 +188,7 @@ void Problem::solve() {
         need_gram();
         pivot(*this, double_precision);
     }
+    if (!done) spread(*this);
     if (!done) active_set(*this);
 }
 

@@ -7,10 +7,13 @@
 //               clearly outside
 //   pairwise    SMO steps on the Gram matrix: loose distances of small sets
 //   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
+//   spread      the most even weights: points deep inside many vertices
 //   active set  Wolfe's minimum-norm point: everything else, and the last word
 #pragma once
 
+#include <cstdlib>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "clear/hull.hpp"
@@ -20,7 +23,8 @@ namespace clear::hull {
 
 // Memory for problems of at most `vertices` rows of `dimension`; one for each worker, reused from problem to problem.
 struct Workspace {
-    Workspace(Index vertices, Index dimension);
+    // families: whether several problems may ask about one point.
+    Workspace(Index vertices, Index dimension, bool families);
 
     Index stride;         // of w: dimension padded to 8
     Index gram_stride;    // largest vertex count of the Gram stages, padded
@@ -37,8 +41,19 @@ struct Workspace {
     double *weights, *trial, *rhs, *ones, *column, *diagonal;        // k, in the order of a support
     double *gram, *factor;
 
+    // The largest vertex set of a point so far, for nested ones.
+    struct Family {
+        float const* point = nullptr;
+        Index count = 0;
+        std::vector<float const*> rows;
+        double *gram = nullptr, *square = nullptr, *norm = nullptr;
+    } family;
+
 private:
-    std::vector<double> memory_;
+    struct Free {
+        void operator()(double* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<double, Free> memory_;
 };
 
 // What ends a problem. Distances in feature units.
@@ -68,6 +83,8 @@ public:
     // What stages find in the workspace: the Gram matrix in ws.gram, or rows w = v - z in ws.w (its panels are gone then).
     void need_gram();
     void need_differences();
+    void bequeath();
+    bool inherit();
 
     // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
     // and the bounds they prove are kept when they are the best so far. Returns whether the goal is met.
@@ -77,11 +94,15 @@ public:
     Workspace& ws;
     Index count = 0;
     Index dimension = 0;
+    float const* query = nullptr;  // the row that ws.z holds
+    bool keep = false;             // more problems about this point follow
     Goal goal;
     double const* start = nullptr;  // weights to start from, by slot, or none
     double lower = 0;      // best proven, with best_p as direction
     double upper = std::numeric_limits<double>::infinity();  // best, with best_weights
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
+    double centre_square = std::numeric_limits<double>::infinity();  // |centroid - z|^2, where it is known
+    double square_mean = 0;                                          // of |w|^2
     double p_square = 0;   // |p|^2 of the last consider()
     bool done = false;
     bool settled = false;  // goal and deduction are known
@@ -89,7 +110,7 @@ public:
     bool exact = false;    // upper was evaluated on the rows
 
 private:
-    void settle_eps(double wanted_eps, double centre_square);
+    void settle_eps(double wanted_eps, double centre);
 
     bool take_start();
 
@@ -110,6 +131,7 @@ constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-
 
 // On the Gram matrix in ws.gram.
 void pivot(Problem& problem, Precision const& precision);
+void spread(Problem& problem);
 void active_set(Problem& problem);
 
 }  // namespace clear::hull

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <utility>
 
@@ -15,7 +16,7 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 }  // namespace
 
-Workspace::Workspace(Index vertices, Index dimension)
+Workspace::Workspace(Index vertices, Index dimension, bool families)
     : stride(pad(dimension)),
       gram_stride(pad(std::min(vertices, std::max<Index>(dimension + 1, 64)))),
       factor_stride(pad(std::min(vertices, dimension + 1) + 1)),
@@ -29,8 +30,12 @@ Workspace::Workspace(Index vertices, Index dimension)
     std::iota(identity.begin(), identity.end(), Index{0});
     Index const k = pad(vertices + 1);
     Index const floats = (dimension + 15) / 16 * 8, along_size = k / 2;  // in float64
-    memory_.resize(size(3 * stride + floats + along_size + k * stride + 12 * k + gram_stride * gram_stride + factor_stride * factor_stride + 8));
-    double* next = memory_.data() + (8 - reinterpret_cast<std::uintptr_t>(memory_.data()) / 8 % 8) % 8;  // 64-byte lines
+    Index const square_matrices = (families ? 2 : 1) * gram_stride * gram_stride + factor_stride * factor_stride;
+    Index const total = 3 * stride + floats + along_size + k * stride + 14 * k + square_matrices + 8;
+    // Zero, so that padding never holds a nan; calloc, because large sizes come zeroed and only touched pages cost time.
+    memory_.reset(static_cast<double*>(std::calloc(size(total), sizeof(double))));
+    if (memory_ == nullptr) throw std::bad_alloc();
+    double* next = memory_.get() + (8 - reinterpret_cast<std::uintptr_t>(memory_.get()) / 8 % 8) % 8;  // 64-byte lines
     auto take = [&next](Index n) { return std::exchange(next, next + n); };
     for (double** part : {&z, &p, &best_p}) *part = take(stride);
     w = take(k * stride);
@@ -41,6 +46,11 @@ Workspace::Workspace(Index vertices, Index dimension)
     along = reinterpret_cast<float*>(take(along_size));
     gram = take(gram_stride * gram_stride);
     factor = take(factor_stride * factor_stride);
+    if (!families) return;
+    family.rows.resize(size(vertices));
+    family.gram = take(gram_stride * gram_stride);
+    family.square = take(k);
+    family.norm = take(k);
 }
 
 bool Goal::met(double lower, double upper) const {

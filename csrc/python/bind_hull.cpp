@@ -7,9 +7,9 @@ void bind_hull(py::module_& module) {
     module.def(
         "solve_hulls",
         [](Array<float> points, Array<float> base, Array<Index> owner, Array<Index> members, Array<double> eps,
-           bool decide, double relative_tolerance, bool certificates, int threads) {
-            HullProblems const problems{matrix(points, "points"), matrix(base, "base"), vector(owner, "owner"),
-                                        matrix(members, "members"), vector(eps, "eps")};
+           bool decide, double relative_tolerance, bool certificates, int threads, Array<double> start) {
+            HullProblems const problems{matrix(points, "points"),   matrix(base, "base"), vector(owner, "owner"),
+                                        matrix(members, "members"), vector(eps, "eps"),   matrix(start, "start")};
             Index const s = problems.members.rows;
             Index const k = certificates ? problems.members.cols : 0;
             Index const d = certificates ? problems.base.cols : 0;
@@ -27,7 +27,7 @@ void bind_hull(py::module_& module) {
         },
         py::arg("points").noconvert(), py::arg("base").noconvert(), py::arg("owner").noconvert(),
         py::arg("members").noconvert(), py::arg("eps").noconvert(), py::arg("decide"), py::arg("relative_tolerance"),
-        py::arg("certificates"), py::arg("threads"));
+        py::arg("certificates"), py::arg("threads"), py::arg("start").noconvert() = Array<double>(std::vector<py::ssize_t>{0, 0}));
 }
 
 }  // namespace clear::python

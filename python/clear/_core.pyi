@@ -76,6 +76,7 @@ def solve_hulls(
     relative_tolerance: float,
     certificates: bool,
     threads: int,
+    start: npt.NDArray[np.float64] = ...,
 ) -> tuple[
     npt.NDArray[np.int8],
     npt.NDArray[np.float64],

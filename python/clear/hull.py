@@ -83,7 +83,8 @@ def solve_hulls(
         vertices. Raised to what float32 coordinates can mean (4 * 2**-24 * largest norm) when it is below.
     relative_tolerance : float
         Distance mode stops when upper - lower <= relative_tolerance * upper. Between 0 and 1; below about
-        1e-9, rounding in float64 decides what is reached.
+        1e-15 (farthest / upper)**2, with the largest distance of a vertex, rounding in float64 decides what is
+        reached.
     certificates : bool
         Whether to return weights and directions.
     device, threads

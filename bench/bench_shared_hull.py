@@ -32,7 +32,7 @@ from workloads import features  # noqa: E402
 
 POSITIONS = ("deep", "sparse", "near", "held", "far")
 FULL = ((5_000, 64, 1000), (50_000, 64, 400), (200_000, 64, 200), (1_000_000, 64, 100))
-TINY = ((300, 8, 6),)
+TINY = ((300, 16, 6),)
 PEERS = {"highs": solve_highs, "nnls": solve_nnls}
 PEER_LIMIT = 5_000  # vertices: above, a peer takes seconds for each point
 PEER_POINTS = 4

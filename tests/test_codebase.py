@@ -126,9 +126,9 @@ def test_the_stub_names_what_the_extension_has() -> None:
         assert arguments(real.__doc__) == [a.arg for a in node.args.args if a.arg != "self"], node.name
 
 
-def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
+def run_examples(document: str) -> str:
+    """Run the Python blocks of a document, one after another, and compare what they print; returns the text."""
+    text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```\n(?:\n```\n(.*?)```)?", text, re.DOTALL)
     assert len(blocks) >= 2
     names: dict[str, object] = {}
@@ -137,6 +137,15 @@ def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         assert printed.getvalue() == wanted
+    return text
+
+
+def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
+    assert len(run_examples("README.md").splitlines()) <= 150
+
+
+def test_the_examples_of_the_hull_document_print_what_it_says() -> None:
+    run_examples("docs/hulls.md")
 
 
 def test_tables_in_the_documents_are_those_of_the_results() -> None:

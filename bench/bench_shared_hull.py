@@ -26,9 +26,10 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from workloads import features  # noqa: E402
+
 import clear  # noqa: E402
 from bench.hull_peers import solve_highs, solve_nnls  # noqa: E402
-from workloads import features  # noqa: E402
 
 POSITIONS = ("deep", "sparse", "near", "held", "far")
 FULL = ((5_000, 64, 1000), (50_000, 64, 400), (200_000, 64, 200), (1_000_000, 64, 100))

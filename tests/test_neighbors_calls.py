@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import clear
-from clear import neighbors as module
+from clear import _search as module
 
 X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 INDEX = clear.NeighborIndex(X, np.array([0, 0, 1, 1, 1, 1]))
@@ -163,14 +163,14 @@ def test_long_searches_are_cut_into_calls_with_the_same_answer(monkeypatch):
 @pytest.mark.parametrize("work", [[], [0.0, 0.0], [1.0] * 7, [5.0, 0.0, 0.0, 100.0, 1.0], [1e9]])
 def test_calls_cover_every_query_once_in_order(work, monkeypatch):
     monkeypatch.setattr(module, "CALL_WORK", 2.0)
-    slices = list(module._call_slices(np.array(work)))
+    slices = list(module.call_slices(np.array(work)))
     assert [i for part in slices for i in range(len(work))[part]] == list(range(len(work)))
     assert 1 <= len(slices) <= max(1, len(work))
 
 
 def test_calls_share_the_work_evenly(monkeypatch):
     monkeypatch.setattr(module, "CALL_WORK", 30.0)
-    assert [part.stop - part.start for part in module._call_slices(np.ones(100))] == [25, 25, 25, 25]
+    assert [part.stop - part.start for part in module.call_slices(np.ones(100))] == [25, 25, 25, 25]
 
 
 LONG_SEARCH = """

@@ -1,4 +1,4 @@
-"""`SharedHull`: the answers of `solve_hulls` on all vertices, proofs over all of them, agnosticism, edge cases, bad calls."""
+"""`SharedHull`: answers of `solve_hulls` on all vertices, proofs over them all, agnosticism, edge cases, bad calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import clear
-from bench.fuzz_hull import FAMILIES, FLOOR, PLACES, place, vertex_set
-from clear import HullStatus, SharedHull, solve_hulls
-from clear.check import check_hull
+from bench.fuzz_hull import FAMILIES, FLOOR, PLACES, place, vertex_set  # noqa: E402
+
+import clear  # noqa: E402
+from clear import HullStatus, SharedHull, solve_hulls  # noqa: E402
+from clear.check import check_hull  # noqa: E402
 
 IN, OUT, UNDECIDED, INVALID = HullStatus
 MODES = ("decide", "distance")

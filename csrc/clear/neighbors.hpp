@@ -40,8 +40,9 @@ public:
                 int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
 
     // The same within every class: distances and indices are (m, n_classes * k), class by class.
-    void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k, int threads,
-                         MatrixView<double> distances, MatrixView<Index> indices) const;
+    // without: per query, a class that is not searched and gets no rows (-1: none).
+    void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> without,
+                         Index k, int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
 
 private:
     struct Packed;

@@ -53,14 +53,20 @@ private:
 #endif
 };
 
+void check_results(Index rows, Index cols, MatrixView<double> distances, MatrixView<Index> indices) {
+    require(distances.rows == rows && indices.rows == rows && (rows == 0 || (distances.cols == cols && indices.cols == cols)),
+            "results have ", distances.rows, " x ", distances.cols, " and ", indices.rows, " x ", indices.cols,
+            " places: want ", rows, " x ", cols);
+}
+
 void check_queries(MatrixView<float const> queries, Index d, std::span<Index const> exclude) {
     require(queries.cols == d, "queries have ", queries.cols, " columns: want ", d);
     require(static_cast<Index>(exclude.size()) == queries.rows, "exclude has ", exclude.size(), " entries: want ", queries.rows);
 }
 
 // Queries in one block: enough to use a panel well, few enough for the cache, and blocks enough for the threads.
-Index block_size(Index queries, Index k, Index panels, int threads) {
-    Index const buffer = (buffer_capacity(k, panels) + panel_rows + 16) * 8;
+Index block_size(Index queries, Index capacity, int threads) {
+    Index const buffer = (capacity + panel_rows + 16) * 8;
     Index const fit = std::clamp<Index>(buffer_bytes / buffer, 32, most_queries);
     Index const share = threads <= 1 ? queries : queries / (2 * threads) + 1;
     return (std::clamp<Index>(share, std::min<Index>(fit, 64), fit) + group_queries - 1) / group_queries * group_queries;
@@ -119,7 +125,7 @@ void search_segments(Request const& request, std::span<Index const> order, std::
     Index const k = request.k;
     Index const panels = count_panels(segments);
     int const workers = useful_threads(m, panels * panel_rows, request.packed.rows->base.cols, threads);
-    Index const block = block_size(m, k, panels, workers);
+    Index const block = block_size(m, buffer_capacity(k, panels), workers);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the base instead.
     auto const pieces = split(segments, blocks < workers ? workers : 1);
@@ -135,11 +141,11 @@ void search_segments(Request const& request, std::span<Index const> order, std::
         Workspace& work = workspaces[at(worker)];
         load_queries(work, request, order.data() + begin, std::min(block, m - begin));
         std::span<Segment const> const piece = pieces[at(part)];
-        propose(work, piece);
+        propose(work, piece, -1);
         for (Index slot = 0; slot < work.slots; ++slot) {
             Index const row = order[at(begin + slot)];
             Index const place = (part * m + begin + slot) * k;
-            decide(work, slot, piece, parts > 1 ? part_distances.data() + place : distances.row(row),
+            decide(work, slot, piece, -1, parts > 1 ? part_distances.data() + place : distances.row(row),
                    parts > 1 ? part_indices.data() + place : indices.row(row));
         }
     });
@@ -147,6 +153,52 @@ void search_segments(Request const& request, std::span<Index const> order, std::
         for (Index i = 0; i < m; ++i)
             merge_parts(parts, k, part_distances.data() + i * k, part_indices.data() + i * k, m * k,
                         distances.row(order[at(i)]), indices.row(order[at(i)]));
+}
+
+// The same for one small class, which is measured row by row.
+void search_small_class(Request const& request, std::span<Index const> order, Index label, int threads,
+                        MatrixView<double> distances, MatrixView<Index> indices) {
+    Index const m = static_cast<Index>(order.size());
+    int const workers = useful_threads(m, request.packed.class_size[at(label)], request.packed.rows->base.cols, threads);
+    std::vector<Workspace> workspaces(at(workers));
+    parallel_for(m, most_queries, workers, [&](Index begin, Index end, int worker) {
+        KeepDenormals const mode;
+        Workspace& work = workspaces[at(worker)];
+        load_queries(work, request, order.data() + begin, end - begin);
+        for (Index slot = 0; slot < work.slots; ++slot) {
+            Index const row = order[at(begin + slot)];
+            decide_small_class(work, slot, label, distances.row(row), indices.row(row));
+        }
+    });
+}
+
+// What a search within every class goes through: a class, or a bundle of classes.
+struct Unit {
+    Index label;
+    Bundle const* bundle;
+};
+
+std::vector<Unit> units_of(PackedBase const& packed) {
+    std::vector<Unit> units;
+    for (Index c = 0; c < static_cast<Index>(packed.class_size.size()); ++c)
+        if (!packed.bundled(c)) units.push_back({c, nullptr});
+    for (Bundle const& bundle : packed.bundles) units.push_back({-1, &bundle});
+    return units;
+}
+
+void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<double> distances, MatrixView<Index> indices) {
+    Request const& request = *work.request;
+    if (unit.bundle != nullptr) {
+        propose_bundle(work, *unit.bundle);
+        for (Index slot = 0; slot < work.slots; ++slot)
+            decide_bundle(work, slot, *unit.bundle, distances.row(begin + slot), indices.row(begin + slot));
+        return;
+    }
+    std::span<Segment const> const segments = request.packed.segments_of(unit.label);
+    Index const place = unit.label * request.k;
+    propose(work, segments, unit.label);
+    for (Index slot = 0; slot < work.slots; ++slot)
+        decide(work, slot, segments, unit.label, distances.row(begin + slot) + place, indices.row(begin + slot) + place);
 }
 
 }  // namespace
@@ -185,38 +237,49 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
     require(static_cast<Index>(within.size()) == queries.rows, "within has ", within.size(), " entries: want ", queries.rows);
     for (Index label : within)
         require(label < n_classes(), "within holds class ", label, ": want classes below ", n_classes());
+    check_results(queries.rows, distances.cols, distances, indices);
     if (distances.empty()) return;
     // Queries that search the same class lie side by side: a block then scans the panels of that class only.
     std::vector<Index> order(at(queries.rows));
     std::iota(order.begin(), order.end(), Index{0});
     std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return within[at(a)] < within[at(b)]; });
-    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, distances.cols};
+    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, {}, distances.cols};
     for (std::size_t begin = 0; begin < order.size();) {
         Index const label = within[at(order[begin])];
         std::size_t end = begin;
         while (end < order.size() && within[at(order[end])] == label) ++end;
-        std::span<Segment const> const segments = label < 0 ? std::span<Segment const>(packed_->by_reach) : packed_->segments_of(label);
-        search_segments(request, std::span(order).subspan(begin, end - begin), segments, threads, distances, indices);
+        auto const group = std::span(order).subspan(begin, end - begin);
+        if (label >= 0 && packed_->bundled(label))
+            search_small_class(request, group, label, threads, distances, indices);
+        else
+            search_segments(request, group, label < 0 ? std::span<Segment const>(packed_->by_reach) : packed_->segments_of(label),
+                            threads, distances, indices);
         begin = end;
     }
     restore_sign(packed_->rows->metric, distances);
 }
 
-void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, Index k,
-                                    int threads, MatrixView<double> distances, MatrixView<Index> indices) const {
+void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<Index const> exclude,
+                                    std::span<Index const> without, Index k, int threads, MatrixView<double> distances,
+                                    MatrixView<Index> indices) const {
     check_queries(queries, dimension(), exclude);
-    require(k > 0, "k is ", k, ": want at least 1");
+    require(static_cast<Index>(without.size()) == queries.rows, "without has ", without.size(), " entries: want ", queries.rows);
+    check_results(queries.rows, n_classes() * k, distances, indices);
     if (distances.empty()) return;
-    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, k};
+    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, without, k};
     Index const m = queries.rows;
-    Index largest = 0;
-    for (Index c = 0; c < n_classes(); ++c) largest = std::max(largest, count_panels(packed_->segments_of(c)));
-    int const workers = useful_threads(m, count_panels(packed_->segments) * panel_rows, dimension(), threads);
-    Index const block = block_size(m, k, largest, workers);
+    auto const units = units_of(*packed_);
+    Index const n_units = static_cast<Index>(units.size());
+    Index room = 0;  // of a query's buffer
+    for (Unit const& unit : units)
+        room = std::max(room, unit.bundle == nullptr ? buffer_capacity(k, count_panels(packed_->segments_of(unit.label)))
+                                                     : (unit.bundle->segment.last_panel - unit.bundle->segment.first_panel) * panel_rows);
+    int const workers = useful_threads(m, count_panels(packed_->by_reach) * panel_rows, dimension(), threads);
+    Index const block = block_size(m, room, workers);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: a worker takes some of the classes.
-    Index const share = blocks >= workers ? n_classes() : std::max<Index>(1, n_classes() * blocks / workers);
-    Index const shares = (n_classes() + share - 1) / share;
+    Index const share = blocks >= workers ? n_units : std::max<Index>(1, n_units * blocks / workers);
+    Index const shares = (n_units + share - 1) / share;
     std::vector<Index> order(at(m));
     std::iota(order.begin(), order.end(), Index{0});
     std::vector<Workspace> workspaces(at(workers));
@@ -226,12 +289,8 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
         Index const first = task % shares * share;
         Workspace& work = workspaces[at(worker)];
         load_queries(work, request, order.data() + begin, std::min(block, m - begin));
-        for (Index c = first; c < std::min(first + share, n_classes()); ++c) {
-            std::span<Segment const> const segments = packed_->segments_of(c);
-            propose(work, segments);
-            for (Index slot = 0; slot < work.slots; ++slot)
-                decide(work, slot, segments, distances.row(begin + slot) + c * k, indices.row(begin + slot) + c * k);
-        }
+        for (Index u = first; u < std::min(first + share, n_units); ++u)
+            search_unit(work, units[at(u)], begin, distances, indices);
     });
     restore_sign(packed_->rows->metric, distances);
 }

@@ -137,6 +137,8 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
         work.measured_rows.resize(at(most_measured * d));
     }
     work.measured.resize(padded);
+    work.chosen.resize(at(2 * few_rows + 16));
+    work.chosen_scores.resize(at(few_rows + 16));
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
         work.scaled[at(slot)] =
@@ -158,10 +160,12 @@ Index buffer_capacity(Index k, Index panels) {
     return all <= 12 * (k + 1) ? all : std::min(all, std::max<Index>(4 * (k + 1), 256));
 }
 
-void propose(Workspace& work, std::span<Segment const> segments) {
-    Request const& request = *work.request;
+namespace {
+
+// Empties the buffers, each with room for `capacity` rows; every query that searches `label` takes what comes.
+void open_buffers(Workspace& work, Index capacity, Index label) {
     ScanBlock& block = work.block;
-    block.capacity = static_cast<std::int32_t>(buffer_capacity(request.k, count_panels(segments)));
+    block.capacity = static_cast<std::int32_t>(capacity);
     block.stride = block.capacity + panel_rows + 16;
     std::size_t const room = work.count.size() * at(block.stride);
     if (work.scores.size() < room) {
@@ -172,35 +176,25 @@ void propose(Workspace& work, std::span<Segment const> segments) {
     block.positions = work.positions.data();
     std::fill(work.count.begin(), work.count.end(), 0);
     for (std::size_t q = 0; q < work.cutoff.size(); ++q) {
-        bool const scored = static_cast<Index>(q) < work.slots && work.scaled[q].length <= farthest_scored;
+        bool const scored = static_cast<Index>(q) < work.slots && work.scaled[q].length <= farthest_scored &&
+                            !work.request->skips(work.order[q], label);
         work.cutoff[q] = scored ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::infinity();
         work.slack[q] = 0;
     }
-    double reach = 0;
-    for (Segment const& segment : segments) {
-        // Before the error bound grows, use the present one.
-        if (segment.reach > 2 * reach)
-            for (Index slot = 0; slot < work.slots; ++slot) request.kernels.tighten(block, slot, 0);
-        reach = segment.reach;
-        allow_error(work, reach);
-        block.first_panel = segment.first_panel;
-        block.last_panel = segment.last_panel;
-        request.kernels.scan(block);
-    }
 }
 
-void decide(Workspace& work, Index slot, std::span<Segment const> segments, double* distances, Index* indices) {
+void scan_segment(Workspace& work, Segment const& segment) {
+    allow_error(work, segment.reach);
+    work.block.first_panel = segment.first_panel;
+    work.block.last_panel = segment.last_panel;
+    work.request->kernels.scan(work.block);
+}
+
+// The nearest rows in `found`, sorted and without the excluded one; the rest of the k places are empty.
+void write_nearest(Workspace& work, Index slot, double* distances, Index* indices) {
     Request const& request = *work.request;
-    auto const q = at(slot);
     std::vector<Candidate>& found = work.found;
-    found.swap(work.measured[q]);
-    if (work.scaled[q].length <= farthest_scored) {
-        request.kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
-        measure_buffer(work, slot, found);
-    } else {
-        measure_all(work, slot, segments, found);
-    }
-    sort_nearest(found, work.wanted[q]);
+    sort_nearest(found, work.wanted[at(slot)]);
     Index const exclude = request.exclude[at(work.order[slot])];
     Index kept = 0;
     for (Candidate const& candidate : found) {
@@ -213,6 +207,91 @@ void decide(Workspace& work, Index slot, std::span<Segment const> segments, doub
         indices[kept] = -1;
     }
     found.clear();
+}
+
+// Of the n collected rows from `start` on, all in one class: those that may be among the nearest, best scores first.
+std::span<std::int32_t const> choose(Workspace& work, Index slot, Index start, Index n) {
+    auto const q = at(slot);
+    Index const from = slot * work.block.stride + start;
+    std::copy_n(work.block.scores + from, n, work.chosen_scores.data());
+    std::int32_t* const positions = work.chosen.data();
+    std::copy_n(work.block.positions + from, n, positions);
+    auto count = static_cast<std::int32_t>(n);
+    float cutoff = -std::numeric_limits<float>::max();
+    ScanBlock part = work.block;  // of one query
+    part.scores = work.chosen_scores.data();
+    part.positions = positions;
+    part.count = &count;
+    part.cutoff = &cutoff;
+    part.slack += slot;
+    part.wanted += slot;
+    work.request->kernels.tighten(part, 0, work.wanted[q] / 16 + 2);
+    std::int32_t* const ranked = positions + few_rows;
+    work.request->kernels.rank(part.scores, positions, count, ranked);
+    return {ranked, at(count)};
+}
+
+}  // namespace
+
+void propose(Workspace& work, std::span<Segment const> segments, Index label) {
+    open_buffers(work, buffer_capacity(work.request->k, count_panels(segments)), label);
+    double reach = 0;
+    for (Segment const& segment : segments) {
+        // Before the error bound grows, use the present one.
+        if (segment.reach > 2 * reach)
+            for (Index slot = 0; slot < work.slots; ++slot) work.request->kernels.tighten(work.block, slot, 0);
+        reach = segment.reach;
+        scan_segment(work, segment);
+    }
+}
+
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices) {
+    auto const q = at(slot);
+    std::vector<Candidate>& found = work.found;
+    found.swap(work.measured[q]);
+    if (work.scaled[q].length <= farthest_scored) {
+        work.request->kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
+        measure_buffer(work, slot, found);
+    } else if (!work.request->skips(work.order[slot], label)) {
+        measure_all(work, slot, segments, found);
+    }
+    write_nearest(work, slot, distances, indices);
+}
+
+void propose_bundle(Workspace& work, Bundle const& bundle) {
+    open_buffers(work, (bundle.segment.last_panel - bundle.segment.first_panel) * panel_rows, -1);
+    scan_segment(work, bundle.segment);
+}
+
+void decide_bundle(Workspace& work, Index slot, Bundle const& bundle, double* distances, Index* indices) {
+    Request const& request = *work.request;
+    bool const scored = work.scaled[at(slot)].length <= farthest_scored;
+    std::int32_t const* const positions = work.block.positions + slot * work.block.stride;
+    Index done = 0;  // the buffer holds the rows in the order of their positions
+    for (Index const label : bundle.classes) {
+        Index const first = done;
+        while (done < work.count[at(slot)] && positions[done] < request.packed.last_position[at(label)]) ++done;
+        bool const skipped = request.skips(work.order[slot], label);
+        if (!scored && !skipped) {
+            decide_small_class(work, slot, label, distances + label * request.k, indices + label * request.k);
+            continue;
+        }
+        if (done > first && !skipped) {
+            auto const chosen = choose(work, slot, first, done - first);
+            measure_into(work, slot, chosen.data(), static_cast<Index>(chosen.size()), work.found);
+        }
+        write_nearest(work, slot, distances + label * request.k, indices + label * request.k);
+    }
+}
+
+void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices) {
+    PackedBase const& packed = work.request->packed;
+    std::int32_t* const positions = work.chosen.data();
+    Index count = 0;
+    for (Index p = packed.first_position[at(label)]; p < packed.last_position[at(label)]; ++p)
+        if (packed.holds(p)) positions[count++] = static_cast<std::int32_t>(p);
+    measure_into(work, slot, positions, count, work.found);
+    write_nearest(work, slot, distances, indices);
 }
 
 }  // namespace clear

@@ -18,7 +18,10 @@ struct Request {
     NeighborKernels const& kernels;
     MatrixView<float const> queries;
     std::span<Index const> exclude;
+    std::span<Index const> without;  // per query, a class that it does not search; may be empty
     Index k;
+
+    bool skips(Index query, Index label) const { return label >= 0 && !without.empty() && without[static_cast<std::size_t>(query)] == label; }
 };
 
 // One worker's memory, for one block of queries at a time.
@@ -32,6 +35,8 @@ struct Workspace {
     std::vector<std::int32_t> wanted, count, positions, ranked;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
     std::vector<double> lengths;
+    std::vector<std::int32_t> chosen;
+    AlignedFloats chosen_scores;
     std::vector<Candidate> found;
     ScanBlock block{};
 
@@ -46,10 +51,20 @@ Index buffer_capacity(Index k, Index panels);
 // Packs the queries order[0..slots). `request` and `order` must outlive their use.
 void load_queries(Workspace& work, Request const& request, Index const* order, Index slots);
 
-// Collects in every slot's buffer the rows of `segments`, in order of reach, that may be among its nearest.
-void propose(Workspace& work, std::span<Segment const> segments);
+// Collects in every slot's buffer the rows of `segments`, in order of reach, that may be among its nearest. Queries that
+// do without class `label` (-1: the segments are not those of one class) collect none.
+void propose(Workspace& work, std::span<Segment const> segments, Index label);
 
 // Writes the k nearest rows of one query, in order, from its buffer.
-void decide(Workspace& work, Index slot, std::span<Segment const> segments, double* distances, Index* indices);
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices);
+
+// Collects all rows of a bundle in every slot's buffer.
+void propose_bundle(Workspace& work, Bundle const& bundle);
+
+// Writes the k nearest rows of one query within each class of the bundle; class c at c * k.
+void decide_bundle(Workspace& work, Index slot, Bundle const& bundle, double* distances, Index* indices);
+
+// Writes the k nearest rows of one query within one class of a bundle, by measuring all of them.
+void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices);
 
 }  // namespace clear

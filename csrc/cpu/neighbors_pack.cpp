@@ -14,6 +14,10 @@ namespace clear {
 
 namespace {
 
+constexpr Index small_class = 128;          // rows; a larger class has panels of its own
+constexpr Index bundle_rows = 8 * panel_rows;  // a bundle is closed when it has as many
+constexpr double similar_reach = 4;           // within a bundle
+
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 // What a row is multiplied by before anything else: the cosine looks at unit rows, and keeps zero rows.
@@ -87,6 +91,10 @@ void arrange(Members& members) {
     std::stable_sort(members.begin(), members.end(), [](Member const& a, Member const& b) { return a.level < b.level; });
 }
 
+float half_of(PackedRows const& packed, Member const& member) {
+    return packed.metric == Metric::euclidean ? static_cast<float>(-0.5 * member.distance * member.distance) : 0.0F;
+}
+
 // One row of the base becomes one lane of its panel.
 void pack_row(PackedRows& packed, Member const& member, Index position, float* scratch) {
     Index const d = packed.base.cols;
@@ -141,8 +149,41 @@ std::vector<Member> centre_rows(PackedRows& packed, std::span<Index const> rows)
 
 void sort_by_reach(PackedBase& packed) {
     packed.by_reach = packed.segments;
+    for (Bundle const& bundle : packed.bundles) packed.by_reach.push_back(bundle.segment);
     std::stable_sort(packed.by_reach.begin(), packed.by_reach.end(),
                      [](Segment const& a, Segment const& b) { return a.reach < b.reach; });
+}
+
+bool is_small(std::span<Member const> members) {
+    return static_cast<Index>(members.size()) <= small_class && !members.empty() && members.back().level == 0;
+}
+
+// Gives small classes their places in bundles, in the order of their reach, from `panels` on.
+void plan_bundles(PackedBase& packed, std::vector<Members> const& classes, Index& panels) {
+    std::vector<std::pair<double, Index>> small;
+    for (std::size_t c = 0; c < classes.size(); ++c) {
+        if (!is_small(classes[c])) continue;
+        double reach = 0;
+        for (Member const& member : classes[c]) reach = std::max(reach, member.distance);
+        small.emplace_back(reach * (1 + 0x1p-20), static_cast<Index>(c));
+    }
+    std::sort(small.begin(), small.end());
+    for (std::size_t i = 0; i < small.size();) {
+        Bundle bundle{{panels, panels, 0}, {}};
+        Index position = panels * panel_rows;
+        for (double const least = small[i].first; i < small.size() && small[i].first <= similar_reach * least &&
+                                                  position - panels * panel_rows < bundle_rows; ++i) {
+            auto const [reach, c] = small[i];
+            packed.first_position[at(c)] = position;
+            position += static_cast<Index>(classes[at(c)].size());
+            packed.last_position[at(c)] = position;
+            bundle.classes.push_back(c);
+            bundle.segment.reach = reach;
+        }
+        panels = (position + panel_rows - 1) / panel_rows;
+        bundle.segment.last_panel = panels;
+        packed.bundles.push_back(std::move(bundle));
+    }
 }
 
 // Lays the members of one class into its segments, level by level.
@@ -153,9 +194,8 @@ void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> s
         Index position = segment.first_panel * panel_rows;
         int const level = members[done].level;
         for (; done < members.size() && members[done].level == level; ++done, ++position) {
-            double const distance = members[done].distance;
-            packed.half[at(position)] = rows.metric == Metric::euclidean ? static_cast<float>(-0.5 * distance * distance) : 0.0F;
             pack_row(rows, members[done], position, scratch);
+            packed.half[at(position)] = half_of(rows, members[done]);
         }
     }
 }
@@ -178,9 +218,12 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
         packed.class_size.push_back(static_cast<Index>(members.size()));
         if (members.empty()) continue;
         arrange(members);
-        plan_class(packed, members, panels);
+        if (!is_small(members)) plan_class(packed, members, panels);
     }
     packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
+    packed.first_position.assign(classes.size(), 0);
+    packed.last_position.assign(classes.size(), 0);
+    plan_bundles(packed, classes, panels);
     require(panels * panel_rows < std::numeric_limits<std::int32_t>::max(), "base has ", rows.size(),
             " rows: want fewer than 2^31, split it");
 
@@ -193,8 +236,14 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
     shared->row_of.assign(positions, -1);
     shared->squares.assign(metric == Metric::cosine ? positions : 0, 0.0);
     std::vector<float> scratch(at(base.cols));
-    for (Index c = 0; c < n_classes; ++c)
+    for (Index c = 0; c < n_classes; ++c) {
         pack_class(packed, *shared, packed.segments_of(c), classes[at(c)], scratch.data());
+        for (Index position = packed.first_position[at(c)]; position < packed.last_position[at(c)]; ++position) {
+            Member const& member = classes[at(c)][at(position - packed.first_position[at(c)])];
+            pack_row(*shared, member, position, scratch.data());
+            packed.half[at(position)] = half_of(*shared, member);
+        }
+    }
     packed.rows = shared;
     sort_by_reach(packed);
     return packed;
@@ -204,6 +253,9 @@ PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> foun
     PackedBase picked;
     picked.rows = whole.rows;
     picked.half = whole.half;
+    picked.bundles = whole.bundles;
+    picked.first_position = whole.first_position;
+    picked.last_position = whole.last_position;
     for (std::size_t position = 0; position < picked.half.size(); ++position) {
         Index const row = whole.rows->row_of[position];
         if (row < 0 || found[at(row)] == 0) picked.half[position] = -std::numeric_limits<float>::infinity();
@@ -224,6 +276,8 @@ PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> foun
                 else
                     picked.segments.push_back({panel, panel + 1, segment.reach});
             }
+        for (Index position = whole.first_position[c]; position < whole.last_position[c]; ++position)
+            size += picked.holds(position);
         picked.class_size.push_back(size);
     }
     picked.class_begin.push_back(static_cast<Index>(picked.segments.size()));

@@ -49,17 +49,30 @@ struct PackedRows {
     double offset = 0;              // no row, scaled, is longer than reach + offset
 };
 
+// Small classes that share panels: one after the other, without padding between them.
+struct Bundle {
+    Segment segment;
+    std::vector<Index> classes;
+};
+
 struct PackedBase {
     std::shared_ptr<PackedRows const> rows;
     AlignedFloats half;                // [panel][panel_rows]: -|y|^2 / 2 (0 unless Euclidean), -inf where not to be found
     std::vector<Segment> segments;     // class by class, each in order of reach
     std::vector<Index> class_begin;    // segments of class c: [class_begin[c], class_begin[c + 1])
     std::vector<Index> class_size;
-    std::vector<Segment> by_reach;     // all segments in order of reach
+    std::vector<Segment> by_reach;     // all segments, those of bundles too, in order of reach
+    std::vector<Bundle> bundles;
+    // Positions of class c where it is in a bundle; it then has no segments: [first_position[c], last_position[c])
+    std::vector<Index> first_position, last_position;
 
     std::span<Segment const> segments_of(Index label) const {
         auto const c = static_cast<std::size_t>(label);
         return {segments.data() + class_begin[c], static_cast<std::size_t>(class_begin[c + 1] - class_begin[c])};
+    }
+    bool bundled(Index label) const {
+        auto const c = static_cast<std::size_t>(label);
+        return first_position[c] < last_position[c];
     }
     bool holds(Index position) const {
         return half[static_cast<std::size_t>(position)] != -std::numeric_limits<float>::infinity();

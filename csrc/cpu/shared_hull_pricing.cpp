@@ -253,7 +253,7 @@ void measure(HullKernels const& kernels, MatrixView<float const> vertices, doubl
 }
 
 Pricing::Pricing(MatrixView<float const> rows_of_hull) : vertices(rows_of_hull), packed(pack(rows_of_hull)) {
-    for (Segment const& segment : packed.segments) reach = std::max(reach, segment.reach / packed.rows->scale);
+    for (Segment const& segment : packed.by_reach) reach = std::max(reach, segment.reach / packed.rows->scale);
     for (Index rows = vertices.rows; rows >= 8 * smallest_sample; rows /= 8) ++samples_;
 }
 

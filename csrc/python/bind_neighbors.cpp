@@ -17,7 +17,6 @@ Metric metric_named(std::string const& name) {
 }  // namespace
 
 void bind_neighbors(py::module_& module) {
-    using Result = std::pair<Array<double>, Array<Index>>;
     py::class_<NeighborIndex>(module, "NeighborIndex")
         .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels, Index n_classes,
                          std::string const& metric) {
@@ -31,40 +30,32 @@ void bind_neighbors(py::module_& module) {
              py::arg("n_classes"), py::arg("metric"), py::keep_alive<1, 2>())
         .def(
             "search",
-            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> within, Index k,
-               int threads) -> Result {
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> within, int threads,
+               Array<double> distances, Array<Index> indices) {
                 auto const query_view = matrix(queries, "queries");
                 auto const exclude_span = vector(exclude, "exclude");
                 auto const within_span = vector(within, "within");
-                Array<double> distances({query_view.rows, k});
-                Array<Index> indices({query_view.rows, k});
-                MatrixView<double> const distance_view{distances.mutable_data(), query_view.rows, k, k};
-                MatrixView<Index> const index_view{indices.mutable_data(), query_view.rows, k, k};
-                {
-                    py::gil_scoped_release release;
-                    index.search(query_view, exclude_span, within_span, threads, distance_view, index_view);
-                }
-                return {std::move(distances), std::move(indices)};
+                auto const to_distances = output_matrix(distances, query_view.rows);
+                auto const to_indices = output_matrix(indices, query_view.rows);
+                py::gil_scoped_release release;
+                index.search(query_view, exclude_span, within_span, threads, to_distances, to_indices);
             },
             py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("within").noconvert(),
-            py::arg("k"), py::arg("threads"))
+            py::arg("threads"), py::arg("distances").noconvert(), py::arg("indices").noconvert())
         .def(
             "search_by_class",
-            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Index k, int threads) -> Result {
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> without, Index k,
+               int threads, Array<double> distances, Array<Index> indices) {
                 auto const query_view = matrix(queries, "queries");
                 auto const exclude_span = vector(exclude, "exclude");
-                Index const cols = index.n_classes() * k;
-                Array<double> distances({query_view.rows, index.n_classes(), k});
-                Array<Index> indices({query_view.rows, index.n_classes(), k});
-                MatrixView<double> const distance_view{distances.mutable_data(), query_view.rows, cols, cols};
-                MatrixView<Index> const index_view{indices.mutable_data(), query_view.rows, cols, cols};
-                {
-                    py::gil_scoped_release release;
-                    index.search_by_class(query_view, exclude_span, k, threads, distance_view, index_view);
-                }
-                return {std::move(distances), std::move(indices)};
+                auto const without_span = vector(without, "without");
+                auto const to_distances = output_matrix(distances, query_view.rows);
+                auto const to_indices = output_matrix(indices, query_view.rows);
+                py::gil_scoped_release release;
+                index.search_by_class(query_view, exclude_span, without_span, k, threads, to_distances, to_indices);
             },
-            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("k"), py::arg("threads"))
+            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("without").noconvert(),
+            py::arg("k"), py::arg("threads"), py::arg("distances").noconvert(), py::arg("indices").noconvert())
         .def(
             "subset",
             [](NeighborIndex const& index, Array<std::uint8_t> found) {

@@ -119,7 +119,7 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
                   .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride, .spill = nullptr,
                   .context = nullptr});
     CHECK(count[0] == n);
-    double const bound = score_error(packed, scaled.length, whole.segments[0].reach);
+    double const bound = score_error(packed, scaled.length, whole.by_reach[0].reach);
     for (std::int32_t i = 0; i < count[0]; ++i) {
         float const* const row = base.data() + packed.row_of[at(positions[at(i)])] * d;
         double key = metric == Metric::euclidean ? std::sqrt(squared_distance(query.data(), row, d))
@@ -162,7 +162,7 @@ void searches_equal_the_definition() {
                     }
                 }
                 Index const cols = classes * k;
-                index.search_by_class({queries.data(), m, d, d}, exclude, k, threads, {distances.data(), m, cols, cols},
+                index.search_by_class({queries.data(), m, d, d}, exclude, exclude, k, threads, {distances.data(), m, cols, cols},
                                       {indices.data(), m, cols, cols});
                 for (Index q = 0; q < m; ++q)
                     for (Index c = 0; c < classes; ++c) {

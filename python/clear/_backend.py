@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clear import _core
 from clear.errors import BackendUnavailable
 
-__all__ = ["Backend", "build_info", "get_backend"]
+__all__ = ["Backend", "Index", "build_info", "get_backend"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,8 +26,12 @@ class Index(Protocol):
     def n_classes(self) -> int: ...
     def subset(self, found: npt.NDArray[np.uint8]) -> Index: ...
     def class_size(self, label: int) -> int: ...
-    def search(self, queries: Rows, exclude: Ints, within: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
-    def search_by_class(self, queries: Rows, exclude: Ints, k: int, threads: int) -> tuple[Floats, Ints]: ...
+    def search(
+        self, queries: Rows, exclude: Ints, within: Ints, threads: int, distances: Floats, indices: Ints
+    ) -> None: ...
+    def search_by_class(
+        self, queries: Rows, exclude: Ints, without: Ints, k: int, threads: int, distances: Floats, indices: Ints
+    ) -> None: ...
 
 
 class Hull(Protocol):

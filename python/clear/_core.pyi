@@ -32,12 +32,20 @@ class NeighborIndex:
         queries: npt.NDArray[np.float32],
         exclude: npt.NDArray[np.int64],
         within: npt.NDArray[np.int64],
+        threads: int,
+        distances: npt.NDArray[np.float64],
+        indices: npt.NDArray[np.int64],
+    ) -> None: ...
+    def search_by_class(
+        self,
+        queries: npt.NDArray[np.float32],
+        exclude: npt.NDArray[np.int64],
+        without: npt.NDArray[np.int64],
         k: int,
         threads: int,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
-    def search_by_class(
-        self, queries: npt.NDArray[np.float32], exclude: npt.NDArray[np.int64], k: int, threads: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]: ...
+        distances: npt.NDArray[np.float64],
+        indices: npt.NDArray[np.int64],
+    ) -> None: ...
 
 class SharedHull:
     def __init__(self, vertices: npt.NDArray[np.float32]) -> None: ...

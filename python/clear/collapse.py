@@ -156,9 +156,8 @@ def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:
 def nearest_other(reference: Reference, points: Rows, labels: Ints) -> tuple[Floats, Ints, Ints]:
     """Distance (m,), label (m,) and vertices (m, hull_size) of the nearest hull of another label."""
     size = reference.config.hull_size
-    near = reference.core_index.search_by_class(points, k=size, threads=reference.threads)
+    near = reference.core_index.search_by_class(points, k=size, without=labels, threads=reference.threads)
     m = len(points)
-    near.indices[np.arange(m), labels] = -1
     owner = np.repeat(np.arange(m), reference.n_classes)
     distances = _distances(reference, points, near.indices.reshape(-1, size), owner).reshape(m, -1)
     label = distances.argmin(axis=1)

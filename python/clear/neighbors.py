@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_count, as_ids, as_labels, as_threads
-from clear._backend import get_backend
+from clear._progress import Progress
+from clear._search import LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile, search_tiles
 from clear._stored import StoredRows, as_stored
 
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
 Metric = Literal["euclidean", "cosine", "inner_product"]
 MAX_K = 4096
-CALL_WORK = 1.5e10  # multiply-adds of a native call, per thread: a third of a second, so that Ctrl-C is heard
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -54,6 +54,10 @@ class NeighborIndex:
         What "nearest" means. "cosine": the distance 1 - cos, in [0, 2], computed in float64 from the rows as they are,
         as 1 - x.v / sqrt(x.x * v.v); a row of zeros is at distance 1 from every row, itself included.
         "inner_product": the k rows v with the largest x.v, which is reported in place of a distance.
+    max_memory : int, optional
+        Bytes that the index and its searches may use, results included, beside `base` and the queries; at least 32 MiB.
+        Where the packed rows would take more than half of it, they are packed in tiles, anew at each search: for a base
+        that is a memory map larger than memory.
     device : str
         "cpu" or "auto".
 
@@ -89,43 +93,76 @@ class NeighborIndex:
         rows: Any = None,
         n_classes: int | None = None,
         metric: Metric = "euclidean",
+        max_memory: int | None = None,
         device: str = "auto",
     ) -> None:
         if metric not in get_args(Metric):
             raise ValueError(f'metric="{metric}": want "euclidean", "cosine" or "inner_product"')
-        stored = as_stored(base, "base").pack()
+        stored = as_stored(base, "base")
         n = len(stored)
         n_classes = None if n_classes is None else as_count(n_classes, "n_classes")
-        picked = np.arange(n) if rows is None else _as_rows(rows, n)
-        of_row = np.zeros(n, np.int64) if labels is None else as_labels(labels, n, classes=n_classes)
-        classes = n_classes if n_classes is not None else int(of_row.max(initial=0)) + 1
-        self._base = stored
-        self._index = get_backend(device).build_index(
-            stored.values, stored.storage, picked, of_row[picked], classes, metric
-        )
-        self.n_rows = len(picked)
-        self.metric = metric
+        found = None if rows is None else _as_mask(rows, n)
+        of_row = None if labels is None else as_labels(labels, n, classes=n_classes)
+        if n_classes is None:
+            n_classes = 1 if of_row is None else int(of_row.max(initial=0)) + 1
+        self.metric: Metric = metric
+        self.max_memory = None if max_memory is None else as_count(max_memory, "max_memory", low=LEAST_MEMORY)
+        self._set_base(Base(stored, of_row, found, n_classes, metric, device), None)
+
+    def _set_base(self, base: Base, tile: Tile | None) -> None:
+        """Pack the rows (or take them packed), unless they have to be packed in tiles, at each search."""
+        self._base = base
+        self._sizes = base.class_sizes()
+        self.n_rows = int(self._sizes.sum())
+        n = len(base.stored)
+        self._tile_rows = max(n, 1)
+        if self.max_memory is not None:
+            self._tile_rows = min(self._tile_rows, self.max_memory // 2 // base.row_bytes())
+            if self._tile_rows < 1:
+                raise ValueError(f"max_memory is {self.max_memory}: want at least {2 * base.row_bytes()} for one row")
+        self._tile = tile if tile is not None else base.pack(0, n) if self._tile_rows >= n else None
+
+    def subset(self, rows: Any) -> NeighborIndex:
+        """Return an index of those rows only that are also in `rows` (a mask or row numbers of the base).
+
+        It shares the packed rows: 4 bytes a row of memory, and the time of a search of this index, less the blocks of
+        48 rows of a class that have no row left. For a small part of the rows an index of their own is faster.
+        """
+        found = _as_mask(rows, len(self._base.stored))
+        part = object.__new__(NeighborIndex)
+        part.metric, part.max_memory = self.metric, self.max_memory
+        tile = self._tile and self._tile._replace(packed=self._tile.packed.subset(found.view(np.uint8)))
+        part._set_base(self._base.subset(found), tile)
+        return part
 
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        return self._index.n_classes
+        return self._base.n_classes
 
     @property
     def class_sizes(self) -> npt.NDArray[np.int64]:
         """Searchable rows of each class, int64 (classes,)."""
-        return np.array([self._index.class_size(c) for c in range(self.n_classes)], dtype=np.int64)
+        return self._sizes.copy()
 
     def search(
-        self, queries: Any, *, k: int, exclude: Any = None, within: Any = None, threads: int | None = None
+        self,
+        queries: Any,
+        *,
+        k: int,
+        exclude: Any = None,
+        within: Any = None,
+        threads: int | None = None,
+        progress: Progress = False,
     ) -> Neighbors:
         """Find the k nearest rows for every query, exactly.
 
         Parameters
         ----------
         queries : array of float, shape (m, d)
+            NumPy, a memory map or torch, in any precision that the base may have; read in blocks.
         k : int
-            Neighbours per query. Where fewer rows are admissible, the tail is (+inf, -1).
+            Neighbours per query, at most 4096. Where fewer rows are admissible, the tail is (+inf, -1).
         exclude : array of int, shape (m,), optional
             A row of the base that must not be returned, -1 for none (a sample is excluded by its number,
             never by "the first column").
@@ -133,36 +170,80 @@ class NeighborIndex:
             The class to search for each query, -1 for all.
         threads : int, optional
             Default: the cores this process may use.
+        progress : bool or callable
+            True: a bar on standard error. Callable: called as f(stage, done, total).
 
         Returns
         -------
         Neighbors
             (m, k). Time O(m n d).
+
+        Raises
+        ------
+        ValueError
+            Also where the results do not fit in `max_memory`.
         """
         rows, skip, k = self._check(queries, k, exclude)
         classes = np.full(len(rows), -1, np.int64)
         if within is not None:
             classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
         cores = as_threads(threads)
-        sizes = np.append(self.class_sizes, self.n_rows)  # the last is that of class -1: all
-        return _in_calls(
-            lambda part: self._index.search(rows.widen(part), skip[part], classes[part], k, cores),
-            sizes[classes] * (self._index.dimension / cores),
-        )
 
-    def search_by_class(self, queries: Any, *, k: int, exclude: Any = None, threads: int | None = None) -> Neighbors:
-        """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k)."""
+        def search(tile: Tile, part: slice, distances: Floats, indices: Ints) -> None:
+            tile.packed.search(rows.widen(part), tile.own(skip[part]), classes[part], cores, distances, indices)
+
+        sizes = np.append(self._sizes, self.n_rows)  # the last is that of class -1: all
+        return self._run(search, (len(rows), k), sizes[classes] / cores, progress)
+
+    def search_by_class(
+        self,
+        queries: Any,
+        *,
+        k: int,
+        exclude: Any = None,
+        without: Any = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> Neighbors:
+        """Find the k nearest rows of every class, exactly; see `search`. Returns (m, classes, k).
+
+        `without`, int (m,): for each query a class (its own, say) that stays empty; -1 for none.
+        """
         rows, skip, k = self._check(queries, k, exclude)
+        left_out = as_ids(without, len(rows), "without", rows=self.n_classes, optional=True)
         cores = as_threads(threads)
-        return _in_calls(
-            lambda part: self._index.search_by_class(rows.widen(part), skip[part], k, cores),
-            np.full(len(rows), self.n_rows * (self._index.dimension / cores)),
-        )
+
+        def search(tile: Tile, part: slice, distances: Floats, indices: Ints) -> None:
+            found = (rows.widen(part), tile.own(skip[part]), left_out[part], k, cores, distances, indices)
+            tile.packed.search_by_class(*found)
+
+        shape = (len(rows), self.n_classes, k)
+        return self._run(search, shape, np.full(len(rows), self.n_rows / cores), progress)
 
     def _check(self, queries: Any, k: int, exclude: Any) -> tuple[StoredRows, Ints, int]:
-        rows = as_stored(queries, "queries", width=self._index.dimension)
-        skip = as_ids(exclude, len(rows), "exclude", rows=len(self._base), optional=True)
+        rows = as_stored(queries, "queries", width=self._base.stored.values.shape[1])
+        skip = as_ids(exclude, len(rows), "exclude", rows=len(self._base.stored), optional=True)
         return rows, skip, as_count(k, "k", high=MAX_K)
+
+    def _run(self, search: NativeSearch, shape: tuple[int, ...], rows: Floats, progress: Progress) -> Neighbors:
+        """Search all tiles; `rows`: how many each query is held against, over the threads."""
+        n, width = self._base.stored.values.shape
+        starts = range(0, max(n, 1), self._tile_rows)
+        most = None
+        if self.max_memory is not None:
+            of_query = math.prod(shape[1:]) * 16
+            left = (
+                self.max_memory - min(n, self._tile_rows) * self._base.row_bytes() - shape[0] * of_query - WORKING_BYTES
+            )
+            most = left // (4 * width + 6 * of_query)
+            if most < 1 and shape[0] > 0:
+                size = shape[0] * of_query >> 20
+                raise ValueError(f"results take {size} MiB, too much for max_memory: search fewer queries at a time")
+        tiles = (self._tile or self._base.pack(start, min(n, start + self._tile_rows)) for start in starts)
+        largest = self.metric == "inner_product"
+        work = rows * (width / len(starts))
+        found = search_tiles(tiles, len(starts), search, shape, work, most=most, largest=largest, progress=progress)
+        return Neighbors(*found)
 
 
 def find_neighbors(
@@ -172,8 +253,10 @@ def find_neighbors(
     k: int,
     exclude: Any = None,
     metric: Metric = "euclidean",
+    max_memory: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    progress: Progress = False,
 ) -> Neighbors:
     """Find the k nearest rows of `base` for every row of `queries`, exactly.
 
@@ -187,7 +270,7 @@ def find_neighbors(
         Neighbours per query, at most the number of admissible rows.
     exclude : array of int, shape (m,), optional
         For each query, the row of `base` that must not be returned; -1 for none.
-    metric, device, threads
+    metric, max_memory, device, threads, progress
         As in `NeighborIndex`.
 
     Returns
@@ -210,41 +293,18 @@ def find_neighbors(
     own = base is None
     if own and exclude is None:
         exclude = np.arange(len(queries))
-    index = NeighborIndex(queries if own else base, metric=metric, device=device)
+    index = NeighborIndex(queries if own else base, metric=metric, max_memory=max_memory, device=device)
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
-    return index.search(queries, k=k, exclude=exclude, threads=threads)
+    return index.search(queries, k=k, exclude=exclude, threads=threads, progress=progress)
 
 
-def _in_calls(
-    search: Callable[[slice], tuple[npt.NDArray[np.float64], Ints]], work: npt.NDArray[np.float64]
-) -> Neighbors:
-    """Search in as many native calls as the work of the queries asks for: signals are heard between."""
-    parts = list(_call_slices(work))
-    first = search(parts[0])
-    if len(parts) == 1:
-        return Neighbors(*first)
-    distances, indices = (np.empty((len(work), *found.shape[1:]), found.dtype) for found in first)
-    distances[parts[0]], indices[parts[0]] = first
-    for part in parts[1:]:
-        distances[part], indices[part] = search(part)
-    return Neighbors(distances, indices)
-
-
-def _call_slices(work: npt.NDArray[np.float64]) -> Iterator[slice]:
-    """Yield consecutive slices of equal work, about CALL_WORK each."""
-    done = np.cumsum(work)
-    total = float(done[-1]) if len(work) else 0.0
-    calls = max(1, min(len(work), math.ceil(total / CALL_WORK)))
-    cuts = np.searchsorted(done, total / calls * np.arange(1, calls), side="right")
-    edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(work))]).tolist(), len(work)]
-    yield from map(slice, edges[:-1], edges[1:])
-
-
-def _as_rows(rows: Any, n: int) -> npt.NDArray[np.int64]:
+def _as_mask(rows: Any, n: int) -> npt.NDArray[np.bool_]:
     picked = np.asarray(rows)
     if picked.dtype == np.bool_:
         if picked.shape != (n,):
             raise ValueError(f"rows is a mask of shape {picked.shape}: want ({n},)")
-        return np.flatnonzero(picked)
-    return np.unique(as_ids(picked, len(picked), "rows", rows=n))
+        return np.ascontiguousarray(picked)
+    mask = np.zeros(n, np.bool_)
+    mask[as_ids(picked, len(picked), "rows", rows=n)] = True
+    return mask

@@ -188,8 +188,7 @@ class Reference:
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
         self.in_core, self.core_accuracy = self._pick_core(progress)
         self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
-        core_units = self.units[self.in_core[self.units]]
-        self.core_index = NeighborIndex(self.rows, self.labels, rows=core_units, n_classes=self.n_classes)
+        self.core_index = self.all_index.subset(self.in_core)
 
     def _pick_core(self, progress: Progress) -> tuple[npt.NDArray[np.bool_], float]:
         """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""

@@ -37,8 +37,8 @@ class SharedHull:
     Parameters
     ----------
     vertices : array of float, shape (n, d)
-        The rows that span the hull, finite; dtypes as in `NeighborIndex`. None may be there (n = 0). A reference is kept:
-        do not change them.
+        The rows that span the hull, finite; dtypes as in `NeighborIndex`. There may be none (n = 0). A reference is
+        kept: do not change them.
     device : str
         "auto" or "cpu".
     threads : int, optional
@@ -52,13 +52,13 @@ class SharedHull:
     Notes
     -----
     Column generation (Gilmore and Gomory 1961) around Wolfe's minimum-norm point: a hull of few vertices gives the
-    direction, one float32 matrix product for the batch prices all n vertices along it, those with the lowest slopes join,
-    those without weight leave. The lowest slope of all, measured in float64, is the proof. Every row within a proven
-    rounding margin is measured, so proofs do not depend on float32.
+    direction, one float32 matrix product for the batch prices all n vertices along it (samples of them first), those
+    with the lowest slopes join, those without weight leave. The lowest slope of all, measured in float64, is the
+    proof. Every row within a proven rounding margin is measured, so proofs do not depend on float32.
 
-    Cost: about n d multiplications for a point clearly outside in "decide" mode, and 5 to 10 times as much with small
-    hulls of at most a few hundred vertices for one near or inside. Memory: one packed float32 copy of the vertices, and
-    some 100 kB for each point of a round (at most 4,096 of them); nothing of size m x n.
+    Cost: about n d multiplications for a point clearly outside in "decide" mode, a few times that for one nearer or
+    measured; a point inside mostly needs a sample of the vertices only. On top, small hulls of at most a few hundred
+    vertices. Memory: one packed float32 copy of the vertices and tens of MB for the points in work; nothing m x n.
 
     Examples
     --------
@@ -132,8 +132,8 @@ class SharedHull:
         The answers are equal (==) for every number of threads and any order or number of points. UNDECIDED is possible
         only when the distance is within 5 % of eps (in practice: equal up to rounding).
 
-        `clear.check.check_hull` verifies a proof: `upper` on the members, `lower` on all vertices, or on one part of them
-        after another (docs/hulls.md has the loop).
+        `clear.check.check_hull` verifies a proof: `upper` on the members, `lower` on all vertices, or on one part of
+        them after another (docs/hulls.md has the loop).
         """
         queries = as_float32(as_features(points, "points", width=self._hull.dimension, finite=False))
         if mode not in ("distance", "decide"):

@@ -34,6 +34,14 @@ def mixed_batch():
     return points, base, members
 
 
+def wide_batch():
+    """Problems with far fewer vertices than dimensions: float32 screens and proposes."""
+    points, base, members = gauss(40, 60, 200), gauss(41, 300, 200), gauss(42, 60, 300).argsort(axis=1)[:, :50]
+    for s in range(0, 60, 2):
+        points[s] = np.random.default_rng(s).dirichlet(np.ones(50)) @ base[members[s]]
+    return points, base, members
+
+
 def bits(result):
     parts = (result.status, result.lower, result.upper, result.eps, result.weights, result.directions)
     return [part.tobytes() for part in parts]
@@ -64,6 +72,33 @@ def test_answers_do_not_depend_on_the_instruction_set(mode, monkeypatch):
         monkeypatch.setenv("CLEAR_ISA", level)
         answers.append(bits(solve_hulls(points, base, members, mode=mode)))
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_float32_proposals_are_the_same_on_every_instruction_set_and_in_every_order(monkeypatch):
+    points, base, members = wide_batch()
+    plain = solve_hulls(points, base, members, mode="decide", eps=1e-3, threads=2)
+    assert (plain.status == IN).sum() == 30
+    assert (plain.status == OUT).sum() == 30
+    back = solve_hulls(points, base, members[::-1], owner=np.arange(60)[::-1], mode="decide", eps=1e-3)
+    assert np.array_equal(back.lower[::-1], plain.lower)
+    assert np.array_equal(back.weights[::-1], plain.weights)
+    for level in ["baseline", "avx2"][: 1 + (clear._backend.build_info()["best_isa"] != "baseline")]:
+        monkeypatch.setenv("CLEAR_ISA", level)
+        assert bits(solve_hulls(points, base, members, mode="decide", eps=1e-3)) == bits(plain)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nested_hulls_of_a_point_answer_as_separate_ones(mode):
+    points, base, members = mixed_batch()
+    fewer = members.copy()
+    fewer[:, :20] = -1
+    owner = np.repeat(np.arange(len(points)), 2)
+    both = np.stack([fewer, members], axis=1).reshape(-1, members.shape[1])
+    alone = bits(solve_hulls(points[owner], base, both, mode=mode))
+    assert bits(solve_hulls(points, base, both, owner=owner, mode=mode)) == alone
+    order = np.random.default_rng(30).permutation(len(owner))
+    shuffled = solve_hulls(points, base, both[order], owner=owner[order], mode=mode, threads=3)
+    assert shuffled.upper[np.argsort(order)].tobytes() == alone[2]
 
 
 def test_certificates_cost_nothing_but_memory():

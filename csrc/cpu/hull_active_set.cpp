@@ -12,7 +12,7 @@
 namespace clear::hull {
 namespace {
 
-constexpr double least_pivot = 1e-14;  // relative: nearer to the affine hull of the set counts as dependent
+constexpr double least_pivot = 2e-15;  // relative: nearer to the affine hull of the set counts as dependent
 constexpr double least_weight = 1e-14;
 constexpr Index largest_batch = 8;     // vertices that enter at once
 

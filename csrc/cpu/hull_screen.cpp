@@ -190,6 +190,10 @@ void Problem::solve() {
     }
     if (!done) spread(*this);
     if (!done) active_set(*this);
+    for (int round = 0; round < 4 && !done; ++round) {
+        polish(*this);
+        if (!done) active_set(*this);
+    }
 }
 
 }  // namespace clear::hull

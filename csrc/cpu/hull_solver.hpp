@@ -133,5 +133,6 @@ constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-
 void pivot(Problem& problem, Precision const& precision);
 void spread(Problem& problem);
 void active_set(Problem& problem);
+void polish(Problem& problem);
 
 }  // namespace clear::hull

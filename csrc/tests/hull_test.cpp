@@ -1,4 +1,5 @@
 // Hulls: what Python cannot see. No allocation while solving, tables of kernels that agree, threads on shared input.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -47,7 +48,7 @@ struct Batch {
     std::vector<float> points, base;
     std::vector<Index> owner, members;
     std::vector<std::int8_t> status;
-    std::vector<double> lower, upper, eps, weights, directions, start;
+    std::vector<double> lower, upper, eps, weights, directions, start, wanted_eps;
 
     Batch(Index problems, Index vertices, Index dimension, unsigned seed)
         : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)),
@@ -69,7 +70,7 @@ struct Batch {
 
     void solve(HullMode mode, int threads) {
         HullProblems problems{
-            {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, {}};
+            {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, wanted_eps};
         if (!start.empty()) problems.start = {start.data(), s, k, k};
         HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
         solve_hulls(problems, {mode, 1e-4}, threads, results);
@@ -105,20 +106,53 @@ void hulls_agree_over_threads() {
     }
 }
 
+void check_instruction_sets(Index k, Index d, HullMode mode, double eps) {
+    Batch plain(12, k, d, 3);
+    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+        if (isa > best_isa()) continue;
+        ::setenv("CLEAR_ISA", isa_name(isa).c_str(), 1);
+        Batch other(12, k, d, 3);
+        if (eps > 0) other.wanted_eps.assign(12, eps);
+        other.solve(mode, 1);
+        if (isa == Isa::baseline) plain = other;
+        CHECK(other.status == plain.status && other.weights == plain.weights);
+        CHECK(other.lower == plain.lower && other.upper == plain.upper && other.directions == plain.directions);
+    }
+    ::unsetenv("CLEAR_ISA");
+}
+
+// With a tolerance given, decide mode screens and proposes in float32.
 void hulls_agree_over_instruction_sets() {
     for (Index d : {1, 7, 8, 20, 65})
-        for (Index k : {1, 5, 33, 70}) {
-            Batch plain(12, k, d, 3);
-            for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-                if (isa > best_isa()) continue;
-                ::setenv("CLEAR_ISA", isa_name(isa).c_str(), 1);
-                Batch other(12, k, d, 3);
-                other.solve(HullMode::distance, 1);
-                if (isa == Isa::baseline) plain = other;
-                CHECK(other.status == plain.status && other.weights == plain.weights);
-                CHECK(other.lower == plain.lower && other.directions == plain.directions);
+        for (Index k : {1, 5, 33, 70})
+            for (HullMode mode : {HullMode::decide, HullMode::distance})
+                for (double eps : {0.0, 1e-4}) check_instruction_sets(k, d, mode, eps);
+    for (Index k : {2, 17, 40, 90}) check_instruction_sets(k, 187, HullMode::decide, 1e-4);
+    check_instruction_sets(60, 11, HullMode::decide, 1e-4);  // deep inside: even weights
+}
+
+// Problems of one point side by side: all vertices, and those without the first few; in both orders.
+void nested_hulls_answer_as_separate_ones() {
+    for (Index k : {6, 30})
+        for (bool larger_first : {true, false}) {
+            Batch alone(40, k, 20, 7), together(40, k, 20, 7);
+            for (Batch* batch : {&alone, &together})
+                for (Index i = 0; i < 40; ++i)
+                    if ((i % 2 == 0) != larger_first)
+                        for (Index j = 0; j < k / 2; ++j) batch->members[size(i * k + j)] = -1;
+            // `together` lets pairs share a point and vertices, `alone` has copies of both under other numbers.
+            for (Index i = 1; i < 40; i += 2) {
+                together.owner[size(i)] = i - 1;
+                std::copy_n(alone.points.begin() + (i - 1) * 20, 20, alone.points.begin() + i * 20);
+                std::copy_n(alone.base.begin() + (i - 1) * k * 20, k * 20, alone.base.begin() + i * k * 20);
+                for (Index j = 0; j < k; ++j)
+                    if (together.members[size(i * k + j)] >= 0) together.members[size(i * k + j)] -= k;
             }
-            ::unsetenv("CLEAR_ISA");
+            alone.solve(HullMode::distance, 1);
+            together.solve(HullMode::distance, 3);
+            CHECK(together.status == alone.status && together.weights == alone.weights);
+            CHECK(together.lower == alone.lower && together.upper == alone.upper && together.eps == alone.eps);
+            CHECK(together.directions == alone.directions);
         }
 }
 
@@ -175,6 +209,7 @@ void hull_tests() {
     hulls_agree_over_threads();
     hulls_agree_over_instruction_sets();
     hulls_of_far_points_are_outside_and_of_means_inside();
+    nested_hulls_answer_as_separate_ones();
     hulls_may_start_from_weights();
     hulls_refuse_shapes_that_do_not_fit();
 }

@@ -24,6 +24,7 @@ LAYERS = [
     {"_arrays", "_progress", "_files", "check"},
     {"_backend", "_stored", "config", "_npy"},
     {"_search", "hull", "_parquet"},
+    {"approximate"},
     {"neighbors"},
     {"data", "_image_stores", "results", "shared_hull"},
     {"images", "prepare"},

@@ -50,4 +50,8 @@ private:
     std::unique_ptr<Packed> packed_;
 };
 
+// What is reported for given rows of the base, (m, c) like `candidates`; the worst distance where a candidate is -1.
+void measure_candidates(MatrixView<float const> queries, StoredRows base, Metric metric, MatrixView<Index const> candidates,
+                        int threads, MatrixView<double> distances);
+
 }  // namespace clear

@@ -7,14 +7,11 @@
 #include <numeric>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
 #include "clear/error.hpp"
 #include "clear/exact.hpp"
 #include "clear/isa.hpp"
 #include "clear/parallel.hpp"
+#include "keep_denormals.hpp"
 #include "neighbors_block.hpp"
 
 namespace clear {
@@ -38,20 +35,6 @@ NeighborKernels const& kernels_of(Isa isa) {
     static_cast<void>(isa);
     return neighbor_kernels_baseline;
 }
-
-// Another library may have told this thread to treat denormals as zero; here they count.
-class KeepDenormals {
-#if defined(__x86_64__)
-public:
-    KeepDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ & ~0x8040U); }
-    ~KeepDenormals() { _mm_setcsr(saved_); }
-    KeepDenormals(KeepDenormals const&) = delete;
-    KeepDenormals& operator=(KeepDenormals const&) = delete;
-
-private:
-    unsigned saved_;
-#endif
-};
 
 void check_results(Index rows, Index cols, MatrixView<double> distances, MatrixView<Index> indices) {
     require(distances.rows == rows && indices.rows == rows && (rows == 0 || (distances.cols == cols && indices.cols == cols)),

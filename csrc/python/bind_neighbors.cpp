@@ -67,6 +67,19 @@ void bind_neighbors(py::module_& module) {
         .def_property_readonly("dimension", &NeighborIndex::dimension)
         .def_property_readonly("n_classes", &NeighborIndex::n_classes)
         .def("class_size", &NeighborIndex::class_size, py::arg("label"));
+    module.def(
+        "measure_candidates",
+        [](Array<float> queries, py::array base, std::string const& storage, std::string const& metric, Array<Index> candidates,
+           int threads, Array<double> distances) {
+            auto const query_view = matrix(queries, "queries");
+            auto const base_view = stored_rows(base, storage, "base");
+            auto const candidate_view = matrix(candidates, "candidates");
+            auto const to = output_matrix(distances, query_view.rows);
+            py::gil_scoped_release release;
+            measure_candidates(query_view, base_view, metric_named(metric), candidate_view, threads, to);
+        },
+        py::arg("queries").noconvert(), py::arg("base"), py::arg("storage"), py::arg("metric"),
+        py::arg("candidates").noconvert(), py::arg("threads"), py::arg("distances").noconvert());
 }
 
 }  // namespace clear::python

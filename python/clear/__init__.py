@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clear._backend import build_info
 from clear._version import __version__
+from clear.approximate import Approximate
 from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from clear.verify import verify_repair as verify_repair
 
 __all__ = [
+    "Approximate",
     "BackendUnavailable",
     "ClearError",
     "Features",

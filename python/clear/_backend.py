@@ -56,6 +56,16 @@ class Backend(Protocol):
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index: ...
     def build_hull(self, vertices: Rows) -> Hull: ...
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None: ...
     def solve_hulls(
         self,
         points: Rows,
@@ -83,6 +93,18 @@ class CpuBackend:
 
     def build_hull(self, vertices: Rows) -> Hull:
         return _core.SharedHull(vertices)
+
+    def measure_candidates(
+        self,
+        queries: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
+        metric: str,
+        candidates: Ints,
+        threads: int,
+        distances: Floats,
+    ) -> None:
+        _core.measure_candidates(queries, base, storage, metric, candidates, threads, distances)
 
     def solve_hulls(
         self,

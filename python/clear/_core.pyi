@@ -74,6 +74,15 @@ class SharedHull:
         npt.NDArray[np.float64],
     ]: ...
 
+def measure_candidates(
+    queries: npt.NDArray[np.float32],
+    base: npt.NDArray[Any],
+    storage: str,
+    metric: str,
+    candidates: npt.NDArray[np.int64],
+    threads: int,
+    distances: npt.NDArray[np.float64],
+) -> None: ...
 def solve_hulls(
     points: npt.NDArray[np.float32],
     base: npt.NDArray[np.float32],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ __all__ = ["StoredRows", "as_stored"]
 BFLOAT16_EXPONENT = np.uint16(0x7F80)
 
 
-class StoredRows(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredRows:
     """Rows that native code reads where they are."""
 
     values: npt.NDArray[Any]
@@ -30,6 +32,10 @@ class StoredRows(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> StoredRows:
+        """Copy chosen rows."""
+        return StoredRows(self.values[rows], self.bfloat16)
 
     def pack(self, part: slice = slice(None)) -> StoredRows:
         """Some rows as native code takes them; copied only where order or dtype ask for it."""

@@ -12,6 +12,7 @@ from clear._arrays import as_count, as_ids, as_labels, as_threads
 from clear._progress import Progress
 from clear._search import LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile, search_tiles
 from clear._stored import StoredRows, as_stored
+from clear.approximate import Approximate, ApproximateSearch, share_found
 
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
@@ -58,6 +59,9 @@ class NeighborIndex:
         Bytes that the index and its searches may use, results included, beside `base` and the queries; at least 32 MiB.
         Where the packed rows would take more than half of it, they are packed in tiles, anew at each search: for a base
         that is a memory map larger than memory.
+    approximate : {"ivf", "hnsw"} or Approximate, optional
+        Find candidates by inverted lists, a graph, or an index of your own (`Approximate`), and measure them exactly:
+        rows may be missed, distances are true. See `recall`. Needs faiss. Default: exact.
     device : str
         "cpu" or "auto".
 
@@ -94,6 +98,7 @@ class NeighborIndex:
         n_classes: int | None = None,
         metric: Metric = "euclidean",
         max_memory: int | None = None,
+        approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
         device: str = "auto",
     ) -> None:
         if metric not in get_args(Metric):
@@ -107,10 +112,13 @@ class NeighborIndex:
             n_classes = 1 if of_row is None else int(of_row.max(initial=0)) + 1
         self.metric: Metric = metric
         self.max_memory = None if max_memory is None else as_count(max_memory, "max_memory", low=LEAST_MEMORY)
-        self._set_base(Base(stored, of_row, found, n_classes, metric, device), None)
+        if isinstance(approximate, str):
+            approximate = Approximate(method=approximate)
+        self._set_base(Base(stored, of_row, found, n_classes, metric, device), approximate)
 
-    def _set_base(self, base: Base, tile: Tile | None) -> None:
+    def _set_base(self, base: Base, how: Approximate | None, tile: Tile | None = None) -> None:
         """Pack the rows (or take them packed), unless they have to be packed in tiles, at each search."""
+        self._approximate = None if how is None else ApproximateSearch(how, base)
         self._base = base
         self._sizes = base.class_sizes()
         self.n_rows = int(self._sizes.sum())
@@ -120,7 +128,9 @@ class NeighborIndex:
             self._tile_rows = min(self._tile_rows, self.max_memory // 2 // base.row_bytes())
             if self._tile_rows < 1:
                 raise ValueError(f"max_memory is {self.max_memory}: want at least {2 * base.row_bytes()} for one row")
-        self._tile = tile if tile is not None else base.pack(0, n) if self._tile_rows >= n else None
+        self._tile = tile
+        if tile is None and how is None and self._tile_rows >= n:
+            self._tile = base.pack(0, n)
 
     def subset(self, rows: Any) -> NeighborIndex:
         """Return an index of those rows only that are also in `rows` (a mask or row numbers of the base).
@@ -132,7 +142,8 @@ class NeighborIndex:
         part = object.__new__(NeighborIndex)
         part.metric, part.max_memory = self.metric, self.max_memory
         tile = self._tile and self._tile._replace(packed=self._tile.packed.subset(found.view(np.uint8)))
-        part._set_base(self._base.subset(found), tile)
+        how = None if self._approximate is None else self._approximate.how
+        part._set_base(self._base.subset(found), how, tile)
         return part
 
     @property
@@ -188,6 +199,8 @@ class NeighborIndex:
         if within is not None:
             classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
         cores = as_threads(threads)
+        if self._approximate is not None:
+            return Neighbors(*self._approximate.search(rows, k, skip, classes, cores, progress))
 
         def search(tile: Tile, part: slice, distances: Floats, indices: Ints) -> None:
             tile.packed.search(rows.widen(part), tile.own(skip[part]), classes[part], cores, distances, indices)
@@ -212,6 +225,8 @@ class NeighborIndex:
         rows, skip, k = self._check(queries, k, exclude)
         left_out = as_ids(without, len(rows), "without", rows=self.n_classes, optional=True)
         cores = as_threads(threads)
+        if self._approximate is not None:
+            return Neighbors(*self._approximate.search_by_class(rows, k, skip, left_out, cores, progress))
 
         def search(tile: Tile, part: slice, distances: Floats, indices: Ints) -> None:
             found = (rows.widen(part), tile.own(skip[part]), left_out[part], k, cores, distances, indices)
@@ -219,6 +234,32 @@ class NeighborIndex:
 
         shape = (len(rows), self.n_classes, k)
         return self._run(search, shape, np.full(len(rows), self.n_rows / cores), progress)
+
+    def recall(
+        self,
+        queries: Any,
+        *,
+        k: int,
+        exclude: Any = None,
+        sample: int = 1000,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> float:
+        """Measure the share of the true k nearest rows that `search` returns, on a random sample of the queries.
+
+        1 for an exact index, at no cost; for an approximate one the sample is searched exactly, which packs the rows.
+        """
+        rows, skip, k = self._check(queries, k, exclude)
+        if self._approximate is None:
+            return 1.0
+        count = min(len(rows), as_count(sample, "sample"))
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))
+        asked = rows.take(chosen).widen()
+        exact = object.__new__(NeighborIndex)
+        exact.metric, exact.max_memory = self.metric, self.max_memory
+        exact._set_base(self._base, None)
+        wanted = exact.search(asked, k=k, exclude=skip[chosen], threads=threads)
+        return share_found(self.search(asked, k=k, exclude=skip[chosen], threads=threads).indices, wanted.indices)
 
     def _check(self, queries: Any, k: int, exclude: Any) -> tuple[StoredRows, Ints, int]:
         rows = as_stored(queries, "queries", width=self._base.stored.values.shape[1])
@@ -254,6 +295,7 @@ def find_neighbors(
     exclude: Any = None,
     metric: Metric = "euclidean",
     max_memory: int | None = None,
+    approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress = False,
@@ -270,7 +312,7 @@ def find_neighbors(
         Neighbours per query, at most the number of admissible rows.
     exclude : array of int, shape (m,), optional
         For each query, the row of `base` that must not be returned; -1 for none.
-    metric, max_memory, device, threads, progress
+    metric, max_memory, approximate, device, threads, progress
         As in `NeighborIndex`.
 
     Returns
@@ -293,7 +335,8 @@ def find_neighbors(
     own = base is None
     if own and exclude is None:
         exclude = np.arange(len(queries))
-    index = NeighborIndex(queries if own else base, metric=metric, max_memory=max_memory, device=device)
+    rows = queries if own else base
+    index = NeighborIndex(rows, metric=metric, max_memory=max_memory, approximate=approximate, device=device)
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
     return index.search(queries, k=k, exclude=exclude, threads=threads, progress=progress)

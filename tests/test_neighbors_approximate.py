@@ -1,0 +1,127 @@
+"""Approximate searches: rows may be missed, but what is reported is true, and how much is missed is measured."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from oracles_neighbors import brute_force_by_class, brute_force_neighbors, measure_distances
+from test_neighbors import assert_same, random_rows
+
+import clear
+from clear import Approximate
+from clear.approximate import share_found
+
+METRICS = ["euclidean", "cosine", "inner_product"]
+X, QUERIES = random_rows(3000, 8), random_rows(60, 8, seed=1)
+LABELS = np.arange(3000) % 3
+
+
+@pytest.fixture
+def faiss():
+    return pytest.importorskip("faiss", reason="needs faiss-cpu")
+
+
+def assert_true_and_in_order(found, queries, base, metric):
+    sign = -1 if metric == "inner_product" else 1
+    for query, distances, rows in zip(queries, *found, strict=True):
+        there = rows >= 0
+        np.testing.assert_array_equal(distances[there], measure_distances(query, base[rows[there]], metric))
+        assert len(set(rows[there])) == there.sum()
+        order = np.lexsort((rows[there], sign * distances[there]))
+        assert order.tolist() == list(range(there.sum()))
+        assert (distances[~there] == sign * np.inf).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("method", ["ivf", "hnsw"])
+def test_distances_are_true_and_most_rows_are_found(method, metric, faiss):
+    index = clear.NeighborIndex(X, metric=metric, approximate=method)
+    found = index.search(QUERIES, k=10)
+    assert_true_and_in_order(found, QUERIES, X, metric)
+    wanted = brute_force_neighbors(QUERIES, X, 10, metric=metric)
+    assert share_found(found.indices, wanted[1]) > 0.8
+    assert index.recall(QUERIES, k=10) == share_found(found.indices, wanted[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_all_lists_probed_give_the_exact_answer(metric, faiss):
+    index = clear.NeighborIndex(X, LABELS, metric=metric, approximate=Approximate(lists=20, probes=20))
+    exact = clear.NeighborIndex(X, LABELS, metric=metric)
+    exclude = np.arange(60)
+    for threads in (1, 2):
+        assert_same(
+            index.search(X[:60], k=9, exclude=exclude, threads=threads), exact.search(X[:60], k=9, exclude=exclude)
+        )
+    assert_same(index.search(QUERIES, k=5, within=LABELS[:60]), exact.search(QUERIES, k=5, within=LABELS[:60]))
+    found = index.search_by_class(QUERIES, k=5, without=LABELS[:60])
+    assert_same(found, exact.search_by_class(QUERIES, k=5, without=LABELS[:60]))
+    half = np.arange(0, 3000, 2)
+    assert_same(index.subset(half).search(QUERIES, k=5), exact.subset(half).search(QUERIES, k=5))
+    assert index.recall(QUERIES, k=5, sample=7) == 1.0
+
+
+def test_float16_lists_give_the_exact_answer_when_all_are_probed(faiss):
+    x = X.astype(np.float16)
+    index = clear.NeighborIndex(x, approximate=Approximate(lists=5, probes=5))
+    assert_same(index.search(QUERIES, k=4), brute_force_neighbors(QUERIES, x.astype(np.float32), 4))
+
+
+def test_a_graph_is_searched_in_every_class(faiss):
+    index = clear.NeighborIndex(X, LABELS, n_classes=4, approximate="hnsw")
+    found = index.search_by_class(QUERIES, k=10, exclude=np.arange(60))
+    wanted = brute_force_by_class(QUERIES, X, LABELS, 10, 4, exclude=np.arange(60))
+    assert (found.indices[:, 3] == -1).all()
+    assert share_found(found.indices, wanted[1]) > 0.9
+    assert (LABELS[found.indices[:, 1]] == 1).all()
+
+
+class Brought:
+    """An index of the caller's: the first rows, some of them twice, in the wrong order, and nothing."""
+
+    def search(self, x, k):
+        rows = np.tile(np.r_[[5, -1, 5, 2999], np.arange(k - 4)[::-1]], (len(x), 1))
+        return np.zeros(rows.shape), rows
+
+
+def test_candidates_of_a_brought_index_are_measured_and_sorted():
+    index = clear.NeighborIndex(X, approximate=Approximate(method=Brought(), candidates=50))
+    rows = np.r_[np.arange(46), 2999]
+    assert_same(index.search(QUERIES, k=6), brute_force_neighbors(QUERIES, X, 6, rows=rows))
+    exclude = np.arange(60) % 46
+    found = index.subset(np.arange(40)).search(QUERIES, k=6, exclude=exclude)
+    assert_same(found, brute_force_neighbors(QUERIES, X, 6, rows=np.arange(40), exclude=exclude))
+    assert 0 < index.recall(QUERIES, k=6) < 0.5
+
+
+def test_an_exact_index_has_recall_one():
+    assert clear.NeighborIndex(X).recall(QUERIES, k=3) == 1.0
+
+
+def test_the_recall_counts_rows_that_exist():
+    assert share_found(np.array([[1, 2, -1]]), np.array([[1, 3, -1]])) == 0.5
+    assert share_found(np.array([[-1]]), np.array([[-1]])) == 1.0
+
+
+@pytest.mark.parametrize("method", ["ivf", "hnsw"])
+def test_without_faiss_the_line_that_installs_it_is_given(method, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    index = clear.NeighborIndex(X, approximate=method)
+    with pytest.raises(clear.MissingExtra, match=r'this needs faiss: pip install "clear-pockets\[ann\]"'):
+        index.search(QUERIES, k=1)
+
+
+@pytest.mark.parametrize("method", ["tree", 3])
+def test_an_unknown_method_is_refused(method):
+    with pytest.raises(ValueError, match='approximate=.*: want "ivf", "hnsw" or an index'):
+        clear.NeighborIndex(X, approximate=Approximate(method=method))
+
+
+def test_rows_that_a_brought_index_makes_up_are_refused():
+    class Wrong:
+        def search(self, x, k):
+            return np.zeros((len(x), k)), np.full((len(x), k), 3000)
+
+    with pytest.raises(ValueError, match="row numbers that are not those of the base"):
+        clear.NeighborIndex(X, approximate=Approximate(method=Wrong())).search(QUERIES, k=1)

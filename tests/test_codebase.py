@@ -26,7 +26,7 @@ LAYERS = [
     {"_search", "hull", "_parquet", "_parts", "work"},
     {"approximate", "store", "cross_validation"},
     {"neighbors"},
-    {"data", "_image_stores", "results"},
+    {"data", "_image_stores", "results", "shared_hull"},
     {"images", "prepare"},
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"pockets", "pieces", "plan", "models"},
@@ -139,9 +139,9 @@ def test_the_stub_names_what_the_extension_has() -> None:
         assert arguments(real.__doc__) == [a.arg for a in node.args.args if a.arg != "self"], node.name
 
 
-def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
+def run_examples(document: str) -> str:
+    """Run the Python blocks of a document, one after another, and compare what they print; returns the text."""
+    text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```\n(?:\n```\n(.*?)```)?", text, re.DOTALL)
     assert len(blocks) >= 2
     names: dict[str, object] = {}
@@ -150,6 +150,15 @@ def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         assert printed.getvalue() == wanted
+    return text
+
+
+def test_the_readme_is_short_and_its_examples_print_what_it_says() -> None:
+    assert len(run_examples("README.md").splitlines()) <= 150
+
+
+def test_the_examples_of_the_hull_document_print_what_it_says() -> None:
+    run_examples("docs/hulls.md")
 
 
 def test_tables_in_the_documents_are_those_of_the_results() -> None:
@@ -169,6 +178,7 @@ def test_documents_link_to_files_that_exist() -> None:
     [
         "neighbors",
         "hull",
+        "shared_hull",
         "detect",
         "plan",
         "data",

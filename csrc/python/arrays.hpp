@@ -53,5 +53,6 @@ std::span<T> output_vector(Array<T>& array) {
 
 void bind_neighbors(py::module_& module);
 void bind_hull(py::module_& module);
+void bind_shared_hull(py::module_& module);
 
 }  // namespace clear::python

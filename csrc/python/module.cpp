@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.def("current_isa", [] { return clear::isa_name(clear::current_isa()); });
     clear::python::bind_neighbors(module);
     clear::python::bind_hull(module);
+    clear::python::bind_shared_hull(module);
 }

@@ -11,6 +11,7 @@ namespace clear::tests {
 
 void neighbors_tests();
 void hull_tests();
+void shared_hull_tests();
 
 void parallel_for_covers_every_index_once() {
     for (int threads : {1, 2, 7, 64})
@@ -44,6 +45,7 @@ int main() {
     parallel_for_rethrows_the_first_exception();
     neighbors_tests();
     hull_tests();
+    shared_hull_tests();
     std::printf("%d passed, %d failed\n", checks.load() - failures.load(), failures.load());
     return failures == 0 ? 0 : 1;
 }

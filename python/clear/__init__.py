@@ -31,6 +31,7 @@ from clear.prepare import Reference
 from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
 from clear.review import ReviewFlag, ReviewResult, review
+from clear.shared_hull import SharedHull, SharedHullResult
 
 if TYPE_CHECKING:
     from clear.repair import Repair as Repair
@@ -65,6 +66,8 @@ __all__ = [
     "ScanConfig",
     "ScanResult",
     "Scores",
+    "SharedHull",
+    "SharedHullResult",
     "UnsafeFile",
     "__version__",
     "build_info",

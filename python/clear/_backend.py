@@ -34,6 +34,19 @@ class Index(Protocol):
     ) -> None: ...
 
 
+class Hull(Protocol):
+    """Vertices packed for many points; see `_core.SharedHull`."""
+
+    @property
+    def radius(self) -> float: ...
+    @property
+    def dimension(self) -> int: ...
+    def __len__(self) -> int: ...
+    def solve(
+        self, points: Rows, eps: Floats, decide: bool, relative_tolerance: float, certificates: bool, threads: int
+    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Ints, Ints, Ints, Floats]: ...
+
+
 class Backend(Protocol):
     """What a device must do. Arguments are validated and on the device already."""
 
@@ -42,6 +55,7 @@ class Backend(Protocol):
     def build_index(
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index: ...
+    def build_hull(self, vertices: Rows) -> Hull: ...
     def measure_candidates(
         self,
         queries: Rows,
@@ -77,6 +91,9 @@ class CpuBackend:
         self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
     ) -> Index:
         return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
+
+    def build_hull(self, vertices: Rows) -> Hull:
+        return _core.SharedHull(vertices)
 
     def measure_candidates(
         self,

@@ -47,6 +47,33 @@ class NeighborIndex:
         indices: npt.NDArray[np.int64],
     ) -> None: ...
 
+class SharedHull:
+    def __init__(self, vertices: npt.NDArray[np.float32]) -> None: ...
+    @property
+    def radius(self) -> float: ...
+    @property
+    def dimension(self) -> int: ...
+    def __len__(self) -> int: ...
+    def solve(
+        self,
+        points: npt.NDArray[np.float32],
+        eps: npt.NDArray[np.float64],
+        decide: bool,
+        relative_tolerance: float,
+        certificates: bool,
+        threads: int,
+    ) -> tuple[
+        npt.NDArray[np.int8],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.float64],
+    ]: ...
+
 def measure_candidates(
     queries: npt.NDArray[np.float32],
     base: npt.NDArray[Any],

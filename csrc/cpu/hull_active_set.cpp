@@ -12,7 +12,6 @@
 namespace clear::hull {
 namespace {
 
-constexpr double least_pivot = 2e-15;  // relative: nearer to the affine hull of the set counts as dependent
 constexpr double least_weight = 1e-14;
 constexpr Index largest_batch = 8;     // vertices that enter at once
 
@@ -21,7 +20,8 @@ enum : char { free_to_enter = 0, in_set = 1, left = 2, dependent = 3 };
 
 class ActiveSet {
 public:
-    explicit ActiveSet(Problem& problem) : problem_(problem), ws_(problem.ws), limit_(problem.dimension + 1) {
+    ActiveSet(Problem& problem, double least_pivot)
+        : problem_(problem), ws_(problem.ws), limit_(problem.dimension + 1), least_pivot_(least_pivot) {
         std::copy_n(ws_.square, problem.count, ws_.scratch);
         std::nth_element(ws_.scratch, ws_.scratch + problem.count / 2, ws_.scratch + problem.count);
         shift_ = std::max(ws_.scratch[problem.count / 2], 0x1p-300);
@@ -44,7 +44,7 @@ public:
         double const diagonal = ws_.square[j] + shift_;
         Index const padded = (size_ + 7) / 8 * 8;
         double const rest = diagonal - problem_.kernel.dot(h, h, padded);
-        if (!(rest > least_pivot * diagonal)) return false;
+        if (!(rest > least_pivot_ * diagonal)) return false;
         double const inverse = 1 / std::sqrt(rest);
         double const known = problem_.kernel.dot(h, ws_.ones, padded);
         for (Index a = 0; a < size_; ++a) ws_.factor[a * ws_.factor_stride + size_] = h[a];
@@ -123,6 +123,7 @@ private:
     Problem& problem_;
     Workspace& ws_;
     Index limit_;
+    double least_pivot_;  // relative: nearer to the affine hull of the set counts as dependent
     Index size_ = 0;
     double shift_ = 0;
 };
@@ -176,9 +177,9 @@ void unbar(Problem& problem) {
 
 }  // namespace
 
-void active_set(Problem& problem) {
+void active_set(Problem& problem, double least_pivot) {
     problem.need_differences();
-    ActiveSet set(problem);
+    ActiveSet set(problem, least_pivot);
     warm_start(problem, set);
     int stalls = 0;
     double reached = problem.upper * (1 + 1e-9);

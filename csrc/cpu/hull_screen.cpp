@@ -190,9 +190,10 @@ void Problem::solve() {
     }
     if (!done) spread(*this);
     if (!done) active_set(*this);
-    for (int round = 0; round < 4 && !done; ++round) {
-        polish(*this);
-        if (!done) active_set(*this);
+    // Near-duplicates: without those that spoil the factor, then with exchanges between them.
+    for (double const least_pivot : {1e-9, 1e-12, 1e-14, 2e-15, 2e-15}) {
+        if (!done) active_set(*this, least_pivot);
+        if (!done) polish(*this);
     }
 }
 

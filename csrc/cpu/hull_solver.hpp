@@ -133,7 +133,8 @@ constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-
 // On the Gram matrix in ws.gram.
 void pivot(Problem& problem, Precision const& precision);
 void spread(Problem& problem);
-void active_set(Problem& problem);
+// Vertices whose distance to the affine hull of the set is, squared and relative, below least_pivot do not enter.
+void active_set(Problem& problem, double least_pivot = 2e-15);
 void polish(Problem& problem);
 
 }  // namespace clear::hull

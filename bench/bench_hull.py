@@ -5,14 +5,14 @@ and Python included for both. `problems` in extra_info divides the time.
 
     python -m pytest bench/bench_hull.py --full --benchmark-json=hull.json      every shape and position
     python -m pytest bench/bench_hull.py --benchmark-disable                    tiny, as a test
-    python -m bench.bench_hull                                                  interleaved ratios, as a table
+    python -m bench.bench_hull --out hull.json                                  membership interleaved with peers
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
-import os
-import statistics
+import json
 import sys
 import time
 from pathlib import Path
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import clear  # noqa: E402
 from bench.hull_peers import PEERS  # noqa: E402
 from bench.hull_workloads import POSITIONS, SHAPES, HullBatch, hull_batch  # noqa: E402
+from bench.report_tables import hull_summary, sections  # noqa: E402
 
 TINY = ((8, 6), (8, 20))
 LOOSE = (5, 10, 20, 50)
@@ -75,7 +76,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_membership(benchmark: Any, shape: tuple[int, int], position: str, solver: str, full: bool) -> None:
     batch = hull_batch(*shape, position, 12 if full else 3)
     if full and solver == "clear":
-        batch = repeat(batch, 96)
+        batch = worth_a_call(batch)
     benchmark.group = f"hull d={shape[0]} k={shape[1]} {position}"
     if solver == "clear":
         answers = benchmark(solve_ours, batch, mode="decide", certificates=True)
@@ -125,29 +126,10 @@ def solve_all(batches: list[HullBatch], threads: int) -> None:
         solve_ours(batch, mode="decide", threads=threads)
 
 
-def scaling() -> None:
-    """Print the cost of AVX2 instead of AVX-512, and what a second thread brings, medians of interleaved rounds."""
-    few, many = scaling_batches(96, True), scaling_batches(1000, True)
-    times: dict[str, list[float]] = {}
-    for _ in range(9):
-        for isa in ISAS:
-            os.environ["CLEAR_ISA"] = isa
-            began = time.process_time()
-            solve_all(few, 1)
-            times.setdefault(isa, []).append(time.process_time() - began)
-        del os.environ["CLEAR_ISA"]
-        for threads in (1, 2):
-            began = time.perf_counter()
-            solve_all(many, threads)
-            times.setdefault(f"{threads} threads", []).append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [f"{isa} reaches x{medians[ISAS[-1]] / medians[isa]:.2f} of {ISAS[-1]}" for isa in ISAS[:-1]]
-    print(f"{SCALING_TEXT}: {', '.join(ratios)}; 2 threads x{medians['1 threads'] / medians['2 threads']:.2f} of one")
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Geometric mean, nan when there is none."""
-    return float(np.exp(np.mean(np.log(values)))) if values else float("nan")
+def worth_a_call(batch: HullBatch) -> HullBatch:
+    """Return a batch as users have them: 32 MiB of vertices, 96 to 4096 problems."""
+    s = len(batch.points)
+    return repeat(batch, min(max(2**25 * s // batch.vertices.nbytes, 96), 4096))
 
 
 def repeat(batch: HullBatch, problems: int) -> HullBatch:
@@ -161,50 +143,55 @@ def repeat(batch: HullBatch, problems: int) -> HullBatch:
     )
 
 
-def compare(batch: HullBatch, rounds: int = 3) -> tuple[float, float, float, str]:
-    """Time ours and the peers in turn: CPU microseconds of ours, of HiGHS, of the
-    best fully correct QP, and a table row. CPU time: other work on the machine only adds noise."""
-    many = repeat(batch, 96)
+def compare(batch: HullBatch, group: str, rounds: int = 5) -> list[dict[str, Any]]:
+    """Time ours and the peers in turn; return rows for bench/report.py, in CPU seconds for one problem.
+
+    CPU time: other work on the machine only adds noise.
+    """
+    many = worth_a_call(batch)
     solvers = {"clear": lambda: solve_ours(many, mode="decide")}
     solvers |= {name: functools.partial(solve_peer, name, batch) for name in PEERS}
     times: dict[str, list[float]] = {name: [] for name in solvers}
+    answers: dict[str, np.ndarray] = {}
     for _ in range(rounds):
         for name, solver in solvers.items():
-            for _ in range(5 if name == "clear" else 1):  # ours are short
-                began = time.process_time()
-                answers = solver()
-                times[name].append((time.process_time() - began) / len(answers) * 1e6)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    found = {name: quality(solver(), many if name == "clear" else batch) for name, solver in solvers.items()}
-    faults = {name: f"W{q['wrong']}U{q['undecided']}".replace("W0U0", "") for name, q in found.items()}
-    correct = [medians[name] for name in PEERS if name != "highs" and not faults[name]]
-    cells = [f"{medians[name]:.4g}{faults[name]}" for name in solvers]
-    best = min(correct, default=float("nan"))
-    return medians["clear"], medians["highs"], best, f"{cells[0]} | " + " ".join(cells[1:])
+            began = time.process_time()
+            answers[name] = solver()
+            times[name].append((time.process_time() - began) / len(answers[name]))
+    rows = []
+    for name, values in times.items():
+        facts = {"method": name, **quality(answers[name], many if name == "clear" else batch)}
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        rows.append(
+            {
+                "group": group,
+                "method": name,
+                "median_seconds": float(middle),
+                "iqr_seconds": float(high - low),
+                "rounds": rounds,
+                "facts": facts,
+            }
+        )
+    return rows
 
 
 def main() -> None:
-    """Print one row for each shape and position, then the geometric means of the ratios by regime."""
-    ratios: dict[str, list[tuple[float, float]]] = {}
-    names = list(PEERS)
-    print("CPU microseconds per problem, median; W wrong, U undecided")
-    print("d k position clear | " + " ".join(names) + " | x_highs x_best_qp")
+    """Time every shape and position; print a line for each, write the rows."""
+    parser = argparse.ArgumentParser(description="Hull membership, ours and peers in turn.")
+    parser.add_argument("--out", type=Path, help="JSON for bench/report.py")
+    out = parser.parse_args().out
+    rows: list[dict[str, Any]] = []
     for shape in SHAPES:
         for position in POSITIONS:
-            size = 6 if shape[0] * shape[1] < 50000 else 3
-            own, highs, best, cells = compare(hull_batch(*shape, position, size))
-            regime = "k<=d+1" if shape[1] <= shape[0] + 1 else "k>d+1"
-            regime = "outside" if position in ("held", "far") else regime
-            ratios.setdefault(regime, []).append((highs / own, best / own))
-            ratio = f"{highs / own:.0f} {best / own:.1f}"
-            print(f"{shape[0]} {shape[1]} {position} {cells} | {ratio}", flush=True)
-    for regime, pairs in ratios.items():
-        qp = [b for _, b in pairs if np.isfinite(b)]
-        print(
-            f"{regime}: geometric mean x{geometric_mean([h for h, _ in pairs]):.0f} HiGHS, "
-            f"x{geometric_mean(qp):.1f} best correct QP (least x{min(qp):.1f}), {len(pairs)} rows"
-        )
-    scaling()
+            size = 12 if shape[0] * shape[1] < 50000 else 4
+            found = compare(hull_batch(*shape, position, size), f"hull d={shape[0]} k={shape[1]} {position}")
+            rows += found
+            print(
+                found[0]["group"], *(f"{row['method']} {row['median_seconds'] * 1e6:.4g}" for row in found), flush=True
+            )
+    print("\n".join(hull_summary(sections(rows)["hull"])))
+    if out is not None:
+        out.write_text(json.dumps({"rows": rows}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ PACKAGES = ["numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "highspy", "
 
 def condense(raw: list[dict[str, Any]]) -> dict[str, Any]:
     """Machine, versions and one row for each benchmark."""
-    info = raw[0]["machine_info"]
+    info = next(run["machine_info"] for run in raw if "machine_info" in run)
     rows = []
     for run in raw:
-        for entry in run["benchmarks"]:
+        rows += run.get("rows", [])
+        for entry in run.get("benchmarks", []):
             facts = dict(entry["extra_info"])
             scale = facts.get("extrapolated", 1.0) / facts.get("problems", 1)
             rows.append(
@@ -57,7 +58,7 @@ def condense(raw: list[dict[str, Any]]) -> dict[str, Any]:
             "system": f"{info['system']} {info['machine']}",
             "python": info["python_version"],
         },
-        "date": raw[0]["datetime"][:10],
+        "date": next(run["datetime"] for run in raw if "datetime" in run)[:10],
         "versions": {name: version(name) for name in ["clear-pockets", *PACKAGES]},
         "rows": rows,
     }

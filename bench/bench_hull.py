@@ -11,6 +11,7 @@ and Python included for both. `problems` in extra_info divides the time.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import sys
 import time
@@ -28,6 +29,10 @@ from bench.hull_workloads import POSITIONS, SHAPES, HullBatch, hull_batch  # noq
 
 TINY = ((8, 6), (8, 20))
 LOOSE = (5, 10, 20, 50)
+SCALING = (((64, 16), "insp"), ((64, 64), "in"), ((64, 128), "jin"), ((128, 64), "insp"), ((64, 64), "held"))
+SCALING_TEXT = "mixed regimes"
+LEVELS = ("baseline", "avx2", "avx512")
+ISAS = LEVELS[: 1 + LEVELS.index(clear._backend.build_info()["best_isa"])]
 
 
 def solve_ours(batch: HullBatch, **options: Any) -> np.ndarray:
@@ -35,7 +40,7 @@ def solve_ours(batch: HullBatch, **options: Any) -> np.ndarray:
     s, k, d = batch.vertices.shape
     members = np.arange(s * k).reshape(s, k)
     base = batch.vertices.reshape(s * k, d)
-    result = clear.solve_hulls(batch.points, base, members, eps=batch.eps, threads=1, **options)
+    result = clear.solve_hulls(batch.points, base, members, eps=batch.eps, **{"threads": 1, **options})
     return np.array([1, 0, -1, -1])[result.status]
 
 
@@ -90,6 +95,54 @@ def test_loose_distances(benchmark: Any, k: int, solver: str, full: bool) -> Non
     else:
         benchmark.pedantic(solve_peer, (solver, batch), rounds=3 if full else 1)
     benchmark.extra_info.update(method=solver, problems=len(batch.points))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_instruction_sets(benchmark: Any, isa: str, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    batches = scaling_batches(96 if full else 3, full)
+    monkeypatch.setenv("CLEAR_ISA", isa)
+    benchmark.group = "hull instruction sets, " + SCALING_TEXT
+    benchmark(solve_all, batches, 1)
+    benchmark.extra_info.update(method=isa, problems=sum(len(batch.points) for batch in batches))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads(benchmark: Any, threads: int, full: bool) -> None:
+    batches = scaling_batches(1000 if full else 3, full)
+    benchmark.group = "hull threads, " + SCALING_TEXT
+    benchmark(solve_all, batches, threads)
+    benchmark.extra_info.update(method=f"{threads} threads", problems=sum(len(batch.points) for batch in batches))
+
+
+def scaling_batches(problems: int, full: bool) -> list[HullBatch]:
+    """Return batches of several regimes, for ratios of one build or thread count to another."""
+    return [repeat(hull_batch(*shape, position, 12 if full else 3), problems) for shape, position in SCALING]
+
+
+def solve_all(batches: list[HullBatch], threads: int) -> None:
+    """Decide all batches."""
+    for batch in batches:
+        solve_ours(batch, mode="decide", threads=threads)
+
+
+def scaling() -> None:
+    """Print the cost of AVX2 instead of AVX-512, and what a second thread brings, medians of interleaved rounds."""
+    few, many = scaling_batches(96, True), scaling_batches(1000, True)
+    times: dict[str, list[float]] = {}
+    for _ in range(9):
+        for isa in ISAS:
+            os.environ["CLEAR_ISA"] = isa
+            began = time.process_time()
+            solve_all(few, 1)
+            times.setdefault(isa, []).append(time.process_time() - began)
+        del os.environ["CLEAR_ISA"]
+        for threads in (1, 2):
+            began = time.perf_counter()
+            solve_all(many, threads)
+            times.setdefault(f"{threads} threads", []).append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [f"{isa} reaches x{medians[ISAS[-1]] / medians[isa]:.2f} of {ISAS[-1]}" for isa in ISAS[:-1]]
+    print(f"{SCALING_TEXT}: {', '.join(ratios)}; 2 threads x{medians['1 threads'] / medians['2 threads']:.2f} of one")
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -151,6 +204,7 @@ def main() -> None:
             f"{regime}: geometric mean x{geometric_mean([h for h, _ in pairs]):.0f} HiGHS, "
             f"x{geometric_mean(qp):.1f} best correct QP (least x{min(qp):.1f}), {len(pairs)} rows"
         )
+    scaling()
 
 
 if __name__ == "__main__":

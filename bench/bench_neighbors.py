@@ -94,13 +94,18 @@ def judge(benchmark, name, found, wanted):
 PLAIN = {
     "n=50k m=5000 d=64 k=10": (50_000, 5000, 64, 10),
     "n=50k m=5000 d=64 k=50": (50_000, 5000, 64, 50),
+    "n=200k m=2500 d=64 k=10": (200_000, 2500, 64, 10),
+    "n=50k m=100 d=64 k=10": (50_000, 100, 64, 10),
     "n=50k m=300 d=64 k=10": (50_000, 300, 64, 10),
+    "n=50k m=1500 d=64 k=10": (50_000, 1500, 64, 10),
     "n=50k m=1000 d=512 k=10": (50_000, 1000, 512, 10),
     "n=50k m=1000 d=512 k=50": (50_000, 1000, 512, 50),
+    "n=200k m=1000 d=512 k=10": (200_000, 1000, 512, 10),
 }
 BY_CLASS = {
     "n=50k m=2500 d=64 C=10 k=50": (50_000, 2500, 64, 10, 50),
     "n=50k m=2500 d=64 C=100 k=50": (50_000, 2500, 64, 100, 50),
+    "n=50k m=1000 d=64 C=1000 k=20": (50_000, 1000, 64, 1000, 20),
     "n=50k m=1000 d=512 C=10 k=50": (50_000, 1000, 512, 10, 50),
     "n=50k m=1000 d=512 C=100 k=50": (50_000, 1000, 512, 100, 50),
 }
@@ -138,7 +143,7 @@ def test_plain_search(group, name, run, benchmark, full, threads):
 
 @pytest.mark.parametrize(("group", "name"), rows_of("by class", BY_CLASS))
 def test_search_by_class(group, name, run, benchmark, full, threads):
-    n, m, d, classes, k = BY_CLASS[group] if full else (1000, 30, BY_CLASS[group][2], 5, 50)
+    n, m, d, classes, k = BY_CLASS[group] if full else (1000, 30, BY_CLASS[group][2], 5, BY_CLASS[group][4])
     base, labels, queries, wanted = class_case(n, m, d, classes, k)
     if name == "clear":
         index = clear.NeighborIndex(base, labels, n_classes=classes)
@@ -148,3 +153,132 @@ def test_search_by_class(group, name, run, benchmark, full, threads):
     facts = {"method": name, "n": n, "m": m, "d": d, "classes": classes, "k": k, "threads": threads}
     found = run(lambda: search(queries, k=k), **facts)
     judge(benchmark, name, found, wanted)
+
+
+# --- one workload, one thing changed: precision, metric, threads, instruction set ---
+
+VARIANT = (50_000, 2500, 64, 10)
+VARIANTS = {
+    "float16": ["clear", "clear float32", "faiss float16"],
+    "cosine": ["clear", "faiss unit rows", "sklearn"],
+    "2 threads": ["clear", "clear 1 thread", "faiss"],
+    "avx2": ["clear", "clear avx512"],
+}
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def build_faiss_inner(base, threads):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexFlatIP(base.shape[1])
+    index.add(unit(base))
+    return lambda queries, k: index.search(unit(queries), k)
+
+
+def build_faiss_float16(base, threads):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexScalarQuantizer(base.shape[1], faiss.ScalarQuantizer.QT_fp16)
+    index.train(base)
+    index.add(base)
+    return lambda queries, k: index.search(queries, k)
+
+
+def build_sklearn_cosine(base, threads):
+    neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn is not installed")
+    index = neighbors.NearestNeighbors(algorithm="brute", metric="cosine").fit(base)
+    return lambda queries, k: index.kneighbors(queries, k)
+
+
+def build_variant(kind, name, base, threads):
+    """The search of one row of a table."""
+    if name == "faiss":
+        return build_faiss(base, threads)
+    if name == "faiss float16":
+        return build_faiss_float16(base, threads)
+    if name == "faiss unit rows":
+        return build_faiss_inner(base, threads)
+    if name == "sklearn":
+        return build_sklearn_cosine(base, threads)
+    rows = base.astype(np.float16) if (kind, name) == ("float16", "clear") else base
+    index = clear.NeighborIndex(rows, metric="cosine" if kind == "cosine" else "euclidean")
+    return lambda queries, k: index.search(queries, k=k, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, id=f"{kind} {name}", marks=pytest.mark.benchmark(group=f"neighbors {kind}"))
+        for kind, names in VARIANTS.items()
+        for name in names
+    ],
+)
+def test_variant(kind, name, run, benchmark, full, threads, monkeypatch):
+    from threadpoolctl import threadpool_limits
+
+    if kind == "avx2":
+        if clear.build_info()["best_isa"] != "avx512":
+            pytest.skip("this processor has no AVX-512 to compare with")
+        monkeypatch.setenv("CLEAR_ISA", "avx2" if name == "clear" else "avx512")
+    cores = 2 if kind == "2 threads" and name != "clear 1 thread" else threads
+    n, m, d, k = VARIANT if full else (1500, 40, 64, 10)
+    base, queries = plain_search(n, m, d)
+    if kind == "float16":
+        base = base.astype(np.float16).astype(np.float32)
+    metric = "cosine" if kind == "cosine" else "euclidean"
+    wanted = brute_force_neighbors(queries[:SAMPLE], base, k, metric=metric)
+    with threadpool_limits(cores):
+        search = build_variant(kind, name, base, cores)
+        found = run(lambda: search(queries, k), method=name, n=n, m=m, d=d, k=k, threads=cores)
+    judge(benchmark, name, found, wanted)
+
+
+# --- approximate on request: inverted lists of the same number and probes ---
+
+
+def build_lists(base, lists):
+    index = clear.NeighborIndex(base, approximate=clear.Approximate(lists=lists, probes=16))
+    index.search(base[:1], k=1)  # the lists are built when first needed
+    return index
+
+
+def build_faiss_lists(base, lists):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], lists)
+    index.train(base)
+    index.add(base)
+    index.nprobe = 16
+    return index
+
+
+@pytest.mark.parametrize("name", ["clear", "faiss", "clear exact"])
+@pytest.mark.benchmark(group="neighbors ivf n=200k m=20000 d=64 k=10, 16 probes")
+def test_lists(name, run, benchmark, full, threads):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    n, m, d, k, lists = (200_000, 20_000, 64, 10, 1024) if full else (2000, 50, 64, 10, 20)
+    base, queries = plain_search(n, m, d)
+    if name == "faiss":
+        index = build_faiss_lists(base, lists)
+        search = functools.partial(index.search, k=k)
+    else:
+        index = build_lists(base, lists) if name == "clear" else clear.NeighborIndex(base)
+        search = functools.partial(index.search, k=k, threads=threads)
+    found = run(lambda: search(queries), method=name, n=n, m=m, d=d, k=k, threads=threads)
+    wanted = clear.NeighborIndex(base).search(queries[:200], k=k).indices
+    benchmark.extra_info["recall"] = round(recall(found[1][:200], wanted), 4)
+    assert benchmark.extra_info["recall"] > 0.5
+
+
+def test_the_sweep_measures_every_point(tmp_path):
+    import json
+
+    from sweep_neighbors import AXES, sweep
+
+    path = tmp_path / "scaling.json"
+    sweep(path, tiny=True)
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert {row["axis"] for row in rows} == set(AXES)
+    assert all(row["seconds"] > 0 and row["gflops"] > 0 for row in rows)

@@ -88,6 +88,26 @@ def nnls_distance(vertices, point):
     return float(np.linalg.norm(x / x.sum() @ w))
 
 
+@pytest.mark.benchmark(group="scan n=50k d=64 C=10, what pieces cost")
+def test_work_in_pieces(benchmark, full, threads, tmp_path):
+    """A scan that keeps its work on disk beside one that does not, in turns; the ratio is that of CPU times."""
+    values, labels = make_case(full)
+    data = clear.Features.from_arrays(values, labels)
+    ratios = []
+    for turn in range(5 if full else 1):
+        plain = cpu_seconds(lambda: clear.scan(data, threads=threads))
+        kept = cpu_seconds(lambda turn=turn: clear.scan(data, threads=threads, workdir=tmp_path / str(turn)))
+        ratios.append(kept / plain)
+    benchmark.pedantic(clear.scan, (data,), {"threads": threads, "workdir": tmp_path / "0"}, rounds=1)  # all is done
+    benchmark.extra_info.update(method="resumed at the end", threads=threads, cpu_over_plain=float(np.median(ratios)))
+
+
+def cpu_seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 PEAK = """
 import resource, sys
 import numpy as np

@@ -181,6 +181,7 @@ def started(batch: FuzzBatch, result: clear.HullResult, rng: np.random.Generator
     answers = _core.solve_hulls(
         batch.points,
         batch.vertices.reshape(s * k, d),
+        "float32",
         np.arange(s),
         np.arange(s * k).reshape(s, k),
         np.empty(0) if batch.eps is None else batch.eps,

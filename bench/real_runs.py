@@ -36,8 +36,8 @@ from clear.images import open_images
 from clear.models import last_linear, load_model
 from clear.repair import repair_model
 from clear.results import Level
-from clear.training import fit
-from clear.verify import accuracy, verify_repair
+from clear.training import accuracy, fit
+from clear.verify import verify_repair
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "real-runs.md"

@@ -16,13 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.report_tables import best_peer, hull_summary, seconds, sections, table  # noqa: E402
+
 ROOT = Path(__file__).parents[1]
 SPEED = ROOT / "bench" / "results" / "speed.json"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
+HULL_TEXT = """\
+Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out sample of
+the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call them,
+one problem at a time, Gram matrix included, ours in batches."""
 PACKAGES = ["numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "highspy", "daqp", "piqp", "quadprog"]
-HIDDEN = {"method", "n", "m", "d", "k", "classes", "problems"}
 
 
 def condense(raw: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,35 +70,6 @@ def version(name: str) -> str:
         return "not installed"
 
 
-def seconds(value: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns"
-
-
-def tables(speed: dict[str, Any]) -> dict[str, list[str]]:
-    """A Markdown table for each group: method, median, ratio to ours, quality."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in speed["rows"]:
-        groups.setdefault(row["group"], []).append(row)
-    found = {}
-    for name, rows in groups.items():
-        ours = next((row for row in rows if row["method"] == "clear"), None)
-        unit = " a problem" if "problems" in rows[0]["facts"] else ""
-        lines = [f"| method | median{unit} | over clear | also measured |", "|---|---|---|---|"]
-        for row in rows:
-            ratio = row["median_seconds"] / ours["median_seconds"] if ours else float("nan")
-            facts = ", ".join(
-                f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}"
-                for k, v in row["facts"].items()
-                if k not in HIDDEN
-            )
-            lines.append(f"| {row['method']} | {seconds(row['median_seconds'])} | {ratio:.2f}x | {facts} |")
-        found[name] = lines
-    return found
-
-
 def machine_line(speed: dict[str, Any]) -> str:
     machine = speed["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in speed["versions"].items())
@@ -106,8 +84,9 @@ def benchmarks_page(speed: dict[str, Any]) -> str:
         "# Benchmarks",
         "",
         "Written by `python -m bench.report` from `bench/results/speed.json`; do not edit. Peers run in the",
-        "same run as ours, one thread each unless a row says otherwise; every answer is checked. Medians. A ratio",
-        "below 1 is a loss.",
+        "same run as ours, one thread each unless a row says otherwise; every answer is checked. Medians; of hulls for",
+        "one problem. The last ratio is over the fastest peer whose answers are all correct; below 1 it is a loss.",
+        "In a cell: W wrong answers, U undecided ones, r recall, e extrapolated from a subset.",
         "",
         "```",
         "make bench",
@@ -116,8 +95,12 @@ def benchmarks_page(speed: dict[str, Any]) -> str:
         machine_line(speed),
         "",
     ]
-    for name, table in tables(speed).items():
-        lines += [f"## {name}", "", *table, ""]
+    found = sections(speed["rows"])
+    for kind, workloads in found.items():
+        lines += [f"## {kind[0].upper()}{kind[1:]}", ""]
+        if kind == "hull":
+            lines += [HULL_TEXT, "", *hull_summary(workloads), ""]
+        lines += [*table(workloads), ""]
     return "\n".join(lines)
 
 
@@ -132,21 +115,15 @@ def headline(speed: dict[str, Any]) -> str:
     ]
     lines = ["| workload | clear | fastest correct peer | ratio |", "|---|---|---|---|"]
     for group in chosen:
-        rows = [row for row in speed["rows"] if row["group"] == group]
-        ours = [row for row in rows if row["method"] == "clear"]
-        peers = [
-            row
-            for row in rows
-            if row["method"] != "clear" and not row["facts"].get("wrong") and not row["facts"].get("undecided")
-        ]
-        if not ours or not peers:
+        methods = {row["method"]: row for row in speed["rows"] if row["group"] == group}
+        ours, best = methods.get("clear"), best_peer(methods)
+        if ours is None or best is None:
             continue
-        best = min(peers, key=lambda row: row["median_seconds"])
         note = " (extrapolated)" if "extrapolated" in best["facts"] else ""
-        unit = " a problem" if "problems" in ours[0]["facts"] else ""
-        ratio = best["median_seconds"] / ours[0]["median_seconds"]
+        unit = " a problem" if "problems" in ours["facts"] else ""
+        ratio = best["median_seconds"] / ours["median_seconds"]
         lines.append(
-            f"| {group} | {seconds(ours[0]['median_seconds'])}{unit} | {best['method']} "
+            f"| {group} | {seconds(ours['median_seconds'])}{unit} | {best['method']} "
             f"{seconds(best['median_seconds'])}{note} | {ratio:.3g}x |"
         )
     return "\n".join(

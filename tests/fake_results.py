@@ -245,6 +245,7 @@ class FakeImages:
 
     def __init__(self, n: int, shape: tuple[int, ...] = (32, 32, 3)) -> None:
         self.n, self.shape = n, shape
+        self.labels = np.zeros(n, dtype=np.int64)
 
     def __len__(self) -> int:
         return self.n

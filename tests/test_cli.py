@@ -23,7 +23,7 @@ from clear.cli import app, main
 from clear.report import read_report
 from clear.results import Level
 
-COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "repair", "verify", "check")
+COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "review", "repair", "verify", "check")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,33 @@ def test_scan_prints_json_for_programs(files: Path, capsys: pytest.CaptureFixtur
         "poisoned", "scan", 180, None
     )  # fmt: skip
     assert set(summary["pockets"][0]["rows"]) == set(fake_results.POCKET)
+
+
+def test_review_lists_what_the_reference_contradicts(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.repeat(np.arange(3), 60)
+    labels[4] = 2
+    np.save("p.npy", labels)
+    real = clear.data.open_features("clean.npz")
+
+    def open_features(path: Any, *, labels: Any = None) -> Any:
+        return real if labels is None else dataclasses.replace(real, labels=np.load(labels))
+
+    monkeypatch.setattr(clear.data, "open_features", open_features)
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy"]) == 2
+    shown = capsys.readouterr().out
+    assert "of 180 predictions are contradicted by the reference, where 0.01 of clean inputs may be" in shown
+    assert "  4: predicted class 2, looks like class 0, level 0.0055" in shown
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["flags"][0]["row"] == 4
+    assert main(["review", "clean.npz", "clean.npz", "--predictions", "p.npy", "--fpr", "0.001"]) == 0
+    assert "no flags" in capsys.readouterr().out
+
+
+def test_review_without_predictions_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", "clean.npz", "train.npz"]) == 3
+    assert "clean.npz has no predictions: give --predictions" in capsys.readouterr().err
 
 
 def test_probe_finds_the_target_and_check_confirms_the_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +231,7 @@ def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) ->
     settings = {field.name for field in dataclasses.fields(ScanConfig)}
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
-        "reference_images",
+        "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
     }  # fmt: skip
     assert names_of(command) - own == settings
 
@@ -223,7 +250,7 @@ def test_plan_estimates_a_scan(
 ) -> None:
     import clear.plan
 
-    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20)
+    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20, 5 << 20)
     seen: list[Any] = []
 
     def plan_scan(*args: Any, **options: Any) -> Any:
@@ -233,7 +260,7 @@ def test_plan_estimates_a_scan(
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
     assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2})]
-    assert "hulls" in capsys.readouterr().out
+    assert "hulls              2.0         3 MiB       5.0 MiB" in capsys.readouterr().out
     assert main(["plan", "train.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 2.0
 
@@ -258,6 +285,26 @@ def test_features_are_extracted_and_saved(
     assert "(180, 10)" in capsys.readouterr().out
 
 
+def test_features_go_to_a_store_that_a_scan_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="features needs the torch extra")
+    save_file = pytest.importorskip("safetensors.torch", reason="features needs the torch extra").save_file
+    from clear.architectures import digits_cnn
+
+    monkeypatch.chdir(tmp_path)
+    save_file(digits_cnn().state_dict(), "net.safetensors")
+    rng = np.random.default_rng(0)
+    np.savez("images.npz", images=rng.integers(0, 256, (60, 8, 8, 1), np.uint8), labels=np.arange(60) % 10)
+    call = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--out", "set"]
+    assert main([*call, "--shard-rows", "16", "--batch-size", "16"]) == 0
+    assert len(list(Path("set").glob("values-*.npy"))) == 4
+    assert main([*call, "--shard-rows", "32", "--batch-size", "16"]) == 3
+    assert "begun with other inputs (shard_rows differs)" in capsys.readouterr().err
+    assert main(["scan", "set", "--out", "out"]) in (0, 1, 2)
+    assert main(["check", "out", "set"]) == 0
+
+
 def test_repair_writes_weights_and_verify_judges_them(
     files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,7 +316,15 @@ def test_repair_writes_weights_and_verify_judges_them(
 
     def repair_model(*arguments: Any, **options: Any) -> Any:
         seen.update(options, arguments=arguments)
-        return SimpleNamespace(model=model, changed=np.array([1, 2]), history=(1,))
+        rolled_back = options["held_out"] is not None
+        return SimpleNamespace(
+            model=model,
+            changed=np.array([1, 2]),
+            history=(1,),
+            attempts=(),
+            accuracy_before=None,
+            rolled_back=rolled_back,
+        )
 
     def find_corrections(result: Any, n: int, *, level: Level) -> Any:
         seen["level"] = level
@@ -291,8 +346,13 @@ def test_repair_writes_weights_and_verify_judges_them(
     assert result.verdict == "poisoned"
     assert seen == {
         "method": "drop", "scope": "network", "level": Level.CERTAIN, "probed": None, "epochs": 2, "seed": 0,
-        "progress": False,
+        "progress": False, "held_out": None, "accuracy_budget": 0.01,
     }  # fmt: skip
+    call[-1] = "refused.safetensors"
+    assert main([*call, "--held-out", "clean.parquet", "--accuracy-budget", "0.1", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["weights"] is None
+    assert not (files / "refused.safetensors").exists()
+    assert (seen["held_out"][0], seen["accuracy_budget"]) == (images, 0.1)
 
     def verify_repair(*_: Any, corrected: Any, scan: Any, probe: Any, **__: Any) -> Any:
         assert corrected.tolist() == np.where(np.arange(180) == 60, 0, training.labels).tolist()

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset  
 
 from clear import BackendUnavailable  # noqa: E402
 from clear.architectures import digits_cnn  # noqa: E402
+from clear.extraction import extract_to_store  # noqa: E402
 from clear.features import extract_features, iterate_batches, predict  # noqa: E402
 from clear.images import ImageDataset, open_images  # noqa: E402
 
@@ -378,3 +379,61 @@ class TestImages:
             assert "images.parquet" in str(caught.value)
         with pytest.raises(ValueError, match=r"suffix '\.zip' is not known"):
             open_images(tmp_path / "x.zip")
+
+
+class TestExtractionToAStore:
+    """Shard by shard; what was interrupted goes on."""
+
+    def test_the_store_holds_what_one_pass_gives(self, tmp_path, model, images) -> None:
+        whole = extract_features(model, images, batch_size=4)
+        stored = extract_to_store(model, images, tmp_path / "set", batch_size=4, shard_rows=6)
+        assert len(list((tmp_path / "set").glob("values-*.npy"))) == 3  # shards of 8: whole batches
+        np.testing.assert_array_equal(np.asarray(stored.values), whole.values)
+        for name in ("labels", "ids", "predictions"):
+            np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
+        assert stored.class_names == whole.class_names
+
+    def test_an_interrupted_extraction_goes_on_where_it_stopped(self, tmp_path, model, images) -> None:
+        undisturbed, interrupted = tmp_path / "one", tmp_path / "two"
+        extract_to_store(model, images, undisturbed, batch_size=4, shard_rows=4)
+
+        def stop(stage: str, done: int, total: int) -> None:
+            if done >= 12:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            extract_to_store(model, images, interrupted, batch_size=4, shard_rows=4, progress=stop)
+        passes = []
+        hook = model.register_forward_hook(lambda *_: passes.append(1))
+        extract_to_store(model, images, interrupted, batch_size=4, shard_rows=4)
+        hook.remove()
+        assert len(passes) == 3  # of six batches
+        assert contents(undisturbed) == contents(interrupted)
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [({"batch_size": 2}, "batch_size"), ({"dtype": "float16"}, "dtype"), ({"layer": "fc"}, "layer|width")],
+    )
+    def test_other_options_are_refused(self, tmp_path, model, images, change, named) -> None:
+        extract_to_store(model, images, tmp_path / "set", batch_size=4)
+        with pytest.raises(ValueError, match=f"begun with other inputs .*{named}.* differs"):
+            extract_to_store(model, images, tmp_path / "set", **{"batch_size": 4} | change)
+
+    def test_other_weights_or_images_are_refused(self, tmp_path, model, images, pixels, labels) -> None:
+        extract_to_store(model, images, tmp_path / "set")
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        with pytest.raises(ValueError, match=r"\(weights differs\)"):
+            extract_to_store(model, images, tmp_path / "set")
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+        extract_to_store(model, (inputs, labels), tmp_path / "arrays")
+        with pytest.raises(ValueError, match=r"\(data differs\)"):
+            extract_to_store(model, (inputs + 1, labels), tmp_path / "arrays")
+
+    def test_a_loader_is_refused(self, tmp_path, model, pixels, labels) -> None:
+        with pytest.raises(ValueError, match="pass its dataset"):
+            extract_to_store(model, DataLoader(as_tensors(pixels, labels)), tmp_path / "set")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -189,7 +189,7 @@ def test_native_calls_grow_to_the_wanted_length_and_no_further(monkeypatch):
     sizes = []
 
     class Slow:
-        def solve_hulls(self, points, base, owner, members, eps, **options):
+        def solve_hulls(self, points, base, storage, owner, members, eps, **options):
             sizes.append(len(members))
             time.sleep(1e-4 * len(members))
             s = len(members)
@@ -203,3 +203,30 @@ def test_native_calls_grow_to_the_wanted_length_and_no_further(monkeypatch):
     assert sizes[0] == 10
     assert max(sizes) <= 100  # 0.01 s at 1e-4 s each
     assert (result.status == IN).all()
+
+
+@pytest.mark.parametrize("mode", ["distance", "decide"])
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+def test_vertices_kept_in_16_bits_give_the_answers_of_their_float32(storage, mode):
+    torch = pytest.importorskip("torch", reason="numpy has no bfloat16")
+    rng = np.random.default_rng(5)
+    kept = torch.from_numpy(rng.normal(size=(300, 37)).astype(np.float32)).to(getattr(torch, storage))
+    wide = kept.float().numpy()
+    members = rng.integers(0, 300, (60, 24))
+    members[:, 20:] = -1
+    members[1::2, :8] = members[::2, :8]
+    members[1::2, 8:] = -1  # nested hulls of one point
+    owner = np.repeat(np.arange(30), 2)
+    points = wide[rng.integers(0, 300, 30)] * 0.5
+    for base in (kept, kept.numpy()) if storage == "float16" else (kept,):
+        expected, found = (solve_hulls(points, b, members, owner=owner, mode=mode) for b in (wide, base))
+        for name in ("status", "lower", "upper", "eps", "weights", "directions"):
+            assert np.array_equal(getattr(expected, name), getattr(found, name)), name
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+def test_infinite_vertices_kept_in_16_bits_are_invalid(storage):
+    torch = pytest.importorskip("torch", reason="numpy has no bfloat16")
+    base = torch.tensor([[0.0, 0], [1, 0], [float("inf"), 1]], dtype=getattr(torch, storage))
+    result = solve_hulls([[0.5, 1.0], [0.5, 1.0]], base, [[0, 1], [1, 2]])
+    assert result.status.tolist() == [OUT, INVALID]

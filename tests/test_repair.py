@@ -99,6 +99,35 @@ def test_dropping_leaves_memorised_flips_where_relabelling_removes_them(case: Ca
     assert np.array_equal(dropped.changed, case.flipped)
 
 
+def test_a_repair_trains_until_nothing_is_held_and_says_what_it_tried(case: Case) -> None:
+    repair = repair_model(case.network, case.inputs, case.labels, oracle(case))
+    assert [(a.epochs, a.held) for a in repair.attempts] == [(5, 0)]
+    # One sample whose correction contradicts eight copies of it in the clean set cannot be learnt: all three are tried,
+    # or two where the second closes no more than the first.
+    twins = torch.cat([case.inputs, case.inputs[:1].repeat(50, 1)])
+    labels = np.concatenate([case.labels, np.repeat(case.labels[:1], 50)])
+    stuck = repair_model(case.network, twins, labels, {0: int((labels[0] + 1) % 3)})
+    assert [a.held for a in stuck.attempts] == [1, 1]
+    assert len(stuck.history) == stuck.attempts[0].epochs == 5
+    assert (stuck.accuracy_before, stuck.rolled_back) == (None, False)
+
+
+def test_a_repair_that_costs_more_than_the_budget_is_rolled_back(case: Case) -> None:
+    wrong = {int(row): int((case.true_labels[row] + 1) % 3) for row in range(0, 300, 2)}
+    held_out = (case.inputs, case.true_labels)
+    options = {"held_out": held_out, "accuracy_budget": 0.05, "learning_rate": 0.1}
+    repair = repair_model(case.network, case.inputs, case.labels, wrong, **options)
+    assert repair.rolled_back
+    assert same(weights(case.network), weights(repair.model))
+    assert repair.accuracy_before == (predict(case.network, (case.inputs, None)) == case.true_labels).mean()
+    assert len(repair.attempts) == 3
+    assert all(a.accuracy < repair.accuracy_before - 0.05 and not a.within_budget for a in repair.attempts)
+    assert repr(repair) == "Repair(rolled back: none of 3 attempts stayed within the accuracy budget)"
+    kept = repair_model(case.network, case.inputs, case.labels, oracle(case), **options)
+    assert not kept.rolled_back
+    assert kept.attempts[-1].accuracy >= kept.accuracy_before - 0.05
+
+
 def test_the_given_model_and_labels_are_never_changed(case: Case) -> None:
     before, labels = weights(case.network), case.labels.copy()
     for scope in ("network", "head"):
@@ -210,6 +239,7 @@ def test_a_dataset_gives_the_same_repair_as_its_tensor_and_only_chosen_rows_are_
         ({"method": "retrain"}, ValueError, "pass retrain"),
         ({"epochs": 0}, ValueError, "epochs is 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate is 0.0"),
+        ({"accuracy_budget": 1.5}, ValueError, "accuracy_budget is 1.5: want a share"),
         ({"clean_samples": -1}, ValueError, "clean_samples is -1"),
         ({"method": "drop", "clean_samples": 0}, ValueError, "nothing is left"),
     ],
@@ -288,6 +318,8 @@ def test_verification_of_no_repair_finds_every_pocket_open(case: Case) -> None:
     check = verify_repair(case.network, case.network, case.inputs, case.labels, scan=case.scan, threads=1)
     assert check.pockets
     assert not check.all_closed
+    assert check.certain_held_after == (case.scan.scores.level == Level.CERTAIN).sum() > 0
+    assert check.verdict == "poisoned"
     assert all(pocket.held_after == pocket.held_before for pocket in check.pockets)
 
 
@@ -304,31 +336,34 @@ def test_corrected_samples_outside_every_pocket_are_checked(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("corrected", "held", "rescan", "verdict"),
+    ("corrected", "held", "certain", "rescan", "verdict"),
     [
-        (8, 0, "clean", "clean"),
-        (8, 1, "clean", "poisoned"),
-        (8, 0, "poisoned", "poisoned"),
-        (0, 0, "poisoned", "poisoned"),
-        (8, 0, "undecided", "undecided"),
-        (0, 0, "clean", "undecided"),
+        (8, 0, 0, "clean", "clean"),
+        (8, 1, 1, "clean", "poisoned"),
+        (8, 1, 0, "clean", "undecided"),
+        (8, 0, 0, "poisoned", "poisoned"),
+        (0, 0, 0, "poisoned", "poisoned"),
+        (8, 0, 0, "undecided", "undecided"),
+        (0, 0, 0, "clean", "undecided"),
     ],
 )
 def test_the_verdict_needs_something_checked_nothing_held_and_a_clean_scan(
-    corrected: int, held: int, rescan: Any, verdict: str
+    corrected: int, held: int, certain: int, rescan: Any, verdict: str
 ) -> None:
-    check = Verification(0.9, 0.9, None, None, corrected, corrected, held, (), (), Rescan(100, rescan, 0, 2))
+    check = Verification(0.9, 0.9, None, None, corrected, corrected, held, certain, (), (), Rescan(100, rescan, 0, 2))
     assert check.verdict == check.to_dict()["verdict"] == verdict
     assert repr(check).startswith(f"Verification({verdict}: ")
 
 
 @pytest.mark.parametrize(
-    ("verdict", "held", "flagged"), [("clean", 0, False), ("poisoned", 1, False), ("poisoned", 0, True)]
+    ("verdict", "held", "flagged"), [("clean", 0, False), ("undecided", 1, False), ("poisoned", 0, True)]
 )
-def test_an_open_pocket_or_target_makes_the_verdict_poisoned(verdict: str, held: int, flagged: bool) -> None:
+def test_a_pocket_open_for_review_is_undecided_and_an_open_target_poisoned(
+    verdict: str, held: int, flagged: bool
+) -> None:
     pocket = PocketCheck(1, 0, (3, 4), held_before=2, held_after=held)
     target = TargetCheck(7, 0, before=1, after=1 if flagged else 0, flagged_after=flagged)
-    check = Verification(0.9, 0.9, None, None, 2, 2, 0, (pocket,), (target,), Rescan(100, "clean", 0, 2))
+    check = Verification(0.9, 0.9, None, None, 2, 2, 0, 0, (pocket,), (target,), Rescan(100, "clean", 0, 2))
     assert check.verdict == verdict
 
 

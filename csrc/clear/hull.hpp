@@ -25,7 +25,7 @@ struct HullOptions {
 // Problem s asks about points.row(owner[s]) and the rows members.row(s) of base; -1 in members means "no vertex".
 struct HullProblems {
     MatrixView<float const> points;
-    MatrixView<float const> base;
+    StoredRows base;  // 16-bit rows must be finite; float32 rows need not be
     std::span<Index const> owner;
     MatrixView<Index const> members;
     std::span<double const> eps;  // per problem, or empty: 1e-5 * RMS radius; never below the float32 floor

@@ -29,6 +29,12 @@ struct StoredRows {
     Index rows = 0;
     Index cols = 0;
     Index stride = 0;
+
+    StoredRows() = default;
+    StoredRows(void const* first, Storage kind, Index n, Index width, Index step)
+        : data(first), storage(kind), rows(n), cols(width), stride(step) {}
+    StoredRows(MatrixView<float const> matrix)  // NOLINT(google-explicit-constructor): floats are one of the storages
+        : StoredRows(matrix.data, Storage::float32, matrix.rows, matrix.cols, matrix.stride) {}
 };
 
 }  // namespace clear

@@ -13,6 +13,7 @@
 #include "clear/isa.hpp"
 #include "clear/parallel.hpp"
 #include "hull_solver.hpp"
+#include "widen.hpp"
 
 namespace clear {
 namespace {
@@ -88,8 +89,10 @@ void read(HullProblems const& problems, Index s, hull::Problem& problem) {
     Index const* members = problems.members.row(s);
     for (Index j = 0; j < problems.members.cols; ++j) {
         if (members[j] < 0) continue;
-        ws.rows[static_cast<std::size_t>(problem.count)] = problems.base.row(members[j]);
-        ws.slots[static_cast<std::size_t>(problem.count++)] = j;
+        auto const at = static_cast<std::size_t>(problem.count++);
+        ws.rows[at] = widen_row(problems.base, members[j], ws.widened.data() + problems.base.cols * static_cast<Index>(at));
+        ws.vertices[at] = members[j];
+        ws.slots[at] = j;
     }
     problem.query = problems.points.row(problems.owner[static_cast<std::size_t>(s)]);
     for (Index t = 0; t < problem.dimension; ++t) ws.z[t] = static_cast<double>(problem.query[t]);
@@ -136,13 +139,14 @@ void fetch(HullProblems const& problems, Index s) {
     constexpr Index most = 1 << 14;  // elements: 64 KiB
     Index const d = problems.base.cols, k = problems.members.cols;
     if (k * d > most) return;
-    auto fetch_row = [d](float const* row) {
-        for (Index t = 0; t < d; t += 16) __builtin_prefetch(row + t);
+    auto fetch_row = [](void const* row, Index bytes) {
+        for (Index t = 0; t < bytes; t += 64) __builtin_prefetch(static_cast<char const*>(row) + t);
     };
+    Index const bytes = d * bytes_of(problems.base.storage);
     Index const* members = problems.members.row(s);
     for (Index j = 0; j < k; ++j)
-        if (members[j] >= 0) fetch_row(problems.base.row(members[j]));
-    fetch_row(problems.points.row(problems.owner[static_cast<std::size_t>(s)]));
+        if (members[j] >= 0) fetch_row(static_cast<char const*>(problems.base.data) + members[j] * problems.base.stride * bytes / d, bytes);
+    fetch_row(problems.points.row(problems.owner[static_cast<std::size_t>(s)]), 4 * d);
 }
 
 constexpr Index largest_block = 64;
@@ -200,7 +204,7 @@ void solve_hulls(HullProblems const& problems, HullOptions const& options, int t
     bool const families = std::ranges::adjacent_find(problems.owner) != problems.owner.end();
     parallel_for(s, block, threads, [&](Index begin, Index end, int worker) {
         auto& workspace = workspaces[static_cast<std::size_t>(worker)];
-        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d, families);
+        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d, families, problems.base.storage != Storage::float32);
         PlainFloats const plain;
         Order const order(problems, begin, end);
         for (Index n = 0; n < order.size; ++n) {

@@ -10,7 +10,7 @@ namespace clear::hull {
 void Problem::bequeath() {
     auto& family = ws.family;
     if (family.gram == nullptr || !keep) return;
-    std::copy_n(ws.rows.begin(), count, family.rows.begin());
+    std::copy_n(ws.vertices.begin(), count, family.vertices.begin());
     std::copy_n(ws.gram, count * ws.gram_stride, family.gram);
     std::copy_n(ws.square, count, family.square);
     std::copy_n(ws.norm, count, family.norm);
@@ -23,7 +23,7 @@ bool Problem::inherit() {
     auto const& family = ws.family;
     if (family.point != query || family.count < count) return false;
     for (Index i = 0, a = 0; i < count; ++i, ++a) {
-        while (a < family.count && family.rows[static_cast<std::size_t>(a)] != ws.rows[static_cast<std::size_t>(i)]) ++a;
+        while (a < family.count && family.vertices[static_cast<std::size_t>(a)] != ws.vertices[static_cast<std::size_t>(i)]) ++a;
         if (a == family.count) return false;
         ws.order[static_cast<std::size_t>(i)] = a;
     }

@@ -21,17 +21,18 @@
 
 namespace clear::hull {
 
-// Memory for problems of at most `vertices` rows of `dimension`; one for each worker, reused from problem to problem.
+// Memory for problems of at most `most` rows of `dimension`; one for each worker, reused from problem to problem.
 struct Workspace {
-    // families: whether several problems may ask about one point.
-    Workspace(Index vertices, Index dimension, bool families);
+    // families: whether several problems may ask about one point. widens: whether rows are kept in 16 bits.
+    Workspace(Index most, Index dimension, bool families, bool widens);
 
     Index stride;         // of w: dimension padded to 8
     Index gram_stride;    // largest vertex count of the Gram stages, padded
     Index factor_stride;  // largest affinely independent set, padded
 
     std::vector<float const*> rows;
-    std::vector<Index> slots, identity, support, active, order;
+    std::vector<float> widened;  // rows kept in 16 bits, in float32
+    std::vector<Index> vertices, slots, identity, support, active, order;
     std::vector<char> barred;
 
     double *z, *p, *best_p;                                          // d
@@ -45,7 +46,7 @@ struct Workspace {
     struct Family {
         float const* point = nullptr;
         Index count = 0;
-        std::vector<float const*> rows;
+        std::vector<Index> vertices;
         double *gram = nullptr, *square = nullptr, *norm = nullptr;
     } family;
 

@@ -16,19 +16,21 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 }  // namespace
 
-Workspace::Workspace(Index vertices, Index dimension, bool families)
+Workspace::Workspace(Index most, Index dimension, bool families, bool widens)
     : stride(pad(dimension)),
-      gram_stride(pad(std::min(vertices, std::max<Index>(dimension + 1, 64)))),
-      factor_stride(pad(std::min(vertices, dimension + 1) + 1)),
-      rows(size(vertices)),
-      slots(size(vertices)),
-      identity(size(vertices)),
-      support(size(vertices)),
-      active(size(vertices)),
-      order(size(vertices)),
-      barred(size(vertices)) {
+      gram_stride(pad(std::min(most, std::max<Index>(dimension + 1, 64)))),
+      factor_stride(pad(std::min(most, dimension + 1) + 1)),
+      rows(size(most)),
+      widened(widens ? size(most * dimension) : 0),
+      vertices(size(most)),
+      slots(size(most)),
+      identity(size(most)),
+      support(size(most)),
+      active(size(most)),
+      order(size(most)),
+      barred(size(most)) {
     std::iota(identity.begin(), identity.end(), Index{0});
-    Index const k = pad(vertices + 1);
+    Index const k = pad(most + 1);
     Index const floats = (dimension + 15) / 16 * 8, along_size = k / 2;  // in float64
     Index const square_matrices = (families ? 2 : 1) * gram_stride * gram_stride + factor_stride * factor_stride;
     Index const total = 3 * stride + floats + along_size + k * stride + 14 * k + square_matrices + 8;
@@ -47,7 +49,7 @@ Workspace::Workspace(Index vertices, Index dimension, bool families)
     gram = take(gram_stride * gram_stride);
     factor = take(factor_stride * factor_stride);
     if (!families) return;
-    family.rows.resize(size(vertices));
+    family.vertices.resize(size(most));
     family.gram = take(gram_stride * gram_stride);
     family.square = take(k);
     family.norm = take(k);

@@ -138,20 +138,73 @@ void search_segments(Request const& request, std::span<Index const> order, std::
                         distances.row(order[at(i)]), indices.row(order[at(i)]));
 }
 
-// The same for one small class, which is measured row by row.
-void search_small_class(Request const& request, std::span<Index const> order, Index label, int threads,
-                        MatrixView<double> distances, MatrixView<Index> indices) {
-    Index const m = static_cast<Index>(order.size());
-    int const workers = useful_threads(m, request.packed.class_size[at(label)], request.packed.rows->base.cols, threads);
+// Queries order[begin..end) that all search one class (-1: every row).
+struct Group {
+    Index label;
+    Index begin;
+    Index end;
+};
+
+std::span<Segment const> segments_for(PackedBase const& packed, Index label) {
+    return label < 0 ? std::span<Segment const>(packed.by_reach) : packed.segments_of(label);
+}
+
+// The panels of a class in a bundle; they hold rows of other classes too.
+Segment small_segment(PackedBase const& packed, Index label) {
+    return {packed.first_position[at(label)] / panel_rows, (packed.last_position[at(label)] + panel_rows - 1) / panel_rows,
+            packed.bundles[at(packed.bundle_of[at(label)])].segment.reach};
+}
+
+bool is_bundled(PackedBase const& packed, Index label) { return label >= 0 && packed.bundled(label); }
+
+Index panels_of(PackedBase const& packed, Index label) {
+    if (!is_bundled(packed, label)) return count_panels(segments_for(packed, label));
+    Segment const segment = small_segment(packed, label);
+    return segment.last_panel - segment.first_panel;
+}
+
+// One block of queries of one group, on one thread.
+void search_block(Workspace& work, Request const& request, std::span<Index const> order, Group const& block,
+                  MatrixView<double> distances, MatrixView<Index> indices) {
+    PackedBase const& packed = request.packed;
+    load_queries(work, request, order.data() + block.begin, block.end - block.begin);
+    bool const bundled = is_bundled(packed, block.label);
+    auto const segments = segments_for(packed, block.label);
+    if (bundled)
+        propose_bundle(work, small_segment(packed, block.label));
+    else
+        propose(work, segments, -1);
+    for (Index slot = 0; slot < work.slots; ++slot) {
+        Index const row = order[at(block.begin + slot)];
+        Index done = 0;
+        if (bundled)
+            decide_small_class(work, slot, block.label, done, distances.row(row), indices.row(row));
+        else
+            decide(work, slot, segments, -1, distances.row(row), indices.row(row));
+    }
+}
+
+// Every query searches the class of its group: the blocks of all groups are shared out among the threads.
+void search_groups(Request const& request, std::span<Index const> order, std::span<Group const> groups, int threads,
+                   MatrixView<double> distances, MatrixView<Index> indices) {
+    double work_rows = 0;
+    for (Group const& group : groups)
+        work_rows += static_cast<double>(group.end - group.begin) *
+                     static_cast<double>(panels_of(request.packed, group.label) * panel_rows);
+    bool const worth = work_rows * static_cast<double>(request.packed.rows->base.cols) >= small_work;
+    int const workers = worth ? threads : 1;
+    std::vector<Group> blocks;
+    for (Group const& group : groups) {
+        Index const panels = panels_of(request.packed, group.label);
+        Index const capacity = is_bundled(request.packed, group.label) ? panels * panel_rows : buffer_capacity(request.k, panels);
+        Index const block = block_size(group.end - group.begin, capacity, 1);
+        for (Index begin = group.begin; begin < group.end; begin += block)
+            blocks.push_back({group.label, begin, std::min(begin + block, group.end)});
+    }
     std::vector<Workspace> workspaces(at(workers));
-    parallel_for(m, most_queries, workers, [&](Index begin, Index end, int worker) {
+    parallel_for(static_cast<Index>(blocks.size()), 1, workers, [&](Index b, Index, int worker) {
         KeepDenormals const mode;
-        Workspace& work = workspaces[at(worker)];
-        load_queries(work, request, order.data() + begin, end - begin);
-        for (Index slot = 0; slot < work.slots; ++slot) {
-            Index const row = order[at(begin + slot)];
-            decide_small_class(work, slot, label, distances.row(row), indices.row(row));
-        }
+        search_block(workspaces[at(worker)], request, order, blocks[at(b)], distances, indices);
     });
 }
 
@@ -172,9 +225,13 @@ std::vector<Unit> units_of(PackedBase const& packed) {
 void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<double> distances, MatrixView<Index> indices) {
     Request const& request = *work.request;
     if (unit.bundle != nullptr) {
-        propose_bundle(work, *unit.bundle);
-        for (Index slot = 0; slot < work.slots; ++slot)
-            decide_bundle(work, slot, *unit.bundle, distances.row(begin + slot), indices.row(begin + slot));
+        propose_bundle(work, unit.bundle->segment);
+        for (Index slot = 0; slot < work.slots; ++slot) {
+            Index done = 0;
+            for (Index const c : unit.bundle->classes)
+                decide_small_class(work, slot, c, done, distances.row(begin + slot) + c * request.k,
+                                   indices.row(begin + slot) + c * request.k);
+        }
         return;
     }
     std::span<Segment const> const segments = request.packed.segments_of(unit.label);
@@ -227,18 +284,16 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
     std::iota(order.begin(), order.end(), Index{0});
     std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return within[at(a)] < within[at(b)]; });
     Request const request{*packed_, kernels_of(current_isa()), queries, exclude, {}, distances.cols};
-    for (std::size_t begin = 0; begin < order.size();) {
-        Index const label = within[at(order[begin])];
-        std::size_t end = begin;
-        while (end < order.size() && within[at(order[end])] == label) ++end;
-        auto const group = std::span(order).subspan(begin, end - begin);
-        if (label >= 0 && packed_->bundled(label))
-            search_small_class(request, group, label, threads, distances, indices);
-        else
-            search_segments(request, group, label < 0 ? std::span<Segment const>(packed_->by_reach) : packed_->segments_of(label),
-                            threads, distances, indices);
-        begin = end;
+    std::vector<Group> groups;
+    for (Index i = 0; i < queries.rows; ++i) {
+        Index const label = std::max<Index>(within[at(order[at(i)])], -1);
+        if (groups.empty() || groups.back().label != label) groups.push_back({label, i, i});
+        groups.back().end = i + 1;
     }
+    if (groups.size() == 1 && !is_bundled(*packed_, groups[0].label))
+        search_segments(request, order, segments_for(*packed_, groups[0].label), threads, distances, indices);
+    else
+        search_groups(request, order, groups, threads, distances, indices);
     restore_sign(packed_->rows->metric, distances);
 }
 

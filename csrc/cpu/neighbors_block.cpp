@@ -258,39 +258,30 @@ void decide(Workspace& work, Index slot, std::span<Segment const> segments, Inde
     write_nearest(work, slot, distances, indices);
 }
 
-void propose_bundle(Workspace& work, Bundle const& bundle) {
-    open_buffers(work, (bundle.segment.last_panel - bundle.segment.first_panel) * panel_rows, -1);
-    scan_segment(work, bundle.segment);
+void propose_bundle(Workspace& work, Segment const& segment) {
+    open_buffers(work, (segment.last_panel - segment.first_panel) * panel_rows, -1);
+    scan_segment(work, segment);
 }
 
-void decide_bundle(Workspace& work, Index slot, Bundle const& bundle, double* distances, Index* indices) {
-    Request const& request = *work.request;
-    bool const scored = work.scaled[at(slot)].length <= farthest_scored;
-    std::int32_t const* const positions = work.block.positions + slot * work.block.stride;
-    Index done = 0;  // the buffer holds the rows in the order of their positions
-    for (Index const label : bundle.classes) {
-        Index const first = done;
-        while (done < work.count[at(slot)] && positions[done] < request.packed.last_position[at(label)]) ++done;
-        bool const skipped = request.skips(work.order[slot], label);
-        if (!scored && !skipped) {
-            decide_small_class(work, slot, label, distances + label * request.k, indices + label * request.k);
-            continue;
-        }
-        if (done > first && !skipped) {
-            auto const chosen = choose(work, slot, first, done - first);
-            measure_into(work, slot, chosen.data(), static_cast<Index>(chosen.size()), work.found);
-        }
-        write_nearest(work, slot, distances + label * request.k, indices + label * request.k);
-    }
-}
-
-void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices) {
+void decide_small_class(Workspace& work, Index slot, Index label, Index& done, double* distances, Index* indices) {
     PackedBase const& packed = work.request->packed;
-    std::int32_t* const positions = work.chosen.data();
-    Index count = 0;
-    for (Index p = packed.first_position[at(label)]; p < packed.last_position[at(label)]; ++p)
-        if (packed.holds(p)) positions[count++] = static_cast<std::int32_t>(p);
-    measure_into(work, slot, positions, count, work.found);
+    std::int32_t const* const positions = work.block.positions + slot * work.block.stride;
+    Index const begin = packed.first_position[at(label)];
+    Index const end = packed.last_position[at(label)];
+    while (done < work.count[at(slot)] && positions[done] < begin) ++done;
+    Index const first = done;
+    while (done < work.count[at(slot)] && positions[done] < end) ++done;
+    if (work.request->skips(work.order[slot], label)) {
+        // Nothing.
+    } else if (work.scaled[at(slot)].length > farthest_scored) {
+        Index count = 0;
+        for (Index p = begin; p < end; ++p)
+            if (packed.holds(p)) work.chosen[at(count++)] = static_cast<std::int32_t>(p);
+        measure_into(work, slot, work.chosen.data(), count, work.found);
+    } else if (done > first) {
+        auto const chosen = choose(work, slot, first, done - first);
+        measure_into(work, slot, chosen.data(), static_cast<Index>(chosen.size()), work.found);
+    }
     write_nearest(work, slot, distances, indices);
 }
 

@@ -58,13 +58,11 @@ void propose(Workspace& work, std::span<Segment const> segments, Index label);
 // Writes the k nearest rows of one query, in order, from its buffer.
 void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices);
 
-// Collects all rows of a bundle in every slot's buffer.
-void propose_bundle(Workspace& work, Bundle const& bundle);
+// Collects all rows of some panels of a bundle in every slot's buffer, in the order of their positions.
+void propose_bundle(Workspace& work, Segment const& segment);
 
-// Writes the k nearest rows of one query within each class of the bundle; class c at c * k.
-void decide_bundle(Workspace& work, Index slot, Bundle const& bundle, double* distances, Index* indices);
-
-// Writes the k nearest rows of one query within one class of a bundle, by measuring all of them.
-void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices);
+// Writes the k nearest rows of one query within one class of a bundle. `done`: entries of the buffer already seen, 0 at
+// first; the classes of a bundle come in their order.
+void decide_small_class(Workspace& work, Index slot, Index label, Index& done, double* distances, Index* indices);
 
 }  // namespace clear

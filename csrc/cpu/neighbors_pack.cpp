@@ -177,6 +177,7 @@ void plan_bundles(PackedBase& packed, std::vector<Members> const& classes, Index
             packed.first_position[at(c)] = position;
             position += static_cast<Index>(classes[at(c)].size());
             packed.last_position[at(c)] = position;
+            packed.bundle_of[at(c)] = static_cast<Index>(packed.bundles.size());
             bundle.classes.push_back(c);
             bundle.segment.reach = reach;
         }
@@ -223,6 +224,7 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
     packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
     packed.first_position.assign(classes.size(), 0);
     packed.last_position.assign(classes.size(), 0);
+    packed.bundle_of.assign(classes.size(), -1);
     plan_bundles(packed, classes, panels);
     require(panels * panel_rows < std::numeric_limits<std::int32_t>::max(), "base has ", rows.size(),
             " rows: want fewer than 2^31, split it");
@@ -256,6 +258,7 @@ PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> foun
     picked.bundles = whole.bundles;
     picked.first_position = whole.first_position;
     picked.last_position = whole.last_position;
+    picked.bundle_of = whole.bundle_of;
     for (std::size_t position = 0; position < picked.half.size(); ++position) {
         Index const row = whole.rows->row_of[position];
         if (row < 0 || found[at(row)] == 0) picked.half[position] = -std::numeric_limits<float>::infinity();

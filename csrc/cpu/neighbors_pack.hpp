@@ -65,6 +65,7 @@ struct PackedBase {
     std::vector<Bundle> bundles;
     // Positions of class c where it is in a bundle; it then has no segments: [first_position[c], last_position[c])
     std::vector<Index> first_position, last_position;
+    std::vector<Index> bundle_of;  // and in which, -1 where in none
 
     std::span<Segment const> segments_of(Index label) const {
         auto const c = static_cast<std::size_t>(label);

@@ -6,9 +6,9 @@ namespace clear::python {
 void bind_hull(py::module_& module) {
     module.def(
         "solve_hulls",
-        [](Array<float> points, Array<float> base, Array<Index> owner, Array<Index> members, Array<double> eps,
+        [](Array<float> points, py::array base, std::string const& storage, Array<Index> owner, Array<Index> members, Array<double> eps,
            bool decide, double relative_tolerance, bool certificates, int threads, Array<double> start) {
-            HullProblems const problems{matrix(points, "points"),   matrix(base, "base"), vector(owner, "owner"),
+            HullProblems const problems{matrix(points, "points"),   stored_rows(base, storage, "base"), vector(owner, "owner"),
                                         matrix(members, "members"), vector(eps, "eps"),   matrix(start, "start")};
             Index const s = problems.members.rows;
             Index const k = certificates ? problems.members.cols : 0;
@@ -25,7 +25,7 @@ void bind_hull(py::module_& module) {
             }
             return py::make_tuple(status, lower, upper, used_eps, weights, directions);
         },
-        py::arg("points").noconvert(), py::arg("base").noconvert(), py::arg("owner").noconvert(),
+        py::arg("points").noconvert(), py::arg("base").noconvert(), py::arg("storage"), py::arg("owner").noconvert(),
         py::arg("members").noconvert(), py::arg("eps").noconvert(), py::arg("decide"), py::arg("relative_tolerance"),
         py::arg("certificates"), py::arg("threads"), py::arg("start").noconvert() = Array<double>(std::vector<py::ssize_t>{0, 0}));
 }

@@ -70,7 +70,7 @@ struct Batch {
 
     void solve(HullMode mode, int threads) {
         HullProblems problems{
-            {points.data(), s, d, d}, {base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, wanted_eps};
+            {points.data(), s, d, d}, MatrixView<float const>{base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, wanted_eps};
         if (!start.empty()) problems.start = {start.data(), s, k, k};
         HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
         solve_hulls(problems, {mode, 1e-4}, threads, results);

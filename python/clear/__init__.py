@@ -1,7 +1,8 @@
 """Find and repair triggerless (sample-targeted) backdoors.
 
-`scan` looks for pockets in a labelled training set, `probe` at incoming samples; `repair_model` closes the pockets and
-`verify_repair` checks it; `write_report` shows it. Underneath: exact nearest neighbours and certified convex hulls.
+`scan` looks for pockets in a labelled training set, `probe` at incoming samples, `review` at those of a model whose
+training set is not at hand; `repair_model` closes the pockets and `verify_repair` checks it; `write_report` shows it.
+Underneath: exact nearest neighbours and certified convex hulls.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from clear.check import check_hull, check_report
 from clear.config import ScanConfig
 from clear.data import Features, open_features, save_features
 from clear.detect import probe, scan
-from clear.errors import BackendUnavailable, ClearError, MissingExtra, MissingName, UnsafeFile, need
+from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingExtra, MissingName, UnsafeFile, need
+from clear.export import export_scores
+from clear.extraction import extract_to_store
 from clear.features import extract_features, predict
+from clear.guard import Answers, Guard
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.images import ImageDataset, open_images
 from clear.models import layer_names, load_model
@@ -26,6 +30,7 @@ from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
 from clear.report import read_report, write_report
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
+from clear.review import ReviewFlag, ReviewResult, review
 from clear.shared_hull import SharedHull, SharedHullResult
 
 if TYPE_CHECKING:
@@ -35,16 +40,19 @@ if TYPE_CHECKING:
     from clear.verify import verify_repair as verify_repair
 
 __all__ = [
+    "Answers",
     "Approximate",
     "BackendUnavailable",
     "ClearError",
     "Features",
     "Flag",
+    "Guard",
     "HullEvidence",
     "HullResult",
     "HullStatus",
     "ImageDataset",
     "Level",
+    "LimitReached",
     "MissingExtra",
     "MissingName",
     "NeighborIndex",
@@ -53,6 +61,8 @@ __all__ = [
     "Pocket",
     "ProbeResult",
     "Reference",
+    "ReviewFlag",
+    "ReviewResult",
     "ScanConfig",
     "ScanResult",
     "Scores",
@@ -63,7 +73,9 @@ __all__ = [
     "build_info",
     "check_hull",
     "check_report",
+    "export_scores",
     "extract_features",
+    "extract_to_store",
     "find_neighbors",
     "layer_names",
     "load_model",
@@ -73,6 +85,7 @@ __all__ = [
     "predict",
     "probe",
     "read_report",
+    "review",
     "save_features",
     "scan",
     "solve_hulls",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from clear._rows import ShardedRows
 
 __all__ = ["as_features", "as_ids", "as_labels", "as_threads", "blocks", "first_nonfinite_rows"]
 
@@ -23,9 +25,11 @@ def blocks(n: int, row_bytes: int, *, budget: int = BLOCK_BYTES) -> Iterator[sli
 
 
 def to_numpy(value: Any) -> npt.NDArray[Any]:
-    """View NumPy arrays, memory maps, sequences and CPU tensors (bfloat16 widened) as an array."""
+    """View NumPy arrays, memory maps, sharded rows, sequences and CPU tensors (bfloat16 widened) as an array."""
     if isinstance(value, np.ndarray):
         return value
+    if isinstance(value, ShardedRows):  # stays in its files: whoever reads it in blocks need not know
+        return cast("npt.NDArray[Any]", value)
     if type(value).__module__.partition(".")[0] == "torch":
         tensor = value.detach().cpu()
         return np.asarray(tensor.float().numpy() if "bfloat16" in str(tensor.dtype) else tensor.numpy())

@@ -69,7 +69,8 @@ class Backend(Protocol):
     def solve_hulls(
         self,
         points: Rows,
-        base: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
         owner: Ints,
         members: Ints,
         eps: Floats,
@@ -109,7 +110,8 @@ class CpuBackend:
     def solve_hulls(
         self,
         points: Rows,
-        base: Rows,
+        base: npt.NDArray[Any],
+        storage: str,
         owner: Ints,
         members: Ints,
         eps: Floats,
@@ -119,7 +121,9 @@ class CpuBackend:
         certificates: bool,
         threads: int,
     ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]:
-        return _core.solve_hulls(points, base, owner, members, eps, decide, relative_tolerance, certificates, threads)
+        return _core.solve_hulls(
+            points, base, storage, owner, members, eps, decide, relative_tolerance, certificates, threads
+        )
 
 
 def get_backend(device: str = "auto") -> Backend:

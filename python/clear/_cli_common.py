@@ -6,9 +6,12 @@ import ast
 import functools
 import inspect
 import json
+import re
 import sys
 import textwrap
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,17 +33,21 @@ __all__ = [
     "LabelsOption",
     "PredictionsOption",
     "ThreadsOption",
+    "as_bytes",
     "one_line",
     "print_json",
     "printable",
     "show_progress",
+    "warned",
     "with_settings",
 ]
 
 CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
 STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
 
-FeaturesArgument = Annotated[Path, typer.Argument(help="Features: .npy, .npz or .parquet.", show_default=False)]
+FeaturesArgument = Annotated[
+    Path, typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder).", show_default=False)
+]
 LabelsOption = Annotated[
     Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
 ]
@@ -74,6 +81,27 @@ def one_line(error: BaseException) -> str:
 def print_json(value: Any) -> None:
     """Print JSON on standard output, in ASCII, with numbers spelled as in reports."""
     typer.echo(json.dumps(spelled(value), indent=2, default=str))
+
+
+def as_bytes(text: str, name: str) -> int:
+    """Bytes of a size such as 4GiB, 500MB or 1000000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{name} is {text!r}: want a size such as 4GiB, 500MB or 1000000 (bytes)")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+@contextmanager
+def warned() -> Iterator[None]:
+    """Show warnings of the library as single lines on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                typer.echo(f"clear-pockets: {printable(warning.message)}", err=True)
 
 
 def show_progress() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clear._cli_common import CLEAN, STATUS, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear._cli_common import CLEAN, STATUS, UNDECIDED, JsonOption, ThreadsOption, print_json, printable, show_progress
 from clear._files import atomic_write, require_writable
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -54,10 +55,17 @@ LayerOption = Annotated[
 ProbedOption = Annotated[
     Path | None, typer.Option(help="Images that were probed, for the report of a probe.", show_default=False)
 ]
+HeldOutOption = Annotated[
+    Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
+]
 OnlyCertainOption = Annotated[
     bool, typer.Option("--only-certain", help="Act on the certain samples alone, not on those offered for review.")
 ]
 OutFile = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
+OutFeatures = Annotated[
+    Path,
+    typer.Option(help="File (.npy, .npz, .parquet), or directory of a feature store, to write.", show_default=False),
+]
 
 
 def demo(
@@ -88,33 +96,36 @@ def features(
     images: ImagesArgument,
     *,
     architecture: ArchitectureOption,
-    out: OutFile,
+    out: OutFeatures,
     layer: LayerOption = None,
     classes: ClassesOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Images in a shard of a feature store.")] = 1 << 16,
     json: JsonOption = False,
 ) -> int:
     """Save what one layer of a network says about images.
 
     This is the input of plan, scan, probe and check.
 
+    With a directory for --out (a name without a suffix) it is a feature store, written shard by shard: after an
+    interruption the same command goes on.
+
     Example: clear-pockets features net.safetensors train.parquet --architecture resnet20 --out train.npy
     """
     need("torch", extra="torch")
     require_writable(out.parent)
     from clear.data import save_features
+    from clear.extraction import extract_to_store
     from clear.features import extract_features
 
-    taken = extract_features(
-        _load(weights, architecture, classes),
-        _open(images),
-        layer=layer,
-        batch_size=batch_size,
-        device=device,
-        progress=show_progress(),
-    )
-    save_features(taken, out)
+    options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "progress": show_progress()}
+    model, dataset = _load(weights, architecture, classes), _open(images)
+    if out.suffix == "":
+        taken = extract_to_store(model, dataset, out, shard_rows=shard_rows, **options)
+    else:
+        taken = extract_features(model, dataset, **options)
+        save_features(taken, out)
     facts = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
     print_json(facts) if json else typer.echo(f"{printable(out)}: {taken!r}")
     return CLEAN
@@ -134,8 +145,13 @@ def repair(
     only_certain: OnlyCertainOption = False,
     probed: ProbedOption = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data; default: the scope's.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Passes over the data; default: as many as it takes.", show_default=False),
     ] = None,
+    held_out: HeldOutOption = None,
+    accuracy_budget: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest loss of accuracy on --held-out; beyond it nothing is changed.")
+    ] = 0.01,
     classes: ClassesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and order of samples.")] = 0,
     json: JsonOption = False,
@@ -143,6 +159,7 @@ def repair(
     """Fine-tune a network so that the pockets found close.
 
     Flagged samples are relabelled as the report suggests, or dropped (what a network has memorised then mostly stays).
+    With --held-out, a repair that costs more accuracy than --accuracy-budget is not written (exit code 2).
 
     Example: clear-pockets repair net.safetensors train.parquet out --architecture resnet20 --out fixed.safetensors
     """
@@ -166,18 +183,29 @@ def repair(
         level=_level(only_certain),
         probed=None if probed is None else _open(probed),
         epochs=epochs,
+        held_out=_labelled(held_out),
+        accuracy_budget=accuracy_budget,
         seed=seed,
         progress=show_progress(),
     )
-    _save(fixed.model, out)
+    if not fixed.rolled_back:
+        _save(fixed.model, out)
     facts = {
-        "weights": str(out),
+        "weights": None if fixed.rolled_back else str(out),
         "method": method.value,
         "changed": fixed.changed.tolist(),
         "epochs": len(fixed.history),
+        "accuracy_before": fixed.accuracy_before,
+        "attempts": [asdict(attempt) for attempt in fixed.attempts],
+        "rolled_back": fixed.rolled_back,
     }
-    print_json(facts) if json else typer.echo(f"{printable(out)}: {fixed!r}; now run verify")
-    return CLEAN
+    if json:
+        print_json(facts)
+    elif fixed.rolled_back:
+        typer.echo(f"{fixed!r}; {printable(out)} is not written")
+    else:
+        typer.echo(f"{printable(out)}: {fixed!r}; now run verify")
+    return UNDECIDED if fixed.rolled_back else CLEAN
 
 
 def verify(
@@ -188,9 +216,7 @@ def verify(
     *,
     architecture: ArchitectureOption,
     only_certain: OnlyCertainOption = False,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
-    ] = None,
+    held_out: HeldOutOption = None,
     probed: ProbedOption = None,
     extractor: Annotated[
         Path | None,
@@ -216,7 +242,7 @@ def verify(
     from clear.repair import find_corrections
     from clear.verify import verify_repair
 
-    dataset, clean = _open(images), None if held_out is None else _open(held_out)
+    dataset = _open(images)
     labels = _labels(dataset, result)
     found = find_corrections(result, len(labels), level=_level(only_certain))
     corrected = labels.copy()
@@ -231,7 +257,7 @@ def verify(
         scan=result if isinstance(result, ScanResult) and len(found.rows) else None,
         probe=result if isinstance(result, ProbeResult) else None,
         probed=None if probed is None else _open(probed),
-        held_out=None if clean is None else (clean, clean.labels),
+        held_out=_labelled(held_out),
         extractor=None if extractor is None else _load(extractor, architecture, classes),
         layer=layer,
         config=result.config,
@@ -267,6 +293,14 @@ def _open(images: Path) -> Any:
     from clear.images import open_images
 
     return open_images(images)
+
+
+def _labelled(images: Path | None) -> tuple[Any, Any] | None:
+    """Images with their labels."""
+    if images is None:
+        return None
+    opened = _open(images)
+    return opened, opened.labels
 
 
 def _save(model: Any, path: Path) -> None:

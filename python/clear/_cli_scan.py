@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +16,41 @@ from clear._cli_common import (
     LabelsOption,
     PredictionsOption,
     ThreadsOption,
+    as_bytes,
     print_json,
     printable,
     show_progress,
+    warned,
     with_settings,
 )
 from clear._files import require_writable
 from clear.config import ScanConfig
+from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
 
 __all__ = ["probe", "scan"]
 
 LISTED = 10
 
+
+class Where(StrEnum):
+    """Where pieces of work are done."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory for the scores of all samples as partitioned Parquet.", show_default=False),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the report (made if needed; a report in it is replaced).", show_default=False),
+]
+WorkdirOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory for finished pieces of work: an interrupted scan goes on.", show_default=False),
 ]
 ImagesOption = Annotated[
     Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", show_default=False)
@@ -43,14 +63,32 @@ def scan(
     *,
     labels: LabelsOption = None,
     out: OutOption = None,
+    parquet: ParquetOption = None,
     images: ImagesOption = None,
     threads: ThreadsOption = None,
+    workdir: WorkdirOption = None,
+    piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
+    engine: Annotated[Where, typer.Option(help="Where pieces are measured.")] = Where.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Refuse (exit code 4) a scan that needs more: 4GiB, 500MB, ...", show_default=False),
+    ] = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
     """Find planted or mislabelled samples in a training set.
 
     Reports pockets of the decision boundary, and the label that their samples should have.
+
+    With --workdir, an interrupted scan goes on where it stopped when the same command is given again.
 
     Exit code 0: clean, 1: poisoned, 2: undecided.
 
@@ -60,8 +98,26 @@ def scan(
     from clear.detect import scan as run_scan
 
     pictures = _prepare_report(out, images)
+    if parquet is not None:
+        need("pyarrow.parquet", extra="data")
     opened = open_features(features, labels=labels)
-    result = run_scan(opened, config=config, threads=threads, progress=show_progress())
+    with warned():
+        result = run_scan(
+            opened,
+            config=config,
+            threads=threads,
+            progress=show_progress(),
+            workdir=workdir,
+            piece_rows=piece_rows,
+            engine=engine.value,
+            address=address,
+            max_seconds=max_seconds,
+            max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
+        )
+    if parquet is not None:
+        from clear.export import export_scores
+
+        export_scores(result, parquet)
     return _finish(result, out, json=json, images=pictures, features_path=features)
 
 

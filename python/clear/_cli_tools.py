@@ -84,7 +84,7 @@ def plan(
     json: JsonOption = False,
     config: ScanConfig,
 ) -> None:
-    """Estimate time and memory of a scan.
+    """Estimate time, memory and disk of a scan, stage by stage.
 
     Example: clear-pockets plan train.npy --labels labels.npy
     """
@@ -99,9 +99,10 @@ def plan(
         print_json(estimate.to_dict())
         return
     typer.echo(f"{estimate.n_samples} samples x {estimate.n_features} features, {estimate.n_classes} classes")
-    for stage in estimate.stages:
-        typer.echo(f"  {stage.name:<12} {stage.seconds:9.1f} s   {stage.peak_bytes / 2**20:9.0f} MiB")
-    typer.echo(f"  {'total':<12} {estimate.seconds:9.1f} s   {estimate.peak_bytes / 2**20:9.0f} MiB at most")
+    rows = [(stage.name, stage.seconds, stage.peak_bytes, stage.disk_bytes) for stage in estimate.stages]
+    typer.echo(f"  {'stage':<12} {'seconds':>9} {'memory':>13} {'disk':>13}   (disk: with --workdir)")
+    for name, seconds, memory, disk in [*rows, ("total", estimate.seconds, estimate.peak_bytes, estimate.disk_bytes)]:
+        typer.echo(f"  {name:<12} {seconds:9.1f} {memory / 2**20:9.0f} MiB {disk / 2**20:9.1f} MiB")
 
 
 def check(

@@ -85,7 +85,8 @@ def measure_candidates(
 ) -> None: ...
 def solve_hulls(
     points: npt.NDArray[np.float32],
-    base: npt.NDArray[np.float32],
+    base: npt.NDArray[Any],
+    storage: str,
     owner: npt.NDArray[np.int64],
     members: npt.NDArray[np.int64],
     eps: npt.NDArray[np.float64],

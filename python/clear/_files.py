@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +16,17 @@ from typing import BinaryIO
 
 from clear.errors import UnsafeFile
 
-__all__ = ["atomic_write", "check_expansion", "open_regular", "require_writable", "sha256"]
+__all__ = [
+    "MANIFEST",
+    "atomic_write",
+    "check_expansion",
+    "open_regular",
+    "remove_leftovers",
+    "require_writable",
+    "sha256",
+]
 
+MANIFEST = "manifest.json"
 EXPANSION_FREE = 1 << 30
 EXPANSION_RATIO = 100
 
@@ -37,7 +49,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     OSError
         The directory is missing or cannot be written to (`FileNotFoundError`, `PermissionError`, ...), or `path` is
-        not a regular file. Errors of the block, KeyboardInterrupt included, pass through unchanged.
+        not a regular file. Errors of the block, KeyboardInterrupt included, pass through; an OSError
+        that names no file (a full disk) gets `path`.
 
     Examples
     --------
@@ -63,9 +76,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.filename is not None:
+            raise
+        reason = error.strerror or f"{error} (is the disk full?)"
+        raise OSError(error.errno or errno.EIO, f"cannot write: {reason}", str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(directory: str | os.PathLike[str], age: float = 3600.0) -> None:
+    """Remove what killed writers have left in a directory: partial files not written to for `age` seconds."""
+    for path in Path(directory).glob(".*.partial*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > age:
+                path.unlink()
 
 
 def require_writable(directory: str | os.PathLike[str]) -> None:
@@ -75,8 +102,9 @@ def require_writable(directory: str | os.PathLike[str]) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits. Reads it once, in blocks."""
-    with open(path, "rb") as file:
+    """Return the SHA-256 of a file in hexadecimal digits; of a folder: of its manifest, which has the parts'."""
+    place = Path(path)
+    with open(place / MANIFEST if place.is_dir() else place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

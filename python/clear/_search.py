@@ -122,6 +122,7 @@ def search_tiles(
                     found[1][found[1] >= 0] += tile.start
                     _merge(distances[part], indices[part], *found, largest)
                 advance(part.stop - part.start)
+            del tile  # before the next one is packed
     return distances, indices
 
 

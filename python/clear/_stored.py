@@ -52,16 +52,22 @@ class StoredRows:
         return (np.ascontiguousarray(values).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def as_stored(value: Any, name: str, *, width: int | None = None) -> StoredRows:
-    """Check features, (n, d) and finite, without changing how they are kept."""
+def as_stored(value: Any, name: str, *, width: int | None = None, finite: bool = True) -> StoredRows:
+    """Check features, (n, d), without changing how they are kept.
+
+    Finite, or where they need not be: widened to float32 if they are not, because native code reads 16 bits as finite.
+    """
     bits = _bfloat16_bits(value)
     if bits is None:
-        return StoredRows(as_features(value, name, width=width), False)
+        rows = StoredRows(as_features(value, name, width=width, finite=finite), False)
+        if finite or rows.storage == "float32" or np.isfinite(rows.values).all():
+            return rows
+        return StoredRows(rows.widen(), False)
     as_features(bits.view(np.float16), name, width=width, finite=False)  # checks the shape
     rows = StoredRows(bits, True)
     for block in blocks(len(bits), bits.shape[1] * 2):
         if ((bits[block] & BFLOAT16_EXPONENT) == BFLOAT16_EXPONENT).any():
-            as_features(rows.widen(), name)  # raises, and names the rows
+            return StoredRows(as_features(rows.widen(), name, finite=finite), False)  # or raises, and names the rows
     return rows
 
 

@@ -177,7 +177,8 @@ def _check_digests(report: Any, folder: Path, paths: dict[str, str | Path | None
 
 
 def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
+    place = Path(path)
+    with open(place / "manifest.json" if place.is_dir() else place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import typer
 
 from clear import _cli_models as models
+from clear import _cli_review as reviews
 from clear import _cli_scan as scans
 from clear import _cli_tools as tools
 from clear._cli_common import CANCELLED, LIMIT, REFUSED, USAGE, one_line, printable
-from clear.errors import ClearError
+from clear.errors import ClearError, LimitReached
 
 __all__ = ["app", "main"]
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     help="Find and repair triggerless backdoors: training samples planted so that one input is misclassified.\n\n"
     "Start with `demo`; then `scan` your training features, read the report, `repair` and `verify`.",
     epilog="Exit codes: 0 clean or done, 1 poisoned or not repaired, 2 undecided, 3 refused input or file, "
-    "4 out of memory, 64 wrong usage, 130 interrupted.",
+    "4 out of memory or time, 64 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +37,7 @@ for command in (
     tools.plan,
     scans.scan,
     scans.probe,
+    reviews.review,
     models.repair,
     models.verify,
     tools.check,
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ClearError, ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        return _stop(one_line(error), REFUSED)
+        return _stop(one_line(error), LIMIT if isinstance(error, LimitReached) else REFUSED)
     except Exception as error:
         if not isinstance(error, USAGE_ERROR):
             raise

@@ -30,6 +30,8 @@ Floats = npt.NDArray[np.float64]
 
 FLOOR = 1e-6
 """Added to hull distances (of unit rows) before the logarithm."""
+NEAREST_MATES = 4
+"""Mates that are kept: a sample's score is supported by theirs (`pockets.group_scores`)."""
 BLOCK_BYTES = 64 << 20
 """Working memory of one block of samples; the number of classes only changes how many samples a block has."""
 
@@ -48,6 +50,8 @@ class Wrap:
     """float64 (m,): distance to the nearest other hull; nan when not asked for."""
     other_label: Ints
     """int64 (m,): whose hull that is; -1 when not asked for."""
+    mates: Ints
+    """int64 (m, NEAREST_MATES): the nearest rows of the label, nearest first; -1 where there are fewer."""
 
 
 def collapse(wrap: Wrap, scale: int) -> Floats:
@@ -92,6 +96,7 @@ def measure(
         [np.zeros(m, np.int64) for _ in scales],
         nothing,
         np.full(m, -1),
+        np.full((m, NEAREST_MATES), -1),
     )
     size = reference.config.hull_size
     row_bytes = 16 * (size + max(s.mates for s in scales)) + (24 * size * reference.n_classes if others else 0)
@@ -114,7 +119,9 @@ def _measure_block(
     block: slice,
 ) -> None:
     """Fill `wrap` for one block."""
-    for i, (pocket, own) in enumerate(vertices(reference, points, labels, exclude, scales)):
+    mates, hulls = vertices(reference, points, labels, exclude, scales)
+    wrap.mates[block] = mates[:, :NEAREST_MATES]
+    for i, (pocket, own) in enumerate(hulls):
         wrap.pocket[i][block] = _distances(reference, points, pocket)
         wrap.own[i][block] = _distances(reference, points, own)
         wrap.own_size[i][block] = (own >= 0).sum(axis=1)
@@ -125,8 +132,8 @@ def _measure_block(
 
 def vertices(
     reference: Reference, points: Rows, labels: Ints, exclude: Ints, scales: tuple[Scale, ...]
-) -> list[tuple[Ints, Ints]]:
-    """Return, per scale, the rows that span the pocket (m, tight) and the own hull after peeling (m, hull_size).
+) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+    """Return the mates (m, most), and per scale the rows of the pocket (m, tight) and of the peeled own hull (m, size).
 
     -1 marks an absent vertex. In a label with few samples at most half of them are peeled, so that some are left.
     """
@@ -142,7 +149,7 @@ def vertices(
         peeled = np.where(np.arange(scale.mates) < peeled_count[:, None], mates.indices[:, : scale.mates], -1)
         pocket = np.ascontiguousarray(peeled[:, : scale.tight])
         result.append((pocket, _without(pool, peeled, reference.config.hull_size)))
-    return result
+    return mates.indices, result
 
 
 def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:
@@ -189,7 +196,7 @@ def evidence(
     """Solve the three hulls of each point again, with weights: what a report shows and a checker verifies."""
     if len(points) == 0:
         return []
-    ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
+    _, ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
     _, other_label, other = nearest_other(reference, points, labels)
     found: list[list[HullEvidence]] = [[] for _ in range(len(points))]
     for role, rows, label in (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)):

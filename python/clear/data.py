@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_features, as_labels, to_numpy
-from clear._files import atomic_write
+from clear._files import MANIFEST, atomic_write
 from clear._npy import read_npy, read_npz
 from clear._parquet import ColumnNames, read_dataset, read_parquet, write_parquet
+from clear._urls import local_path
+from clear.errors import need
+from clear.store import open_store, write_store
 
 __all__ = ["Features", "open_features", "save_features"]
 
@@ -91,6 +94,10 @@ def open_features(
           `<stem>.ids.npy`, `<stem>.predictions.npy` and `<stem>.class_names.npy`.
         - `.npz`: arrays `features`, `labels`, and perhaps `ids`, `predictions`, `class_names`; read into memory.
         - `.parquet`: a column of (fixed-size) lists of floats, a label column, and perhaps ids and predictions.
+        - a folder: a feature store (`save_features` and `clear-pockets features` write them; docs/scaling.md), whose
+          shards stay memory-mapped; or a data set that Hugging Face `datasets` has saved there.
+        - a URL that fsspec knows (`file://`, `s3://`, ...) of one of these, with fsspec installed; it is copied
+          to a temporary folder first, unless it is local.
         - a `datasets.Dataset` with such columns.
     labels : array of int, or path, optional
         Labels (n,) instead of those in or beside the file: an array, an `.npy` file, or an `.npz` file with `labels`.
@@ -129,7 +136,9 @@ def open_features(
     if type(path).__module__.partition(".")[0] == "datasets":
         source = f"dataset {path.info.dataset_name or path.info.builder_name or 'in memory'}"
         return _from_columns(*read_dataset(path, columns, source), given, source)
-    file = Path(path)
+    file = Path(local_path(path))
+    if (file / MANIFEST).exists() or (file / "state.json").exists():
+        return _from_folder(file, columns, given)
     if file.suffix == ".npy":
         return _from_npy(file, given)
     if file.suffix == ".npz":
@@ -139,11 +148,13 @@ def open_features(
         return _from_columns(arrays, _names(arrays.get("class_names"), file), given, str(file))
     if file.suffix in (".parquet", ".pq"):
         return _from_columns(*read_parquet(file, columns), given, str(file))
-    raise ValueError(f"{path}: suffix {file.suffix!r} is not known: want .npy, .npz or .parquet")
+    raise ValueError(f"{path}: suffix {file.suffix!r} is not known: want .npy, .npz, .parquet or a feature store")
 
 
 def save_features(features: Features, path: str | os.PathLike[str]) -> None:
-    """Write features to `.npz`, `.parquet`, or `.npy` with siblings, so that `open_features` reads the same back.
+    """Write features so that `open_features` reads the same back: `.npz`, `.parquet`, `.npy` with siblings, or a store.
+
+    A name without a suffix is the folder of a feature store: shards that stay memory-mapped, with their SHA-256.
 
     Files appear under their final names only when they are complete; `.npy` siblings of an older save that the new
     one does not have are removed. Parquet needs pyarrow.
@@ -168,8 +179,10 @@ def save_features(features: Features, path: str | os.PathLike[str]) -> None:
             write_parquet(temporary, features.values, present, features.class_names)
     elif target.suffix == ".npy":
         _save_npy(target, features.values, plain)
+    elif target.suffix == "":
+        write_store(target, features.values, plain, features.class_names, source=features.source)
     else:
-        raise ValueError(f"{path}: suffix {target.suffix!r} is not known: want .npz, .npy or .parquet")
+        raise ValueError(f"{path}: suffix {target.suffix!r} is not known: want .npz, .npy, .parquet, or none (a store)")
 
 
 def _save_npy(target: Path, values: npt.NDArray[Any], plain: dict[str, npt.NDArray[Any]]) -> None:
@@ -214,6 +227,15 @@ def _names(array: npt.NDArray[Any] | None, path: Path) -> tuple[str, ...] | None
             f"{path}: class_names has dtype {array.dtype} and shape {array.shape}: want strings (classes,)"
         )
     return tuple(str(name) for name in array)
+
+
+def _from_folder(folder: Path, columns: ColumnNames, labels: Any) -> Features:
+    """A feature store, or a data set that Hugging Face has saved."""
+    if (folder / MANIFEST).exists():
+        arrays, names, _ = open_store(folder)
+        return _from_columns(arrays, names, labels, str(folder))
+    dataset = need("datasets", extra="hf").load_from_disk(os.fspath(folder))
+    return _from_columns(*read_dataset(dataset, columns, str(folder)), labels, str(folder))
 
 
 def _from_npy(path: Path, labels: Any) -> Features:

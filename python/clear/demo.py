@@ -26,8 +26,8 @@ from clear.features import extract_features, predict
 from clear.repair import repair_model
 from clear.report import Report, require_extras, write_report
 from clear.results import Level, ProbeResult, ScanResult
-from clear.training import fit, seeded
-from clear.verify import Verification, accuracy, verify_repair
+from clear.training import accuracy, fit, seeded
+from clear.verify import Verification, verify_repair
 
 __all__ = ["AttackOutcome", "DemoOutcome", "run_demo"]
 

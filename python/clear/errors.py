@@ -5,7 +5,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["BackendUnavailable", "ClearError", "MissingExtra", "MissingName", "UnsafeFile", "need", "short"]
+__all__ = [
+    "BackendUnavailable",
+    "ClearError",
+    "LimitReached",
+    "MissingExtra",
+    "MissingName",
+    "UnsafeFile",
+    "need",
+    "short",
+]
 
 
 class ClearError(Exception):
@@ -14,6 +23,10 @@ class ClearError(Exception):
 
 class BackendUnavailable(ClearError, ImportError):
     """A device was asked for that this build or this machine does not have."""
+
+
+class LimitReached(ClearError):
+    """A limit of time was reached; what is done is kept, and the same call goes on."""
 
 
 class MissingExtra(ClearError, ImportError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import device as Device
 
-__all__ = ["Batch", "evaluating", "extract_features", "iterate_batches", "predict", "running"]
+__all__ = [
+    "Batch",
+    "Extraction",
+    "evaluating",
+    "extract_features",
+    "extract_rows",
+    "iterate_batches",
+    "predict",
+    "running",
+]
 
 NO_MEMORY = ("out of memory", "allocate memory", "enough memory", "ALLOC_FAILED")
 
@@ -83,36 +92,63 @@ def extract_features(
     >>> extract_features(clear.architectures.digits_cnn(), (images, [0, 1, 2, 3, 4]))
     Features((5, 64) float32, 5 classes)
     """
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f'dtype is {dtype!r}: want "float32" or "float16"')
     source = as_source(dataset)
-    if source.n == 0:
+    options = Extraction(layer, batch_size, device, preprocess, dtype)
+    values, labels, predictions = extract_rows(model, dataset, options, progress=progress)
+    return Features.from_arrays(
+        values, labels, ids=source.ids, class_names=source.class_names, predictions=predictions, source=source.name
+    )
+
+
+class Extraction(NamedTuple):
+    """How features are taken; `extract_features` says what each means."""
+
+    layer: str | None = None
+    batch_size: int = 256
+    device: str = "auto"
+    preprocess: Callable[[Any], Any] | None = None
+    dtype: str = "float32"
+
+
+def extract_rows(
+    model: nn.Module,
+    dataset: Any,
+    options: Extraction,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+    progress: Progress = False,
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Features (m, d), labels (m,) and predictions (m,) or None of consecutive rows of a data set; default: all."""
+    if options.dtype not in ("float32", "float16"):
+        raise ValueError(f'dtype is {options.dtype!r}: want "float32" or "float16"')
+    n = as_source(dataset).n if rows is None else len(rows)
+    if n == 0:
         raise ValueError("dataset is empty: want at least one sample")
-    name = layer or f"input of {last_linear(model)[0]}"
-    rows: list[npt.NDArray[np.floating[Any]]] = []  # one (n, d) array, made when the first batch says how wide
-    labels, predictions = np.full(source.n, -1, dtype=np.int64), np.full(source.n, -1, dtype=np.int64)
-    with _capture(model, layer) as taken:
+    first = 0 if rows is None else int(rows[0])
+    name = options.layer or f"input of {last_linear(model)[0]}"
+    taken_rows: list[npt.NDArray[np.floating[Any]]] = []  # one (n, d) array, made when the first batch says how wide
+    labels, predictions = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64)
+    with _capture(model, options.layer) as taken:
 
         def keep(batch: Batch, output: Any) -> None:
-            values = _take(taken, name, len(batch.rows), dtype, int(batch.rows[0]))
-            if not rows:
-                rows.append(np.empty((source.n, values.shape[1]), dtype))
-            rows[0][batch.rows] = values
+            values = _take(taken, name, len(batch.rows), options.dtype, int(batch.rows[0]))
+            if not taken_rows:
+                taken_rows.append(np.empty((n, values.shape[1]), options.dtype))
+            at = batch.rows - first
+            taken_rows[0][at] = values
             if batch.labels is not None:
-                labels[batch.rows] = batch.labels
+                labels[at] = batch.labels
             logits = _logits(output)
             if logits is not None:
-                predictions[batch.rows] = logits.argmax(1).cpu().numpy()
+                predictions[at] = logits.argmax(1).cpu().numpy()
 
-        _forward(model, dataset, keep, batch_size, device, preprocess, progress, "features")
+        _forward(model, dataset, keep, options, rows, progress, "features")
     known = None if (predictions < 0).any() else predictions
     if (labels < 0).any():
         if known is None:
             raise ValueError("dataset has no labels and the model's output is not (b, classes): want one of the two")
         labels = known
-    return Features.from_arrays(
-        rows[0], labels, ids=source.ids, class_names=source.class_names, predictions=known, source=source.name
-    )
+    return taken_rows[0], labels, known
 
 
 def predict(
@@ -133,7 +169,8 @@ def predict(
             raise ValueError("the model's output is not a tensor (b, classes): predictions need logits")
         predictions[batch.rows] = logits.argmax(1).cpu().numpy()
 
-    _forward(model, dataset, keep, batch_size, device, preprocess, progress, "predictions")
+    options = Extraction(batch_size=batch_size, device=device, preprocess=preprocess)
+    _forward(model, dataset, keep, options, None, progress, "predictions")
     return predictions
 
 
@@ -170,18 +207,18 @@ def _forward(
     model: nn.Module,
     dataset: Any,
     each: Callable[[Batch, Any], None],
-    batch_size: int,
-    device: str,
-    preprocess: Callable[[Any], Any] | None,
+    options: Extraction,
+    rows: npt.NDArray[np.int64] | None,
     progress: Progress,
     stage: str,
 ) -> None:
     """Run all batches through the model and hand each one and its output to `each`."""
     torch = need("torch", extra="torch")
-    n = as_source(dataset).n
-    with evaluating(model, device) as target, torch.no_grad(), track(progress, stage, n) as advance:
+    n = as_source(dataset).n if rows is None else len(rows)
+    with evaluating(model, options.device) as target, torch.no_grad(), track(progress, stage, n) as advance:
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        batches = iterate_batches(dataset, batch_size, preprocess or _default_preprocess(model))
+        prepare = options.preprocess or _default_preprocess(model)
+        batches = iterate_batches(dataset, options.batch_size, prepare, rows=rows)
         for batch in batches:
             with running(batch.inputs):
                 output = model(batch.inputs.to(target, floats if batch.inputs.is_floating_point() else None))

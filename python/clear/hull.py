@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, as_float32, as_ids, as_threads, to_numpy
+from clear._arrays import as_ids, as_threads, to_numpy
 from clear._backend import Backend, get_backend
+from clear._stored import StoredRows, as_stored
 
 __all__ = ["HullResult", "HullStatus", "solve_hulls"]
 
@@ -70,7 +71,7 @@ def solve_hulls(
     points : array of float, shape (m, d)
         Query points; dtypes as in `NeighborIndex`.
     base : array of float, shape (n, d)
-        Rows that serve as vertices.
+        Rows that serve as vertices. float16 and bfloat16 are read where they are, and widened exactly.
     members : array of int, shape (s, k)
         Rows of `base` that span each hull, as a neighbour search returns them; -1 marks an absent vertex.
     owner : array of int, shape (s,), optional
@@ -106,9 +107,15 @@ def solve_hulls(
     threads, order of problems and instruction set. `clear.check.check_hull` verifies them with NumPy alone.
 
     Small sets take pairwise steps on the Gram matrix, k <= d + 1 block principal pivoting (Judice and Pires
-    1994), everything else Wolfe's minimum-norm point (1976); whatever one leaves open goes to the next. Cost:
-    about k**2 d / 2 multiplications and a few factorisations of k**3 / 6; a point clearly outside costs
-    2 k d in "decide" mode. Memory: the outputs, and 8 k (d + k) bytes for each thread.
+    1994), points deep inside many vertices the most even weights, everything else Wolfe's minimum-norm point
+    (1976); whatever one leaves open goes to the next. Cost: about k**2 d / 2 multiplications and a few
+    factorisations of k**3 / 6; a point clearly outside costs one reading of its vertices in "decide" mode. There,
+    with `eps` given, float32 screens and proposes; what it says is used only where its rounding error is bounded
+    or float64 has proven it. Memory: the outputs, and 8 k (d + 2 k) bytes for each thread.
+
+    "decide" proves a side and no more: its bounds may be far apart. Neighbouring problems of one owner whose
+    vertices are a part of another's, in the same order (the k nearest, the same without the nearest m), share
+    the products of their vertices.
 
     UNDECIDED is possible only when the distance is within 5 % of eps (in practice: equal up to rounding).
     Distance mode goes below `relative_tolerance` where that is needed to tell inside from outside, and stops
@@ -125,8 +132,8 @@ def solve_hulls(
     >>> round(float(result.upper[1]), 3)
     1.0
     """
-    vertices = as_float32(as_features(base, "base", finite=False))
-    queries = as_float32(as_features(points, "points", width=vertices.shape[1], finite=False))
+    vertices = as_stored(base, "base", finite=False).pack()
+    queries = as_stored(points, "points", width=vertices.values.shape[1], finite=False).widen()
     chosen = to_numpy(members)
     if chosen.ndim != 2:
         raise ValueError(f"members has shape {chosen.shape}: want two dimensions (problems, vertices)")
@@ -159,7 +166,7 @@ def solve_hulls(
 def _solve_in_calls(
     backend: Backend,
     points: npt.NDArray[np.float32],
-    base: npt.NDArray[np.float32],
+    base: StoredRows,
     owner: npt.NDArray[np.int64],
     members: npt.NDArray[np.int64],
     eps: npt.NDArray[np.float64],
@@ -169,10 +176,15 @@ def _solve_in_calls(
 ) -> list[npt.NDArray[Any]]:
     """Solve in native calls of about CALL_SECONDS, so that Ctrl-C works; cutting changes no answer."""
     s, k = members.shape
-    d = base.shape[1]
+    d = base.values.shape[1]
+
+    def solve(part: slice) -> tuple[npt.NDArray[Any], ...]:
+        chosen = owner[part], members[part], eps[part]
+        return backend.solve_hulls(points, base.values, base.storage, *chosen, certificates=certificates, **options)
+
     start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
     if s <= step:
-        return list(backend.solve_hulls(points, base, owner, members, eps, certificates=certificates, **options))
+        return list(solve(slice(None)))
     outputs: list[npt.NDArray[Any]] = [
         np.empty(s, np.int8),
         np.empty(s),
@@ -184,9 +196,7 @@ def _solve_in_calls(
     while start < s:
         part = slice(start, min(s, start + step))
         began = time.perf_counter()
-        answers = backend.solve_hulls(
-            points, base, owner[part], members[part], eps[part], certificates=certificates, **options
-        )
+        answers = solve(part)
         seconds = time.perf_counter() - began
         for output, answer in zip(outputs, answers, strict=True):
             output[part] = answer

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 from clear._arrays import as_count, as_threads
+from clear._blas import one_numpy_thread
 from clear.collapse import BLOCK_BYTES
 from clear.config import ScanConfig
+from clear.cross_validation import MAX_FIT_ROWS, cross_validated_labels
+from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
-from clear.prepare import MAX_FIT_ROWS, cross_validated_labels, one_blas_thread
 
-__all__ = ["Plan", "Stage", "plan_scan"]
+__all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
 SAMPLE_ROWS = 4096
+PIECE_BYTES = 80
+"""Of a sample in a piece of the stage "hulls": 72 and its share of the file's head."""
 PRODUCT_SIDE = 384
 
 
@@ -33,6 +37,8 @@ class Stage:
     """Estimate from a rate measured on this machine a moment ago."""
     peak_bytes: int
     """Working memory of the stage, beside what it keeps."""
+    disk_bytes: int
+    """What a scan with a `workdir` keeps of the stage on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +65,14 @@ class Plan:
         """Kept bytes plus the largest stage, beside the features themselves and the libraries (about 150 MB)."""
         return self.kept_bytes + max(stage.peak_bytes for stage in self.stages)
 
+    @property
+    def disk_bytes(self) -> int:
+        """What a scan with a `workdir` keeps on disk."""
+        return sum(stage.disk_bytes for stage in self.stages)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self) | {"seconds": self.seconds, "peak_bytes": self.peak_bytes}
+        return asdict(self) | {"seconds": self.seconds, "peak_bytes": self.peak_bytes, "disk_bytes": self.disk_bytes}
 
 
 def plan_scan(
@@ -91,21 +102,49 @@ def plan_scan(
     workers = as_threads(threads)
     width = d if d <= config.pca_above else config.pca_width
     rates = _measure_rates(width, min(classes, 100), config, workers)
-    row = 4 * width
     pair_operations = 2.0 * n * n * width * (1 + 2 / classes)
     hulls = n * (classes - 1) + 2 * n
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
-    squares = 0 if width == d else 4 * 8 * d * d
     prepare_seconds = n * d * rates["prepare"] + products * rates["products"]
+    peak = _stage_bytes(n, d, config)
     stages = (
-        Stage("prepare", 10.0 * n * d + products, prepare_seconds, 4 * (16 << 20) + squares),
-        Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], 6 * fitted * row),
-        Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], BLOCK_BYTES),
-        Stage("hulls", float(hulls), hulls * rates["hulls"], BLOCK_BYTES),
+        Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], 0),
+        Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], peak["core"], 8 * n),
+        Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], peak["neighbours"], 0),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], PIECE_BYTES * n),
     )
-    return Plan(n, d, classes, width, workers, stages, kept_bytes=3 * n * row + 12 * 8 * n)
+    return Plan(n, d, classes, width, workers, stages, kept_bytes=_memory(n, d, config)[0])
+
+
+def require_memory(features: Features, config: ScanConfig, limit: int) -> None:
+    """Raise MemoryError when a scan needs more than `limit` bytes beside the features themselves."""
+    n, d = features.values.shape
+    needed = sum(_memory(n, d, config))
+    if needed > as_count(limit, "max_memory"):
+        raise MemoryError(
+            f"the scan needs about {needed / 2**20:.0f} MiB beside the features: max_memory allows "
+            f"{limit / 2**20:.0f} MiB; narrower features (pca_width) or fewer samples need less"
+        )
+
+
+def _memory(n: int, d: int, config: ScanConfig) -> tuple[int, int]:
+    """Bytes kept to the end, and bytes of the largest stage beside them."""
+    width = d if d <= config.pca_above else config.pca_width
+    row = 4 * width
+    return 3 * n * row + 12 * 8 * n, max(_stage_bytes(n, d, config).values())
+
+
+def _stage_bytes(n: int, d: int, config: ScanConfig) -> dict[str, int]:
+    width = d if d <= config.pca_above else config.pca_width
+    fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
+    return {
+        "prepare": 4 * (16 << 20) + (0 if width == d else 4 * 8 * d * d),
+        "core": 6 * fitted * 4 * width,
+        "neighbours": BLOCK_BYTES,
+        "hulls": BLOCK_BYTES,
+    }
 
 
 def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -> dict[str, float]:
@@ -119,7 +158,7 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
     near = index.search(rows, k=size, threads=threads)
     prepare = _seconds(lambda: np.linalg.norm(rows.astype(np.float64) - 1.0, axis=1))
     square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
-    with one_blas_thread():
+    with one_numpy_thread():
         products = _seconds(lambda: square @ square)
     core = _seconds(
         lambda: cross_validated_labels(rows, labels.astype(np.int64), config, threads=threads), repeat=2

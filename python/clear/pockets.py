@@ -13,7 +13,6 @@ __all__ = ["find_pockets", "group_scores", "robust_threshold", "sample_levels"]
 
 Floats = npt.NDArray[np.float64]
 
-MATES_IN_GROUP = 4
 BEST_MATES = 2
 LINKED_MATES = 10
 SMALLEST_POCKET = 3
@@ -44,17 +43,11 @@ def robust_threshold(values: Floats, spreads: float) -> float:
     return middle + spreads * spread if spread > 0 else float("inf")
 
 
-def own_mates(reference: Reference, count: int) -> Ints:
-    """The nearest `count` samples of the same label of every unit, (units, count), -1 where absent."""
-    units = reference.units
-    return reference.all_index.search(
-        reference.rows[units], k=count, within=reference.labels[units], exclude=units, threads=reference.threads
-    ).indices
+def group_scores(reference: Reference, single: Floats, mates: Ints) -> Floats:
+    """G, float64 (n,): the sample's score plus the mean of the best two among its nearest mates' scores.
 
-
-def group_scores(reference: Reference, single: Floats) -> Floats:
-    """G, float64 (n,): the sample's score plus the mean of the best two among its four nearest mates' scores."""
-    mates = own_mates(reference, MATES_IN_GROUP)
+    mates int64 (units, 4): those of every distinct sample, -1 where absent.
+    """
     low = np.nan_to_num(single, nan=-np.inf)
     of_mates = np.where(mates >= 0, low[mates], -np.inf)
     best = np.sort(of_mates, axis=1)[:, -BEST_MATES:]

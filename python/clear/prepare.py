@@ -6,28 +6,28 @@ copy is no mate.
 
 from __future__ import annotations
 
-import warnings
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
-from clear._progress import Progress, track
+from clear._blas import one_numpy_thread
+from clear._progress import Progress
+from clear._version import __version__
 from clear.config import ScanConfig
+from clear.cross_validation import cross_validated_labels
 from clear.data import Features
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
+from clear.work import Work, hash_array
 
-__all__ = ["Reference", "apply_preparation", "count_classes", "fit_preparation"]
+__all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-MAX_FIT_ROWS = 100_000
-"""The cross-validated classifier is fitted on at most this many rows a fold (a seeded sample of them)."""
 
 
 def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
@@ -40,7 +40,7 @@ def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
     if d <= config.pca_above:
         return Preparation(mean, None)
     covariance = np.zeros((d, d))
-    with one_blas_thread():
+    with one_numpy_thread():
         for block in blocks(n, d * 8):
             centred = values[block].astype(np.float64) - mean
             covariance += centred.T @ centred
@@ -55,7 +55,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
     """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks."""
     width = values.shape[1] if preparation.components is None else len(preparation.components)
     mapped = np.empty((len(values), width), dtype=np.float32)
-    with one_blas_thread():
+    with nullcontext() if preparation.components is None else one_numpy_thread():
         for block in blocks(len(values), values.shape[1] * 8):
             centred = values[block].astype(np.float64) - preparation.mean
             if preparation.components is not None:
@@ -65,13 +65,6 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
             mapped[block] = centred / np.maximum(norms, 1e-300)
     mapped += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
     return mapped
-
-
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Hold BLAS to one thread: the same bits for every number of threads, and no slow-down when cores are busy."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, "blas")  # type: ignore[no-any-return]
 
 
 def find_representatives(rows: Rows, labels: Ints) -> Ints:
@@ -90,52 +83,21 @@ def find_representatives(rows: Rows, labels: Ints) -> Ints:
     return candidate
 
 
-def cross_validated_labels(
-    rows: Rows, labels: Ints, config: ScanConfig, *, threads: int, progress: Progress = False
-) -> Ints:
-    """Predict every row's label by logistic regression fitted on the other folds (standardised, L2, C = 0.01).
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a `Reference` is made of, beside its indices: enough to make it again elsewhere."""
 
-    Folds run side by side, each on one BLAS thread: that is several times faster than threads within a fold, and the
-    result does not depend on `threads`.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import KFold
-
-    predicted = np.empty_like(labels)
-    folds = KFold(config.folds, shuffle=True, random_state=config.seed).split(rows)
-    rng = np.random.default_rng(config.seed)
-    jobs = []
-    for train, held_out in folds:
-        picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
-        jobs.append((picked, held_out))
-    with (
-        one_blas_thread(),
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-        track(progress, "cross-validated core", len(jobs), "folds") as advance,
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a filter needs no last digit
-        futures = {pool.submit(_fit_predict, rows, labels, *job): job[1] for job in jobs}
-        for future in as_completed(futures):
-            predicted[futures[future]] = future.result()
-            advance(1)
-    return predicted
-
-
-def _fit_predict(rows: Rows, labels: Ints, picked: Ints, held_out: Ints) -> Ints:
-    """Fit on the rows picked, predict those held out."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(labels[picked])) == 1:
-        return np.full(len(held_out), labels[picked[0]])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    model.fit(rows[picked], labels[picked])
-    found = np.empty(len(held_out), dtype=np.int64)
-    for block in blocks(len(held_out), rows.shape[1] * 8):
-        found[block] = model.predict(rows[held_out[block]])
-    return found
+    rows: Rows
+    labels: Ints
+    representative: Ints
+    in_core: npt.NDArray[np.bool_]
+    core_accuracy: float
+    n_classes: int
+    class_names: tuple[str, ...] | None
+    source: str | None
+    preparation: Preparation
+    config: ScanConfig
+    notes: tuple[str, ...]
 
 
 class Reference:
@@ -150,6 +112,8 @@ class Reference:
     threads : int, optional
         Default: the cores this process may use.
     progress : bool or callable
+    work : Work, optional
+        Where finished pieces are kept.
 
     Raises
     ------
@@ -165,6 +129,7 @@ class Reference:
         config: ScanConfig | None = None,
         threads: int | None = None,
         progress: Progress = False,
+        work: Work | None = None,
     ) -> None:
         self.config = config or ScanConfig()
         self.features = features
@@ -186,15 +151,64 @@ class Reference:
             )
         self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
-        self.in_core, self.core_accuracy = self._pick_core(progress)
+        if work is not None:
+            work.begin(self._inputs())
+        self.in_core, self.core_accuracy = self._pick_core(progress, work)
+        self._build_indices()
+
+    def _build_indices(self) -> None:
         self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
         self.core_index = self.all_index.subset(self.in_core)
 
-    def _pick_core(self, progress: Progress) -> tuple[npt.NDArray[np.bool_], float]:
+    def parts(self) -> Parts:
+        """What it is made of, beside the indices."""
+        return Parts(
+            self.rows,
+            self.labels,
+            self.representative,
+            self.in_core,
+            self.core_accuracy,
+            self.n_classes,
+            self.features.class_names,
+            self.features.source,
+            self.preparation,
+            self.config,
+            tuple(self.notes),
+        )
+
+    @classmethod
+    def restore(cls, parts: Parts, *, threads: int | None = None) -> Reference:
+        """Make a reference again from its parts; its `features` then hold the prepared rows."""
+        self = cls.__new__(cls)
+        n = len(parts.rows)
+        self.features = Features(parts.rows, parts.labels, np.arange(n), parts.class_names, source=parts.source)
+        self.config, self.threads = parts.config, as_threads(threads)
+        self.rows, self.labels, self.n_classes = parts.rows, parts.labels, parts.n_classes
+        self.preparation, self.notes = parts.preparation, list(parts.notes)
+        self.representative, self.in_core = parts.representative, parts.in_core
+        self.core_accuracy = parts.core_accuracy
+        self.units = np.flatnonzero(self.representative == np.arange(n))
+        self.class_sizes = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
+        self._build_indices()
+        return self
+
+    def _inputs(self) -> dict[str, Any]:
+        """Everything that the pieces of a scan depend on."""
+        from importlib.metadata import version
+
+        return {
+            "features": hash_array(self.rows),
+            "labels": hash_array(self.labels),
+            "classes": self.n_classes,
+            "config": asdict(self.config),
+            "versions": {"clear-pockets": __version__} | {name: version(name) for name in ("numpy", "scikit-learn")},
+        }
+
+    def _pick_core(self, progress: Progress, work: Work | None) -> tuple[npt.NDArray[np.bool_], float]:
         """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""
         labels = self.labels[self.units]
         predicted = cross_validated_labels(
-            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress
+            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress, work=work
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())

@@ -15,8 +15,10 @@ from torch import nn
 from clear._arrays import as_count, as_ids, as_labels
 from clear._batches import as_source
 from clear._progress import Progress
+from clear._repair_attempts import Attempt, Trained, best_attempt, schedule
+from clear.features import predict
 from clear.results import Level, ProbeResult, ScanResult
-from clear.training import Epoch, Scope, as_dataset, check_length, fit, load_inputs
+from clear.training import Epoch, Scope, accuracy, as_dataset, check_length, fit, load_inputs
 
 __all__ = ["Corrections", "Method", "Repair", "find_corrections", "repair_model"]
 
@@ -26,7 +28,6 @@ Found = ScanResult | ProbeResult | Mapping[int, int]
 
 COPIES_OF_FLAGGED = 3
 COPIES_OF_PROBED = 5
-EPOCHS: dict[Scope, int] = {"network": 5, "head": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Corrections:
     """Training samples, ascending, int64 (c,)."""
     labels: Ints
     """Their corrected labels, int64 (c,)."""
+    certain: npt.NDArray[np.bool_]
+    """Which of them are flagged as certain, or given in a mapping, bool (c,)."""
     probed_rows: Ints
     """Flagged inputs of a probe, ascending, int64 (p,); empty for a scan."""
     probed_labels: Ints
@@ -58,11 +61,19 @@ class Repair:
     method: Method
     scope: Scope
     history: tuple[Epoch, ...]
-    """Of the fine-tuning; empty when nothing was flagged, and for method "retrain"."""
+    """Of the fine-tuning; empty when nothing was flagged or kept, and for method "retrain"."""
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried, in order."""
+    accuracy_before: float | None = None
+    """Of the given model on the held-out data, 0 to 1; None without any."""
+    rolled_back: bool = False
+    """No attempt stayed within the accuracy budget: `model` is an unchanged copy; `labels` are corrected anyway."""
 
     def __repr__(self) -> str:
         verb = "dropped" if self.method == "drop" else "relabelled"
         added = f", {len(self.probed)} probed inputs added" if len(self.probed) else ""
+        if self.rolled_back:
+            return f"Repair(rolled back: none of {len(self.attempts)} attempts stayed within the accuracy budget)"
         how = "retrained" if self.method == "retrain" else f"{len(self.history)} epochs on the {self.scope}"
         return f"Repair({len(self.changed)} samples {verb}{added}, {how})"
 
@@ -80,7 +91,9 @@ def repair_model(
     epochs: int | None = None,
     learning_rate: float = 0.01,
     batch_size: int = 64,
-    clean_samples: int = 1000,
+    clean_samples: int | None = None,
+    held_out: tuple[Any, Any] | None = None,
+    accuracy_budget: float = 0.01,
     retrain: Callable[[Any, Ints], nn.Module] | None = None,
     seed: int = 0,
     progress: Progress = False,
@@ -108,11 +121,19 @@ def repair_model(
     probed : tensor, array or data set, m samples
         The inputs that were probed; needed for a ProbeResult.
     epochs : int, optional
-        Default: 5 for the network, 20 for the head.
+        Default: chosen. Up to three attempts, each from the given model, with more epochs among more clean samples
+        (network: 5, 8, 12 epochs, 1000, 2000, 4000 samples; head: 20, 40, 80 epochs), until no certain sample and no
+        probed input is predicted as before, or a longer attempt changes no more of them. A number: one attempt.
     learning_rate : float
         Of SGD with momentum and a cosine schedule for the network, of Adam for the head.
-    clean_samples : int
-        Unflagged training samples to fine-tune on, chosen at random; all where there are fewer.
+    clean_samples : int, optional
+        Unflagged training samples to fine-tune on, chosen at random; all where there are fewer. Default: see `epochs`.
+    held_out : (inputs, labels), optional
+        Clean data that the model was not trained on: what `accuracy_budget` is measured on.
+    accuracy_budget : float
+        Largest loss of accuracy on `held_out`, 0 to 1. An attempt that loses more is thrown away; when all do, the
+        model comes back unchanged (`rolled_back`). Without `held_out` nothing is measured: accuracy on training samples
+        falls when memorised ones are forgotten, harmful or not.
     retrain : callable, optional
         For method "retrain": gets the inputs as given and the corrected labels, int64 (n,); returns a new model.
     seed : int
@@ -149,10 +170,7 @@ def repair_model(
     >>> repair.model(x).argmax(1).tolist()
     [0, 0, 1, 1]
     """
-    if method not in get_args(Method) or scope not in get_args(Scope):
-        raise ValueError(f"method is {method!r}, scope {scope!r}: want {get_args(Method)} and {get_args(Scope)}")
-    if method == "retrain" and retrain is None:
-        raise ValueError('method is "retrain": pass retrain, a callable (inputs, labels) -> model')
+    _check_options(method, scope, retrain, accuracy_budget)
     given = as_labels(labels, as_source(as_dataset(inputs)).n)
     found = find_corrections(result, len(given), level=level)
     if len(found.probed_rows) and probed is None:
@@ -165,24 +183,74 @@ def repair_model(
         corrected[found.rows] = found.labels
     if method == "retrain" and retrain is not None:
         return Repair(retrain(inputs, corrected), corrected, found.rows, found.probed_rows[:0], method, scope, ())
-    repaired = copy.deepcopy(model).eval()
     if not len(found.rows) and not len(found.probed_rows):
-        return Repair(repaired, corrected, found.rows, found.probed_rows, method, scope, ())
-    samples, targets, copies = _training_data(model, inputs, corrected, found, probed, method, clean_samples, seed)
-    history = fit(
+        unchanged = copy.deepcopy(model).eval()
+        return Repair(unchanged, corrected, found.rows, found.probed_rows, method, scope, ())
+    before = None if held_out is None else accuracy(model, *held_out)
+    least = -1.0 if before is None else before - accuracy_budget - 1e-9
+    still_held = _count_held(model, inputs, given, found, probed)
+
+    def train(epochs: int, clean_samples: int) -> Trained:
+        repaired = copy.deepcopy(model).eval()
+        samples, targets, copies = _training_data(model, inputs, corrected, found, probed, method, clean_samples, seed)
+        history = fit(
+            repaired,
+            samples,
+            targets,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            scope=scope,
+            copies=copies,
+            optimizer="sgd" if scope == "network" else "adam",
+            progress=progress,
+        )
+        after = None if held_out is None else accuracy(repaired, *held_out)
+        within = after is None or after >= least
+        return Attempt(epochs, clean_samples, still_held(repaired), after, within), repaired, history
+
+    steps = schedule(scope, epochs, clean_samples)
+    chosen, attempts = best_attempt(steps[:1] if method == "drop" else steps, train)
+    repaired, history = (copy.deepcopy(model).eval(), ()) if chosen is None else chosen[1:]
+    return Repair(
         repaired,
-        samples,
-        targets,
-        epochs=EPOCHS[scope] if epochs is None else epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        scope=scope,
-        copies=copies,
-        optimizer="sgd" if scope == "network" else "adam",
-        progress=progress,
+        corrected,
+        found.rows,
+        found.probed_rows,
+        method,
+        scope,
+        history,
+        attempts,
+        before,
+        rolled_back=chosen is None,
     )
-    return Repair(repaired, corrected, found.rows, found.probed_rows, method, scope, history)
+
+
+def _check_options(method: str, scope: str, retrain: Any, accuracy_budget: float) -> None:
+    if not 0 <= accuracy_budget <= 1:
+        raise ValueError(f"accuracy_budget is {accuracy_budget}: want a share, 0 to 1")
+    if method not in get_args(Method) or scope not in get_args(Scope):
+        raise ValueError(f"method is {method!r}, scope {scope!r}: want {get_args(Method)} and {get_args(Scope)}")
+    if method == "retrain" and retrain is None:
+        raise ValueError('method is "retrain": pass retrain, a callable (inputs, labels) -> model')
+
+
+def _count_held(
+    model: nn.Module, inputs: Any, given: Ints, found: Corrections, probed: Any
+) -> Callable[[nn.Module], int]:
+    """Return what counts the certain samples and probed inputs that a repaired model predicts as before.
+
+    A suggestion that was only offered for review may be wrong: training on until the model obeys would do harm.
+    """
+    sets = []
+    sure = found.rows[found.certain]
+    if len(sure):
+        sets.append((load_inputs(inputs, rows=sure, model=model), given[sure]))
+    if len(found.probed_rows):
+        flagged = load_inputs(probed, rows=found.probed_rows, model=model)
+        sets.append((flagged, predict(model, (flagged, None))))
+    return lambda repaired: sum(int((predict(repaired, (samples, None)) == old).sum()) for samples, old in sets)
 
 
 def find_corrections(result: Found | Sequence[Found], n: int, *, level: Level = Level.REVIEW) -> Corrections:
@@ -192,12 +260,14 @@ def find_corrections(result: Found | Sequence[Found], n: int, *, level: Level = 
     TypeError or ValueError where a result does not fit n samples, or inputs of more than one probe are flagged.
     """
     samples: dict[int, int] = {}
+    certain: set[int] = set()
     probed: dict[int, int] = {}
     for part in result if isinstance(result, (list, tuple)) else (result,):
         if isinstance(part, ScanResult):
             if part.n_samples != n:
                 raise ValueError(f"result is a scan of {part.n_samples} samples: want one of the {n} given")
             found = {flag.row: flag.suggested_label for flag in part.flags if flag.level >= level}
+            certain |= {flag.row for flag in part.flags if flag.level == Level.CERTAIN}
         elif isinstance(part, ProbeResult):
             if probed:
                 raise ValueError("result holds two probes: probe all inputs at once, or repair after each probe")
@@ -206,11 +276,13 @@ def find_corrections(result: Found | Sequence[Found], n: int, *, level: Level = 
             found = {mate: flag.suggested_label for flag in reversed(flags) for mate in flag.mates}
         elif isinstance(part, Mapping):
             found = dict(part)
+            certain |= set(found)
         else:
             raise TypeError(f"result is a {type(part).__name__}: want a scan, a probe or a mapping of row to label")
         samples = found | samples
     rows, labels = _columns(samples)
-    return Corrections(as_ids(rows, len(rows), "result's rows", rows=n), labels, *_columns(probed))
+    ids = as_ids(rows, len(rows), "result's rows", rows=n)
+    return Corrections(ids, labels, np.isin(ids, sorted(certain)), *_columns(probed))
 
 
 def _columns(pairs: Mapping[int, int]) -> tuple[Ints, Ints]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clear._documents import canonical, damage_named, digest, read_document, spelled
 from clear._files import atomic_write, open_regular, sha256
 from clear._npy import read_npz
 from clear._version import __version__
@@ -20,20 +19,11 @@ from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
 from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
 
-__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "spelled", "write_report"]
+__all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
 SCHEMA = "clear-report/1"
 SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
-DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What reading JSON raises when it is not what it seems."""
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult
 
@@ -126,7 +116,7 @@ def write_report(
         }
         page = render_html(result, document, images=images, reference_images=reference_images)
         html_file.write_text(page, encoding="utf-8")
-        json_file.write_bytes(_canonical(document | {"digest": _digest(document)}) + b"\n")
+        json_file.write_bytes(canonical(document | {"digest": digest(document)}) + b"\n")
     return report
 
 
@@ -138,20 +128,10 @@ def read_report(path: str | Path) -> Result:
     """
     place = Path(path)
     place = place / "report.json" if place.is_dir() else place
-    try:
-        with open_regular(place) as file:
-            document = json.loads(file.read())
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise UnsafeFile(f'{place} is not a report of this version: want "schema": "{SCHEMA}"')
-        if document["digest"] != _digest({name: value for name, value in document.items() if name != "digest"}):
-            raise UnsafeFile(f"{place} was changed after it was written: its digest differs")
+    with damage_named(place):
+        document = read_document(place, SCHEMA, what="report")
         _checked_part(place, document, "scores", TABLE)
         return _as_result(document, read_npz(_checked_part(place, document, "arrays", ARRAYS)))
-    except UnsafeFile:
-        raise
-    except DAMAGE as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-        raise UnsafeFile(f"{place} is damaged: {reason}") from error
 
 
 def _describe_inputs(result: Result, **paths: str | Path | None) -> dict[str, Any]:
@@ -163,28 +143,6 @@ def _describe_inputs(result: Result, **paths: str | Path | None) -> dict[str, An
         for name, path in paths.items()
         if path is not None
     }
-
-
-def _canonical(document: dict[str, Any]) -> bytes:
-    """One spelling for each document: sorted keys, shortest floats, nan as null, infinities as strings."""
-    return json.dumps(spelled(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _digest(document: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(document)).hexdigest()
-
-
-def spelled(value: Any) -> Any:
-    """The value as JSON holds it: nan as null, infinities as strings, levels by name, NumPy numbers as plain ones."""
-    if isinstance(value, dict):
-        return {str(key): spelled(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [spelled(item) for item in value]
-    if isinstance(value, Level):
-        return value.name.lower()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _number(value: Any) -> float:
@@ -215,13 +173,19 @@ def _as_arrays(result: Result) -> dict[str, npt.NDArray[Any]]:
 
 
 def _write_table(result: Result, path: Path) -> None:
-    arrow, parquet = need("pyarrow", extra="report"), need("pyarrow.parquet", extra="report")
+    need("pyarrow.parquet", extra="report").write_table(score_table(result), path)
+
+
+def score_table(result: Result, rows: Any = slice(None)) -> Any:
+    """Ids, labels and scores of the rows given, as an Arrow table."""
+    arrow = need("pyarrow", extra="report")
     columns = {"id": result.ids, "row": np.arange(result.n_samples), "label": result.labels}
     columns |= {name: getattr(result.scores, name) for name in SCORE_COLUMNS}
+    columns = {name: column[rows] for name, column in columns.items()}
     table = arrow.table(
         {name: arrow.array(column.tolist() if column.dtype.kind == "U" else column) for name, column in columns.items()}
     )
-    parquet.write_table(table.replace_schema_metadata({"schema": SCHEMA}), path)
+    return table.replace_schema_metadata({"schema": SCHEMA})
 
 
 def _checked_part(place: Path, document: dict[str, Any], part: str, name: str) -> Path:

@@ -15,10 +15,21 @@ from torch import nn
 from clear._arrays import as_count, as_labels, to_numpy
 from clear._batches import as_source, iterate_batches
 from clear._progress import Progress, track
-from clear.features import _default_preprocess, running
+from clear.features import _default_preprocess, predict, running
 from clear.models import last_linear
 
-__all__ = ["Epoch", "Optimizer", "Scope", "as_dataset", "check_length", "device_of", "fit", "load_inputs", "seeded"]
+__all__ = [
+    "Epoch",
+    "Optimizer",
+    "Scope",
+    "accuracy",
+    "as_dataset",
+    "check_length",
+    "device_of",
+    "fit",
+    "load_inputs",
+    "seeded",
+]
 
 Ints = npt.NDArray[np.int64]
 Scope = Literal["network", "head"]
@@ -172,6 +183,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[torch.Gene
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
+
+
+def accuracy(model: nn.Module, inputs: Any, labels: Any) -> float:
+    """Return the share of samples that a model predicts as labelled, 0 to 1."""
+    predicted = predict(model, as_dataset(inputs))
+    return float((predicted == as_labels(labels, len(predicted))).mean())
 
 
 def check_length(name: str, inputs: Any, n: int) -> None:

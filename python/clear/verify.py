@@ -18,9 +18,9 @@ from clear.detect import probe as probe_inputs
 from clear.detect import scan as scan_features
 from clear.features import extract_features, predict
 from clear.results import Level, Pocket, ProbeResult, ScanResult, Verdict
-from clear.training import as_dataset, check_length, load_inputs
+from clear.training import accuracy, as_dataset, check_length, load_inputs
 
-__all__ = ["PocketCheck", "Rescan", "TargetCheck", "Verification", "accuracy", "verify_repair"]
+__all__ = ["PocketCheck", "Rescan", "TargetCheck", "Verification", "verify_repair"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -91,6 +91,8 @@ class Verification:
     """Corrected samples that the model predicted as given."""
     held_after: int
     """Corrected samples that the repaired model still does."""
+    certain_held_after: int
+    """Samples flagged as certain (without a scan: corrected) that the repaired model still predicts as given."""
     pockets: tuple[PocketCheck, ...]
     targets: tuple[TargetCheck, ...]
     rescan: Rescan
@@ -103,11 +105,16 @@ class Verification:
 
     @property
     def verdict(self) -> Verdict:
-        """Poisoned: something is still open, or the re-scan says so. Undecided: it is, or nothing was checked."""
-        if not self.all_closed or self.rescan.verdict == "poisoned":
+        """Poisoned: a certain sample or a target is still open, or the re-scan says so.
+
+        Undecided: the re-scan is, nothing was checked, or samples that were only offered for review keep their label:
+        the model may be right to refuse a suggestion.
+        """
+        open_targets = any(not target.closed for target in self.targets)
+        if self.certain_held_after or open_targets or self.rescan.verdict == "poisoned":
             return "poisoned"
         checked = self.corrected or self.pockets or self.targets
-        return "clean" if checked and self.rescan.verdict == "clean" else "undecided"
+        return "clean" if checked and self.all_closed and self.rescan.verdict == "clean" else "undecided"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, ready for JSON."""
@@ -199,6 +206,7 @@ def verify_repair(
         check_length("probed", probed, probe.n_samples)
     predicted_before, predicted_after = predict(before, dataset), predict(after, dataset)
     changed = given != truth
+    held = _relevant(changed) & (predicted_after == given)
     # Samples that were relabelled are known to be manipulated. With a frozen extractor they still lie in their tight
     # pocket, now with the right label, and would be found again: what is left is asked of the others.
     kept = np.flatnonzero(~changed)
@@ -219,24 +227,19 @@ def verify_repair(
         held_out_accuracy_after=None if held_out is None else accuracy(after, *held_out),
         corrected=int(changed.sum()),
         held_before=int((predicted_before == given)[changed].sum()),
-        held_after=int((predicted_after == given)[changed].sum()),
+        held_after=int((held & changed).sum()),
+        certain_held_after=int((held & (changed if scan is None else scan.scores.level == Level.CERTAIN)).sum()),
         pockets=_check_pockets(() if scan is None else scan.pockets, changed, predicted_before, predicted_after),
         targets=targets,
         rescan=_count_flags(again),
     )
 
 
-def accuracy(model: nn.Module, inputs: Any, labels: Any) -> float:
-    """Return the share of samples that a model predicts as labelled, 0 to 1."""
-    predicted = predict(model, as_dataset(inputs))
-    return float((predicted == as_labels(labels, len(predicted))).mean())
-
-
 def _check_pockets(
     pockets: tuple[Pocket, ...], changed: npt.NDArray[np.bool_], before: Ints, after: Ints
 ) -> tuple[PocketCheck, ...]:
-    """Count members that keep their old label. Where labels were corrected, members that kept theirs do not count."""
-    relevant = changed if changed.any() else np.ones_like(changed)
+    """Count members that keep their old label."""
+    relevant = _relevant(changed)
     checks = []
     for pocket in pockets:
         rows = np.array([row for row in pocket.rows if relevant[row]], dtype=np.int64)
@@ -244,6 +247,11 @@ def _check_pockets(
         if len(rows):
             checks.append(PocketCheck(pocket.label, pocket.suggested_label, tuple(rows.tolist()), *held))
     return tuple(checks)
+
+
+def _relevant(changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Samples that a repair is asked about: where labels were corrected, those that kept theirs do not count."""
+    return changed if changed.any() else np.ones_like(changed)
 
 
 def _check_targets(probe: ProbeResult, reprobed: ProbeResult) -> tuple[TargetCheck, ...]:

@@ -1,0 +1,101 @@
+"""Evaluate detection and repair.
+
+    python -m bench.quality --quick                 digits, one network, one seed, every attack but on whole networks
+    python -m bench.quality --data DIR [--fashion DIR] [--only TEXT ...] [--seeds 1 2 3] [--targets 20]
+    python -m bench.quality --publish     take the units below --out into bench/results/quality.json and the document
+
+DIR holds cifar10/{train,test}.parquet and models/resnet{20,32,44}-cifar10.safetensors (docs/real-runs.md). Each data
+set, network, attack and seed is a unit with a result file of its own below --out: a run that was killed goes on where
+it stopped. --only picks units whose name contains all of the words given: --only cifar10 resnet20 bullseye.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.quality import datasets
+from bench.quality.attacks import ATTACKS, FROZEN
+from bench.quality.report import publish, summarise
+from bench.quality.units import Unit, limit_threads, run_unit
+
+QUICK = {"targets": 2, "steps": 60}
+NETWORKS = {
+    "digits": ["resnet", "mlp"],
+    "fashion-mnist": ["resnet", "vgg", "densenet", "mobilenet", "mlp"],
+    "cifar10": ["resnet20", "vgg", "densenet", "mobilenet", "mlp"],
+}
+
+
+def plan(options: argparse.Namespace) -> list[Unit]:
+    """The units of a run, those that matter most first."""
+    if options.quick:
+        names = [("digits", "resnet", attack, 0) for attack in ("none", *FROZEN, "label-flips")]
+        return [Unit(*name, **QUICK) for name in names]
+    names = [
+        (data, network, attack, seed)
+        for seed in options.seeds
+        for data, networks in reversed(NETWORKS.items())
+        for network in networks
+        for attack in ("none", *ATTACKS)
+    ]
+    units = [Unit(*name, targets=options.targets, steps=options.steps) for name in names]
+    return [unit for unit in units if all(word in unit.name for word in options.only)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--fashion", type=Path, default=datasets.FASHION)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
+    parser.add_argument("--targets", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("out/quality"))
+    options = parser.parse_args()
+    if options.publish:
+        publish(options.out)
+        return 0
+    limit_threads()
+    results = []
+    opened = Opened(options)
+    units, started = plan(options), time.perf_counter()
+    for number, unit in enumerate(units, 1):
+        try:
+            results.append(run_unit(unit, opened.get(unit.dataset), options.out, options.data, say))
+        except datasets.Absent as reason:
+            say(f"{unit.name}: skipped: {reason}")
+        say(f"[{number} of {len(units)}, {time.perf_counter() - started:.0f} s]")
+    sys.stdout.write("\n".join(summarise(results)) + "\n")
+    return 0
+
+
+class Opened:
+    """The data sets of a run, each opened once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._open: dict[str, Callable[[], datasets.Data]] = {
+            "digits": datasets.digits,
+            "fashion-mnist": lambda: datasets.fashion(options.fashion),
+            "cifar10": lambda: datasets.cifar10(options.data),
+        }
+        self._held: dict[str, datasets.Data] = {}
+
+    def get(self, name: str) -> datasets.Data:
+        if name not in self._held:
+            self._held[name] = self._open[name]()
+        return self._held[name]
+
+
+def say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Label flips memorised by a network that is fine-tuned as a whole: scan, review and repair."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.quality.baselines import Training
+from bench.quality.defences import Goals, compare_on_network
+from bench.quality.detection import judge_scan, review_network
+from bench.quality.laboratory import Laboratory, extract, probabilities
+from clear.attacks import flip_labels
+from clear.training import fit
+
+EPOCHS = 8
+COPIES = 6
+"""How often an epoch shows a flipped sample."""
+MORE = 1000
+"""Training images beside those of the frozen victims; where there are so many."""
+RATE = 0.01
+
+
+def run_flips(lab: Laboratory, say: Callable[[str], None]) -> dict[str, Any]:
+    """One victim with 1 % of its labels flipped."""
+    extra = lab.split.rest[:MORE] if len(lab.split.rest) >= 2 * MORE else lab.split.rest[:0]
+    rows = np.sort(np.concatenate([lab.split.train, extra]))
+    truth, pixels = lab.labels[rows], lab.pixels(rows)
+    labels, flips = flip_labels(truth, round(RATE * len(rows)), lab.data.classes, lab.seed)
+    copies = np.where(np.isin(np.arange(len(rows)), flips), COPIES, 1)
+    victim = copy.deepcopy(lab.extractor)
+    fit(victim, pixels, labels, epochs=EPOCHS, learning_rate=0.01, seed=lab.seed, copies=copies)
+    on_training = probabilities(victim, pixels)
+    memorised = on_training[flips].argmax(1) == labels[flips]
+    say(f"label flips: {memorised.sum()} of {len(flips)} memorised")
+    scanned, by_reference = judge_scan(Training(lab.features[rows], labels, on_training), flips, truth)
+    _, by_victim = judge_scan(Training(extract(victim, pixels), labels, on_training), flips, truth)
+    result = {
+        "samples": len(rows),
+        "flips": len(flips),
+        "memorised": int(memorised.sum()),
+        "scan": by_reference,
+        "scan of the victim's own features": by_victim,
+    }
+    held = flips[memorised]
+    if len(held):
+        result |= review_network(lab, victim, rows[held])
+        flagged = np.isin(held, [flag.row for flag in scanned.flags])
+        goals = Goals(pixels[held], labels[held], flagged)
+        result["repair"] = compare_on_network(lab, victim, pixels, labels, goals, {"scan": scanned}, EPOCHS)
+    return {"rows": [result]}

@@ -1,0 +1,223 @@
+"""Tables and figures of docs/evaluation.md, from bench/results/quality.json: nobody types a number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.quality.condense import REVIEWS, SCANS, Row, condense
+from bench.quality.metrics import interval
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results" / "quality.json"
+DOCUMENT = ROOT / "docs" / "evaluation.md"
+MARKERS = ("<!-- quality:start -->", "<!-- quality:end -->")
+ORDER = ("feature-collision", "bullseye-polytope", "convex-polytope", "gradient-matching", "label-flips")
+
+
+def publish(out: Path) -> None:
+    """Merge the units below `out` into the results that are kept; figures and document follow."""
+    from bench.quality.figures import draw
+
+    rows = {_key(row): row for row in load()}
+    units = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "units").glob("*.json"))]
+    rows |= {_key(row): row for row in condense(units)}
+    kept = json.dumps(_rounded([rows[key] for key in sorted(rows)]), separators=(",", ":"))
+    RESULTS.write_text(kept.replace('{"dataset"', '\n{"dataset"') + "\n", encoding="utf-8")
+    draw(load(), DOCUMENT.parent / "figures")
+    DOCUMENT.write_text(document(load()), encoding="utf-8")
+
+
+def load() -> list[Row]:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+
+
+def document(rows: list[Row]) -> str:
+    """The document with its tables as `rows` say."""
+    start, end = MARKERS
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(start)
+    return "\n".join([f"{before}{start}", *tables(rows), f"{end}{rest.partition(end)[2]}"])
+
+
+def tables(rows: list[Row]) -> list[str]:
+    """All tables, one section for each data set and network."""
+    lines: list[str] = []
+    for place in dict.fromkeys((row["dataset"], row["architecture"]) for row in rows):
+        here = [row for row in rows if (row["dataset"], row["architecture"]) == place]
+        attacks = sorted((row for row in here if row["attack"] != "none"), key=_rank)
+        lines += ["", f"## {place[0]}, {place[1]}", ""]
+        for title, make in SECTIONS.items():
+            table = make(here if make is _clean_table else attacks)
+            lines += [f"**{title}**", "", *table, ""] if table else []
+    return lines
+
+
+def summarise(results: Iterable[Row]) -> list[str]:
+    """The same tables for results just measured."""
+    return tables(_rounded(condense(results)))
+
+
+def _attack_table(rows: list[Row]) -> list[str]:
+    lines = [
+        "| attack | seeds | succeeds without defence | distance | hull | center | cosine | accuracy | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        found = row.get("geometry", {})
+        shown = [_number(found.get(name)) for name in ("distance", "hull", "center", "cosine")]
+        seeds = ", ".join(map(str, row["seeds"]))
+        cells = [row["attack"], seeds, _share(row["successes"], row["targets"]), *shown]
+        lines.append(_line([*cells, _number(row.get("clean_accuracy")), row["cpu_seconds"]]))
+    return lines
+
+
+def _scan_table(rows: list[Row]) -> list[str]:
+    found = {
+        f"{row['attack']}{', own features' if part != 'scan' else ''}": row[part]["scores"]
+        for row in rows
+        for part in SCANS
+        if part in row
+    }
+    if not found:
+        return []
+    lines = [_line(["method", *(f"{name} ({_positives(scores)})" for name, scores in found.items())])]
+    lines.append(_line(["---"] * (len(found) + 1)))
+    methods = dict.fromkeys(name for scores in found.values() for name in scores)
+    for method in sorted(methods, key=lambda name: not name.startswith("clear")):
+        cells = []
+        for scores in found.values():
+            got = scores.get(method)
+            cells.append(f"{_triple(got)} {got['precision']:.2f}" if got else "")
+        lines.append(_line([method, *cells]))
+    return lines
+
+
+def _flag_table(rows: list[Row]) -> list[str]:
+    found = [(row, part) for row in rows for part in SCANS if part in row]
+    if not found:
+        return []
+    rules = list(found[0][0][found[0][1]]["flags"])
+    lines = [_line(["attack", *rules, "verdicts", "label right"]), _line(["---"] * (len(rules) + 3))]
+    for row, part in found:
+        got = row[part]
+        name = row["attack"] if part == "scan" else f"{row['attack']}, own features"
+        cells = [f"{f['found']}/{f['of']}, {f['false'] / f['negatives']:.4f}" for f in got["flags"].values()]
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(got["verdicts"].items()))
+        lines.append(_line([name, *cells, verdicts, f"{got['label_right']}/{got['poisons']}"]))
+    return lines
+
+
+def _probe_table(rows: list[Row]) -> list[str]:
+    rows = [row for row in rows if "probe" in row]
+    if not rows:
+        return []
+    others = [name for name in rows[0]["probe"]["scores"] if name != "clear"]
+    head = ["attack", "flagged", "FPR", "AUROC, TPR", *others, "label right", "mates are poisons", "least z"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        got = row["probe"]
+        scores = [_triple(got["scores"][name]) for name in ("clear", *others)]
+        cells = [row["attack"], _share(got["flagged"], got["of"]), f"{got['false'] / got['negatives']:.5f}", *scores]
+        ends = [f"{got['label_right']}/{got['of']}", f"{got['mates_are_poisons']:.2f}", f"{got['least_z']:.1f}"]
+        lines.append(_line([*cells, *ends]))
+    return lines
+
+
+def _review_table(rows: list[Row]) -> list[str]:
+    found = [row[part] for row in rows for part in REVIEWS if part in row]
+    if not found:
+        return []
+    methods = list(found[0]["scores"])
+    head = ["attack", *methods, "flagged at 1 %", "FPR", "flagged at .1 %", "FPR", "label right", "mistakes"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        for part in REVIEWS:
+            if part not in row:
+                continue
+            got = row[part]
+            name = row["attack"] if part == "review" else f"{row['attack']}: {part}"
+            cells = [name, *(_triple(got["scores"][method]) for method in methods)]
+            for key in ("flagged_0.01", "flagged_0.001"):
+                cells += [_share(got[key][0], got["of"]), f"{got[key][1] / got['negatives']:.4f}"]
+            false = max(1, got["flagged_0.01"][1])
+            lines.append(_line([*cells, f"{got['label_right']}/{got['of']}", f"{got['mistakes'] / false:.2f}"]))
+    return lines
+
+
+def _repair_table(rows: list[Row]) -> list[str]:
+    rows = [row for row in rows if row.get("repair")]
+    if not rows:
+        return []
+    methods = list(dict.fromkeys(name for row in rows for name in row["repair"]))
+    lines = [_line(["defence", *(row["attack"] for row in rows)]), _line(["---"] * (len(rows) + 1))]
+    for method in methods:
+        cells = []
+        for row in rows:
+            got = row["repair"].get(method)
+            change = f", {100 * got['accuracy_change']:+.2f} ({100 * got['accuracy_change_worst']:+.2f})" if got else ""
+            cells.append(f"{got['still_taken']}/{got['of']}{change}" if got else "")
+        lines.append(_line([method, *cells]))
+    return lines
+
+
+def _clean_table(rows: list[Row]) -> list[str]:
+    head = ["sets", "samples each", "certain per 1000", "most in a set", "to review", "verdicts"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        if row["attack"] == "none":
+            verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(row["verdicts"].items()))
+            per = 1000 * row["certain"] / (row["sets"] * row["samples"])
+            cells = [row["sets"], row["samples"], f"{per:.2f}", row["certain_most"]]
+            lines.append(_line([*cells, f"{row['review_share']:.3f}", verdicts]))
+    return lines if len(lines) > 2 else []
+
+
+SECTIONS = {
+    "Attacks": _attack_table,
+    "Scan: AUROC, TPR at 1 % and .1 % FPR, precision in the top 2P (at most .5)": _scan_table,
+    "Scan: poisons flagged, share of the others flagged": _flag_table,
+    "Probe of the target among clean inputs (scores: AUROC, TPR at 1 % and .1 % FPR)": _probe_table,
+    "Review without the training set (mistakes: share of the false flags that the model got wrong)": _review_table,
+    "Repair: targets still taken for the wrong class, accuracy in points (and in the worst case)": _repair_table,
+    "Clean training sets": _clean_table,
+}
+
+
+def _rank(row: Row) -> tuple[int, str]:
+    return (ORDER.index(row["attack"]) if row["attack"] in ORDER else len(ORDER), row["attack"])
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["dataset"], row["architecture"], row["attack"]
+
+
+def _positives(scores: Row) -> int:
+    return next(iter(scores.values()))["positives"]
+
+
+def _triple(got: Row) -> str:
+    return f"{got['auroc']:.3f} {got['tpr_1%']:.2f} {got['tpr_.1%']:.2f}"
+
+
+def _share(successes: int, trials: int) -> str:
+    low, high = interval(successes, trials)
+    return f"{successes}/{trials} ({low:.2f}-{high:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five significant digits: what is kept is what is shown."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,146 @@
+"""Extraction into a feature store, shard by shard: what was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from clear._arrays import as_count
+from clear._batches import Source, as_source
+from clear._files import MANIFEST, require_writable, sha256
+from clear._progress import Progress, track
+from clear._version import __version__
+from clear.data import Features, open_features
+from clear.errors import need
+from clear.features import Extraction, extract_rows
+from clear.store import SHARD_ROWS, add_shard, finished_rows, read_manifest, start_store
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["extract_to_store"]
+
+
+def extract_to_store(
+    model: nn.Module,
+    dataset: Any,
+    folder: str | os.PathLike[str],
+    *,
+    shard_rows: int = SHARD_ROWS,
+    layer: str | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    preprocess: Callable[[Any], Any] | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    progress: Progress = False,
+) -> Features:
+    """Extract features as `extract_features` does, into a feature store; the same call goes on after a kill.
+
+    Parameters
+    ----------
+    model, layer, batch_size, device, preprocess, dtype, progress
+        As in `extract_features`.
+    dataset : ImageDataset, torch Dataset, datasets.Dataset, or (inputs, labels)
+        Rows must be reachable by number, so no DataLoader.
+    folder : path
+        Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
+        package, and the data set (SHA-256 of its file or arrays where it has them, else its length, labels and ids).
+    shard_rows : int
+        Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill.
+
+    Returns
+    -------
+    Features
+        Memory-mapped, equal (==) to those of one undisturbed run.
+
+    Raises
+    ------
+    ValueError
+        As `extract_features`; also when the folder was begun with other inputs (what differs is named), or the data set
+        is a DataLoader.
+    """
+    source = as_source(dataset)
+    if source.load is None:
+        raise ValueError("dataset is a DataLoader: pass its dataset, whose rows can be asked for by number")
+    size = as_count(batch_size, "batch_size")
+    step = -(-as_count(shard_rows, "shard_rows") // size) * size
+    options = Extraction(layer, size, device, preprocess, dtype)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    require_writable(place)
+    made_by = _identify(model, dataset, source, options, step)
+    manifest = None
+    if (place / MANIFEST).exists():  # the model tells the width only once it has run
+        manifest = _begin(place, source, read_manifest(place)["width"], options, made_by)
+    done = 0 if manifest is None else finished_rows(manifest)
+    with track(progress, "features", source.n) as advance:
+        advance(done)
+        for start in range(done, source.n, step):
+            rows = np.arange(start, min(source.n, start + step))
+            values, labels, predictions = extract_rows(model, dataset, options, rows=rows)
+            if manifest is None:
+                manifest = _begin(place, source, values.shape[1], options, made_by)
+            ids = None if source.ids is None else source.ids[rows]
+            manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions)
+            advance(len(rows))
+    return open_features(place)
+
+
+def _begin(place: Path, source: Source, width: int, options: Extraction, made_by: dict[str, Any]) -> dict[str, Any]:
+    return start_store(
+        place,
+        rows=source.n,
+        width=width,
+        dtype=options.dtype,
+        class_names=source.class_names,
+        source=source.name,
+        made_by=made_by,
+    )
+
+
+def _identify(model: nn.Module, dataset: Any, source: Source, options: Extraction, step: int) -> dict[str, Any]:
+    """Name everything that the features depend on."""
+    return {
+        "version": __version__,
+        "weights": _hash_state(model),
+        "network": type(model).__name__,
+        "data": _hash_data(dataset, source),
+        "layer": options.layer,
+        "batch_size": options.batch_size,
+        "device": options.device,
+        "preprocess": "" if options.preprocess is None else _name(options.preprocess),
+        "shard_rows": step,
+    }
+
+
+def _hash_state(model: nn.Module) -> str:
+    torch = need("torch", extra="torch")
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _hash_data(dataset: Any, source: Source) -> str:
+    total = hashlib.sha256(str(source.n).encode())
+    if source.name is not None and os.path.isfile(source.name):
+        total.update(sha256(source.name).encode())
+    elif isinstance(dataset, tuple) and source.load is not None:
+        for start in range(0, source.n, 4096):
+            for part in source.load(np.arange(start, min(source.n, start + 4096))):
+                total.update(np.ascontiguousarray(part).data if part is not None else b"none")
+    for column in (source.ids, getattr(dataset, "labels", None)):
+        total.update(np.ascontiguousarray(column).tobytes() if column is not None else b"none")
+    return total.hexdigest()
+
+
+def _name(function: Any) -> str:
+    """What a function is called, or the text of an object such as `Preprocess`, as long as it shows no address."""
+    text = getattr(function, "__qualname__", repr(function))
+    return text if " at 0x" not in text else type(function).__qualname__

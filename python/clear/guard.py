@@ -1,0 +1,180 @@
+"""The probe as a long-lived object: fitted once, saved without pickle, asked from many threads."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._documents import damage_named, read_document, write_document
+from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._parts import check_entry, read_part, require_shape, write_part
+from clear._progress import Progress
+from clear.config import PROBE_SCALES, ScanConfig
+from clear.data import Features
+from clear.prepare import Parts, Reference
+from clear.probing import Centers, check_inputs, judge, training_collapse
+from clear.results import Level, Preparation
+
+__all__ = ["Answers", "Guard"]
+
+SCHEMA = "clear-guard/1"
+MAX_MANIFEST = 16 << 20
+ARRAYS = {"rows": "<f4", "labels": "<i8", "representative": "<i8", "in_core": "|b1", "mean": "<f8", "components": "<f8"}
+FACTS = ("core_accuracy", "n_classes", "class_names", "source", "notes")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a guard says about a batch of m inputs."""
+
+    flagged: npt.NDArray[np.bool_]
+    """Whether the input sits in a pocket of the training set, bool (m,)."""
+    score: npt.NDArray[np.float64]
+    """Robust z of the collapse, float64 (m,); nan where the predicted class is too small to be judged."""
+    label: npt.NDArray[np.int64]
+    """The corrected label where the input is flagged, else the prediction, int64 (m,)."""
+    support: tuple[tuple[int, ...], ...]
+    """Training rows that hold the pocket up, for each input; () where it is not flagged."""
+
+
+class Guard:
+    """Tests inputs for pockets of the training set of a model, batch after batch.
+
+    Made by `Guard.fit` or `Guard.load`. Calls are thread-safe, and answer as `clear.probe` does.
+
+    Examples
+    --------
+    >>> import numpy as np, clear
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1, 2], 60)
+    >>> values = (4 * np.eye(3, 8)[labels] + rng.normal(size=(180, 8))).astype(np.float32)
+    >>> guard = clear.Guard.fit(clear.Features.from_arrays(values, labels))
+    >>> guard(values[:2], [0, 0]).flagged.tolist()
+    [False, False]
+    """
+
+    def __init__(self, reference: Reference, centers: Centers) -> None:
+        self.reference = reference
+        """The prepared training set."""
+        self._centers = centers
+
+    @classmethod
+    def fit(
+        cls,
+        features: Features | Reference,
+        *,
+        config: ScanConfig | None = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> Guard:
+        """Prepare a training set; arguments as those of `clear.probe`, which says what it raises.
+
+        Time about that of a scan without the hulls of other labels; memory about three times the features.
+        """
+        if not isinstance(features, Reference):
+            features = Reference(features, config=config, threads=threads, progress=progress)
+        return cls(features, training_collapse(features, progress))
+
+    def __call__(self, features: Any, predictions: Any) -> Answers:
+        """Judge inputs: features (m, d) of the same model and layer as the training set, predictions int (m,)."""
+        values, labels = check_inputs(self.reference, features, predictions)
+        judged = judge(self.reference, self._centers, values, labels)
+        flagged = judged.scores.level > Level.NONE
+        support: list[tuple[int, ...]] = [()] * len(labels)
+        if flagged.any():
+            for flag in judged.flags(self.reference, labels, np.arange(len(labels))):
+                support[flag.row] = flag.mates
+        label = np.where(flagged, judged.scores.suggested_label, labels)
+        return Answers(flagged, judged.scores.score, label, tuple(support))
+
+    def __repr__(self) -> str:
+        return f"Guard({len(self.reference.rows)} training samples, {self.reference.n_classes} classes)"
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the guard to a folder: a manifest and NPY files, with their SHA-256.
+
+        A guard that is there is replaced at once, when the new manifest gets its name. Disk: 4 * width + 17 bytes for
+        each training sample.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        require_writable(place)
+        remove_leftovers(place)
+        parts = self.reference.parts()
+        arrays = {name: getattr(parts, name) for name in ("rows", "labels", "representative", "in_core")}
+        arrays |= {"mean": parts.preparation.mean, "components": parts.preparation.components}
+        older = [path for path in place.iterdir() if re.fullmatch(r"[a-z_]+-\d{5}\.npy", path.name)]
+        number = 1 + max((int(path.stem[-5:]) for path in older), default=-1)
+        document = {
+            "schema": SCHEMA,
+            "number": number,
+            "samples": len(parts.rows),
+            "config": asdict(parts.config),
+            "centers": self._centers,
+            "files": {
+                name: write_part(place / f"{name}-{number:05}.npy", np.ascontiguousarray(array))
+                for name, array in arrays.items()
+                if array is not None
+            },
+        }
+        write_document(place / MANIFEST, document | {name: getattr(parts, name) for name in FACTS})
+        for path in older:
+            path.unlink()
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> Guard:
+        """Read a guard back. Raises UnsafeFile, naming the file, where anything was damaged or changed.
+
+        Time: that of reading the files once (for their SHA-256) and of packing two indices.
+        """
+        path = Path(folder) / MANIFEST
+        with damage_named(path):
+            document = read_document(path, SCHEMA, what="guard", limit=MAX_MANIFEST)
+            parts = _read_parts(Path(folder), document)
+            centers = [(_number(middle), _number(spread)) for middle, spread in document["centers"]]
+            if len(centers) != len(PROBE_SCALES):
+                raise ValueError(f"{len(centers)} centers: want {len(PROBE_SCALES)}")
+            return cls(Reference.restore(parts, threads=threads), centers)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _read_parts(place: Path, document: dict[str, Any]) -> Parts:
+    files, n = document["files"], document["samples"]
+    if not {"rows", "labels", "representative", "in_core", "mean"} <= set(files) <= set(ARRAYS):
+        raise ValueError(f"files are {sorted(files)}: want {list(ARRAYS)}")
+    arrays = {}
+    for name, entry in files.items():
+        check_entry(entry, f"{name}-{document['number']:05}.npy")
+        arrays[name] = read_part(place, entry)
+    rows, mean, components = arrays["rows"], arrays["mean"], arrays.get("components")
+    width = rows.shape[1] if rows.ndim == 2 else 0
+    shapes = {"rows": (n, width), "mean": (mean.size,), "components": (width, mean.size)}
+    for name, array in arrays.items():
+        require_shape(array, place / files[name]["file"], shapes.get(name, (n,)), ARRAYS[name])
+    first, classes, names = arrays["representative"], document["n_classes"], document["class_names"]
+    if components is None and width != mean.size:
+        raise ValueError(f"rows have {width} columns, the mean {mean.size}")
+    if n == 0 or first.min() < 0 or (first > np.arange(n)).any() or not (first[first] == first).all():
+        raise ValueError("representatives are not the first of their copies")
+    return Parts(
+        rows,
+        arrays["labels"],
+        first,
+        arrays["in_core"],
+        float(document["core_accuracy"]),
+        int(classes),
+        None if names is None else tuple(map(str, names)),
+        document["source"],
+        Preparation(mean, components),
+        ScanConfig(**document["config"]),
+        tuple(map(str, document["notes"])),
+    )

@@ -1,0 +1,157 @@
+"""Incoming samples against a prepared training set: the probe, and what a guard shares with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import FloatArray, as_features, as_labels
+from clear._progress import Progress
+from clear.collapse import collapse, measure, reassignment
+from clear.config import PROBE_SCALES, ScanConfig
+from clear.data import Features
+from clear.flags import make_flags
+from clear.pockets import robust_center
+from clear.prepare import Ints, Reference, Rows, apply_preparation
+from clear.results import Flag, Level, ProbeResult, Scores
+
+__all__ = ["Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
+
+Centers = list[tuple[float, float]]
+"""Median and spread of the training set's collapse, one of each probe scale."""
+
+
+def probe(
+    inputs: Features,
+    reference: Features | Reference,
+    *,
+    config: ScanConfig | None = None,
+    threads: int | None = None,
+    progress: Progress = False,
+) -> ProbeResult:
+    """Test incoming samples for pockets of the training set that the model was trained on.
+
+    Parameters
+    ----------
+    inputs : Features
+        Features (m, d) of the incoming samples from the same model and layer as the reference; what the model predicts
+        for them in `predictions` (where that is None `labels` are taken for them, and a note says so).
+    reference : Features or Reference
+        The training set with the labels it was trained on. A `Reference` is prepared once and used for many probes.
+    config, threads, progress
+        As in `scan`; a prepared `Reference` brings its own config and threads.
+
+    Returns
+    -------
+    ProbeResult
+        Flagged inputs, each with the corrected label, the training samples that hold the pocket up and the hulls.
+        Thresholds come from the training set alone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `scan`; also when widths differ, or a prediction is not a class of the training set.
+
+    Notes
+    -----
+    An input that equals a training sample of the predicted label is measured without that sample.
+    """
+    if not isinstance(reference, Reference):
+        reference = Reference(reference, config=config, threads=threads, progress=progress)
+    wanted = inputs.labels if inputs.predictions is None else inputs.predictions
+    values, labels = check_inputs(reference, inputs.values, wanted)
+    stood_in = ["inputs have no predictions: their labels were taken for them"] if inputs.predictions is None else []
+    judged = judge(reference, training_collapse(reference, progress), values, labels, progress=progress)
+    flags = judged.flags(reference, labels, inputs.ids)
+    return ProbeResult(
+        n_samples=len(values),
+        n_features=values.shape[1],
+        n_classes=reference.n_classes,
+        class_names=reference.features.class_names,
+        labels=labels,
+        ids=inputs.ids,
+        source=inputs.source,
+        reference_source=reference.features.source,
+        verdict="poisoned" if flags else "clean",
+        scores=judged.scores,
+        flags=flags,
+        thresholds=judged.thresholds,
+        preparation=reference.preparation,
+        config=reference.config,
+        notes=tuple(reference.notes + stood_in),
+    )
+
+
+def check_inputs(reference: Reference, values: Any, predictions: Any) -> tuple[FloatArray, Ints]:
+    """Features (m, d) and predictions (m,) that fit the reference, or an error that says what does not."""
+    checked = as_features(values, "inputs", width=len(reference.preparation.mean))
+    return checked, as_labels(predictions, len(checked), "predictions", classes=reference.n_classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Scores of inputs, and what their flags are made from."""
+
+    scores: Scores
+    thresholds: dict[str, float]
+    points: Rows
+    exclude: Ints
+    scale: Ints
+    """Which of the probe's scales decided, int64 (m,)."""
+
+    def flags(self, reference: Reference, labels: Ints, ids: npt.NDArray[Any]) -> tuple[Flag, ...]:
+        """Flags of the inputs above level NONE."""
+        return make_flags(self.scores, labels, ids, self.points, self.exclude, reference, self.scale, PROBE_SCALES)
+
+
+def judge(
+    reference: Reference, centers: Centers, values: FloatArray, labels: Ints, *, progress: Progress = False
+) -> Judged:
+    """Hold the collapse of checked inputs against that of the training set (`training_collapse`)."""
+    points = apply_preparation(values, reference.preparation)
+    exclude = _equal_training_rows(reference, points, labels)
+    wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
+    thresholds: dict[str, float] = {"z": reference.config.probe_spreads}
+    z = np.empty((len(PROBE_SCALES), len(points)))
+    for i, (scale, (middle, spread)) in enumerate(zip(PROBE_SCALES, centers, strict=True)):
+        thresholds[f"collapse_median_{scale.mates}"], thresholds[f"collapse_spread_{scale.mates}"] = middle, spread
+        z[i] = (collapse(wrap, i) - middle) / spread if spread > 0 else np.nan
+    best = np.nan_to_num(z, nan=-np.inf).argmax(axis=0)
+    at = np.arange(len(points))
+    decided = z[best, at]
+    certain = np.nan_to_num(decided, nan=-np.inf) > reference.config.probe_spreads
+    scores = Scores(
+        collapse=np.stack([collapse(wrap, i) for i in range(len(PROBE_SCALES))])[best, at],
+        reassignment=np.stack([reassignment(wrap, i) for i in range(len(PROBE_SCALES))])[best, at],
+        score=decided,
+        group=decided,
+        suggested_label=wrap.other_label,
+        level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
+        in_core=np.zeros(len(points), dtype=np.bool_),
+        representative=at,
+    )
+    return Judged(scores, thresholds, points, exclude, best)
+
+
+def training_collapse(reference: Reference, progress: Progress = False) -> Centers:
+    """Median and scaled MAD of K over the training set for each probe scale: where the probe's thresholds come from."""
+    units = reference.units
+    wrap = measure(
+        reference,
+        reference.rows[units],
+        reference.labels[units],
+        PROBE_SCALES,
+        exclude=units,
+        others=False,
+        progress=progress,
+        stage="training collapse",
+    )
+    return [robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))]
+
+
+def _equal_training_rows(reference: Reference, points: Rows, labels: Ints) -> Ints:
+    nearest = reference.all_index.search(points, k=1, within=labels, threads=reference.threads)
+    return np.where(nearest.distances[:, 0] == 0, nearest.indices[:, 0], -1)

@@ -1,0 +1,133 @@
+"""Finished pieces of work in a folder: never done twice, and never believed when they are damaged or of other inputs.
+
+manifest.json         what the work depends on (hashes of the inputs, settings, versions), with a digest of its own
+core-00000.npz        one file for each finished piece of a stage: its arrays, and a digest of these, the piece's
+hulls-00000.npz       name and the manifest; it appears under this name only when it is complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import as_count
+from clear._documents import damage_named, digest, read_document, spelled, write_document
+from clear._files import MANIFEST, atomic_write, remove_leftovers, require_writable
+from clear._npy import read_npz
+from clear.errors import LimitReached, UnsafeFile
+
+__all__ = ["PIECE_ROWS", "Arrays", "Work", "finish", "hash_array"]
+
+SCHEMA = "clear-work/1"
+MAX_MANIFEST = 1 << 20
+PIECE_ROWS = 1 << 13
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Work:
+    """A folder of finished pieces. `begin` says what they depend on, and must come first.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it does not exist.
+    piece_rows : int
+        Samples in a piece of the stages that go by samples.
+    max_seconds : float, optional
+        Time from now after which no further piece is begun: `check_time` then raises `LimitReached`.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, piece_rows: int = PIECE_ROWS, max_seconds: float | None = None
+    ) -> None:
+        self.piece_rows = as_count(piece_rows, "piece_rows")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        require_writable(self.folder)
+        remove_leftovers(self.folder)
+        self._limit = max_seconds
+        self._begun = time.monotonic()
+        self._key = b""
+
+    def begin(self, inputs: dict[str, Any]) -> None:
+        """Take up the work on these inputs; a ValueError names what differs when the folder belongs to others."""
+        path = self.folder / MANIFEST
+        inputs = inputs | {"piece_rows": self.piece_rows}
+        document = {"schema": SCHEMA, "inputs": spelled(inputs)}
+        if path.exists():
+            with damage_named(path):
+                found = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
+            differing = sorted(name for name in {*found, *inputs} if found.get(name) != document["inputs"].get(name))
+            if differing:
+                raise ValueError(
+                    f"{path} was begun with other inputs ({', '.join(differing)}): "
+                    "want the same features and settings, or another folder"
+                )
+        else:
+            write_document(path, document)
+        self._key = digest(document).encode()
+
+    def check_time(self, stage: str, done: int, count: int) -> None:
+        """Raise `LimitReached` when the time is up."""
+        if self._limit is not None and time.monotonic() - self._begun >= self._limit:
+            raise LimitReached(
+                f"stopped after {self._limit:g} seconds with {done} of {count} pieces of stage {stage!r} done: "
+                f"the same call goes on from {self.folder}"
+            )
+
+    def load(self, stage: str, piece: int) -> Arrays | None:
+        """Return the arrays of a finished piece; None where there is none, or (with a warning) a damaged one."""
+        path = self._path(stage, piece)
+        if not path.exists():
+            return None
+        try:
+            with damage_named(path):
+                arrays = read_npz(path)
+                if arrays.pop("digest").tobytes() != self._digest(stage, piece, arrays):
+                    raise UnsafeFile(f"{path} is damaged, or of other inputs: its digest differs")
+        except UnsafeFile as error:
+            warnings.warn(f"{error}; this piece is computed again", RuntimeWarning, stacklevel=2)
+            return None
+        return arrays
+
+    def save(self, stage: str, piece: int, arrays: Arrays) -> None:
+        """Write the arrays of a piece: all of them, or nothing."""
+        stamp = np.frombuffer(self._digest(stage, piece, arrays), np.uint8)
+        with atomic_write(self._path(stage, piece)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, digest=stamp, **arrays)
+
+    def _path(self, stage: str, piece: int) -> Path:
+        return self.folder / f"{stage}-{piece:05}.npz"
+
+    def _digest(self, stage: str, piece: int, arrays: Arrays) -> bytes:
+        total = hashlib.sha256(self._key + f" {stage} {piece}".encode())
+        for name in sorted(arrays):
+            total.update(f" {name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
+            total.update(np.ascontiguousarray(arrays[name]).data)
+        return total.digest()
+
+
+def finish(work: Work | None, stage: str, piece: int, compute: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays of a piece: those stored, or computed now and stored. Without `work`, computed."""
+    if work is None:
+        return compute()
+    arrays = work.load(stage, piece)
+    if arrays is None:
+        arrays = compute()
+        work.save(stage, piece, arrays)
+    return arrays
+
+
+def hash_array(array: npt.NDArray[Any]) -> str:
+    """SHA-256 of an array's type, shape and values."""
+    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

@@ -1,0 +1,52 @@
+"""Scores as partitioned Parquet: every sample once, under its level, ordered by id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import make_pocket
+
+import clear
+from clear.cli import main
+
+pyarrow = pytest.importorskip("pyarrow.parquet", reason="the data extra is not installed")
+planted = make_pocket(0)
+IDS = np.array([f"s{i:04}" for i in np.random.default_rng(0).permutation(len(planted.labels))])
+TRAINING = clear.Features.from_arrays(planted.values, planted.labels, ids=IDS)
+
+
+def test_every_sample_is_in_the_partition_of_its_level(tmp_path: Path) -> None:
+    result = clear.scan(TRAINING)
+    files = clear.export_scores(result, tmp_path, file_rows=100)
+    assert len(files) == len(set(files)) >= 5
+    found = {}
+    for file in files:
+        table = pyarrow.ParquetFile(file).read().to_pydict()
+        assert table["id"] == sorted(table["id"])
+        level = clear.Level[file.parent.name.removeprefix("suspicion=").upper()]
+        assert set(table["level"]) == {level}
+        found |= dict(zip(table["id"], table["score"], strict=True))
+    assert found == dict(zip(IDS.tolist(), result.scores.score.tolist(), strict=True))
+
+
+def test_an_older_export_is_replaced(tmp_path: Path) -> None:
+    result = clear.scan(TRAINING)
+    clear.export_scores(result, tmp_path, file_rows=10)
+    files = clear.export_scores(result, tmp_path)
+    assert sorted(tmp_path.rglob("*.parquet")) == sorted(files)
+
+
+def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clear.save_features(TRAINING, "train.npz")
+    assert main(["scan", "train.npz", "--parquet", "scores"]) == 1
+    wanted = clear.scan(TRAINING).flags[0].id
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: the queries in docs/scaling.md are checked")
+    polars = pytest.importorskip("polars", reason="polars is not installed: the queries in docs/scaling.md are checked")
+    query = "SELECT id FROM read_parquet('scores/**/*.parquet') WHERE suspicion = 'certain' ORDER BY score DESC LIMIT 1"
+    assert duckdb.sql(query).fetchall() == [(wanted,)]
+    scores = polars.scan_parquet("scores/**/*.parquet", hive_partitioning=True)
+    top = scores.filter(polars.col("suspicion") == "certain").sort("score", descending=True).select("id").head(1)
+    assert top.collect().item() == wanted

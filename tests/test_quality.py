@@ -1,0 +1,216 @@
+"""The evaluation: its arithmetic against small oracles, its baselines on planted data, one unit of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import make_classes, make_pocket
+
+torch = pytest.importorskip("torch", reason="the evaluation needs the torch extra")
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.quality import attacks, baselines, datasets, metrics, report, units  # noqa: E402
+from bench.quality.architectures import ARCHITECTURES  # noqa: E402
+from bench.quality.defences import compress  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def test_rates_follow_from_exceedances() -> None:
+    scores = np.array([5.0, 1.0, 3.0, 3.0, 2.0, np.nan])
+    positive = np.array([True, False, True, False, False, True])
+    found = metrics.exceedances(scores, positive)
+    assert found == [(0.0, 0.0), (pytest.approx(1 / 3), pytest.approx(1 / 6)), (1.0, 1.0)]
+    assert metrics.rate(found, 0.0) == pytest.approx(1 / 3)
+    assert metrics.rate(found, 0.34) == pytest.approx(2 / 3)
+
+
+def test_auroc_agrees_with_scikit_learn_with_ties() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    positive = rng.random(200) < 0.3
+    scores = rng.integers(0, 8, 200) + 2.0 * positive
+    assert metrics.auroc(metrics.exceedances(scores, positive)) == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_precision_counts_the_top_two_p() -> None:
+    scores = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
+    positive = np.array([True, False, False, True, False, False])  # ranks 1 and 4 of the top 4
+    assert metrics.precision(metrics.exceedances(scores, positive), 4) == 0.5
+    assert metrics.precision(metrics.exceedances(-scores, positive), 4) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "wanted"),
+    [(0, 10, (0.0, 0.3085)), (10, 10, (0.6915, 1.0)), (7, 10, (0.3475, 0.9333)), (0, 0, (0.0, 1.0))],
+)
+def test_intervals_are_clopper_pearson(successes: int, trials: int, wanted: tuple[float, float]) -> None:
+    assert metrics.interval(successes, trials) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[baselines.Training, np.ndarray]:
+    """Ten labels flipped among well separated classes: every label detector must see them."""
+    values, labels = make_classes(0, per_class=60)
+    flips = np.arange(10)
+    labels[flips] = (labels[flips] + 1) % 5
+    return baselines.Training(values, labels, np.full((len(labels), 5), 0.2)), flips
+
+
+@pytest.mark.parametrize("name", ["Deep k-NN, k = 50", "Deep k-NN, k = 50, self-vote", "l2 outlier", "LOF"])
+def test_baselines_see_flipped_labels(planted: tuple[baselines.Training, np.ndarray], name: str) -> None:
+    training, flips = planted
+    found = metrics.exceedances(baselines.SCORERS[name](training), np.isin(np.arange(300), flips))
+    assert metrics.auroc(found) > 0.95
+
+
+@pytest.mark.parametrize("name", ["cleanlab labels", "cleanlab outliers"])
+def test_cleanlab_is_asked_the_right_way_round(planted: tuple[baselines.Training, np.ndarray], name: str) -> None:
+    pytest.importorskip("cleanlab", reason="a baseline of the evaluation, not a dependency")
+    training, flips = planted
+    values = training.features.copy()
+    values[flips] = np.random.default_rng(99).normal(size=(10, 16))  # of no class, for the outlier score
+    moved = dataclasses.replace(training, features=values) if name == "cleanlab outliers" else training
+    found = metrics.exceedances(baselines.SCORERS[name](moved), np.isin(np.arange(300), flips))
+    assert metrics.auroc(found) > 0.95
+
+
+def test_spectral_signatures_are_centred(planted: tuple[baselines.Training, np.ndarray]) -> None:
+    training, _ = planted
+    moved = dataclasses.replace(training, features=training.features + 100.0)
+    np.testing.assert_allclose(baselines.spectral(moved), baselines.spectral(training), rtol=1e-2, atol=1e-2)
+
+
+def test_the_hull_sees_a_pocket_that_votes_do_not() -> None:
+    pocket = make_pocket(0, poisons=12)
+    training = baselines.Training(pocket.values, pocket.labels, np.full((len(pocket.labels), 5), 0.2))
+    inputs = np.concatenate([pocket.target[None], make_classes(0, per_class=40)[0]])
+    confidence = np.full((len(inputs), 5), 0.1)
+    confidence[:, 0] = 0.6
+    scores = baselines.score_inputs(training, inputs.astype(np.float32), confidence)
+    assert set(scores) == {
+        "Deep k-NN, k = 50",
+        "distance to the 20th neighbour",
+        "1 - confidence",
+        "kNN in place of the hull",
+    }
+    assert scores["kNN in place of the hull"][0] > np.quantile(scores["kNN in place of the hull"][1:], 0.95)
+
+
+def test_splits_are_disjoint_and_depend_on_the_seed() -> None:
+    labels = np.tile(np.arange(5), 100)
+    sizes = datasets.Sizes(per_class=20, own=50, clean=60)
+    first, again, other = (datasets.split(labels, sizes, seed) for seed in (1, 1, 2))
+    parts = np.concatenate([first.train, first.own, first.clean, first.rest])
+    assert np.array_equal(np.sort(parts), np.arange(500))
+    assert (np.bincount(labels[first.train]) == 20).all()
+    assert np.array_equal(first.rest, again.rest)
+    assert not np.array_equal(first.train, other.train)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_architecture_takes_both_image_sizes_and_ends_in_a_linear_layer(name: str) -> None:
+    from clear.models import last_linear
+
+    for channels, side in ((1, 28), (3, 32)):
+        network = ARCHITECTURES[name](channels, side, 7)
+        assert network.eval()(torch.zeros(2, channels, side, side)).shape == (2, 7)
+        assert last_linear(network)[1].out_features == 7
+
+
+def test_jpeg_changes_images_a_little() -> None:
+    pixels = datasets.digits().fresh.pixels(np.arange(3))
+    changed = compress(pixels)
+    assert changed.shape == pixels.shape
+    assert 0 < (changed - pixels).abs().mean() < 0.05
+
+
+def test_absent_data_say_where_they_come_from(tmp_path: Path) -> None:
+    with pytest.raises(datasets.Absent, match="dataset-fashion-mnist"):
+        datasets.fashion(tmp_path)
+    with pytest.raises(datasets.Absent, match="--data DIR"):
+        datasets.cifar10(None)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datasets.Data]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path_factory.mktemp("quality"), datasets.digits()
+    torch.set_num_threads(threads)
+
+
+def run(workplace: tuple[Path, datasets.Data], attack: str, lines: list[str] | None = None) -> dict:
+    pytest.importorskip("cleanlab", reason="the baselines include it")
+    unit = units.Unit("digits", "mlp", attack, seed=0, targets=1, steps=30)
+    return units.run_unit(unit, workplace[1], workplace[0], None, [].append if lines is None else lines.append)
+
+
+@pytest.mark.parametrize("attack", ["feature-collision", "convex-polytope", "gradient-matching", "bullseye-spread"])
+def test_a_unit_reports_success_geometry_and_every_defence(workplace: tuple[Path, datasets.Data], attack: str) -> None:
+    result = run(workplace, attack)
+    (row,) = result["rows"]
+    assert 0 <= row["geometry"]["largest_change"] <= 0.2 + 1e-6
+    assert row["true"] != row["taken_for"]
+    if row["success"]:
+        assert row["repair"]["none"]["still_taken"]
+        assert len(row["probe"]["scores"]["clear"]) == 1
+        assert len(row["scan"]["scores"]["clear: K"]) == attacks.POISONS.get(attack, 5)
+    assert json.loads((workplace[0] / "units" / f"digits-mlp-{attack}-seed0.json").read_text()) == result
+
+
+def test_a_unit_that_was_run_is_not_run_again_unless_it_differs(workplace: tuple[Path, datasets.Data]) -> None:
+    lines: list[str] = []
+    first, again = run(workplace, "feature-collision"), run(workplace, "feature-collision", lines)
+    assert first == again
+    assert lines == ["digits-mlp-feature-collision-seed0: done before"]
+    other = units.Unit("digits", "mlp", "feature-collision", seed=0, targets=1, steps=1)
+    assert units.run_unit(other, workplace[1], workplace[0], None, lines.append) != first
+
+
+def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, datasets.Data]) -> None:
+    flips, clean = run(workplace, "label-flips"), run(workplace, "none")
+    (row,) = flips["rows"]
+    assert row["repair"]["none"]["still_taken"] == row["memorised"] > 0
+    assert len(clean["rows"]) == units.CLEAN_SETS
+    lines = report.summarise([flips, clean])
+    assert any(line.startswith("| label-flips, own features |") for line in lines)
+    assert any("| relabel from scan |" in line for line in lines)
+    assert any(line.startswith(f"| {units.CLEAN_SETS} | 500 |") for line in lines)
+
+
+def test_the_document_shows_what_the_results_say() -> None:
+    assert report.document(report.load()) == report.DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_every_attack_has_a_place_in_the_plan() -> None:
+    from argparse import Namespace
+
+    from bench.quality.__main__ import plan
+
+    quick = plan(Namespace(quick=True))
+    assert {unit.attack for unit in quick} == {"none", *attacks.ATTACKS} - set(attacks.WHOLE)
+    chosen = plan(Namespace(quick=False, seeds=[1, 2], targets=3, steps=5, only=["cifar10", "bullseye-polytope"]))
+    assert {unit.dataset for unit in chosen} == {"cifar10"}
+    assert len(chosen) == 2 * 5
+    everything = plan(Namespace(quick=False, seeds=[1], targets=3, steps=5, only=[]))
+    assert {unit.attack for unit in everything} == {"none", *attacks.ATTACKS}
+
+
+def test_the_figures_are_drawn_from_the_results_and_do_not_change(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the report extra")
+    from bench.quality.figures import draw
+
+    for folder in ("one", "two"):
+        draw(report.load(), tmp_path / folder)
+    for name in ("quality-roc.svg", "quality-pockets.png"):
+        drawn = [(tmp_path / folder / name).read_bytes() for folder in ("one", "two")]
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) > 10_000

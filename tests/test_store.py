@@ -1,0 +1,290 @@
+"""Feature stores: what is written comes back, stays on disk until asked for, and damage is named before use."""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clear
+from clear import UnsafeFile, _documents
+from clear._files import sha256
+from clear._rows import ShardedRows
+from clear.data import Features, open_features, save_features
+from clear.store import add_shard, start_store, write_store
+
+N, D = 50, 6
+DTYPES = ["float16", "float32", "float64"]
+
+
+def make(dtype: str = "float32", **columns: object) -> Features:
+    rng = np.random.default_rng(0)
+    return Features.from_arrays(rng.normal(size=(N, D)).astype(dtype), rng.integers(0, 3, N), **columns)
+
+
+def write(folder: Path, features: Features, shard_rows: int = 16, dtype: str | None = None) -> Path:
+    plain = {"labels": features.labels, "ids": features.ids}
+    if features.predictions is not None:
+        plain["predictions"] = features.predictions
+    write_store(folder, features.values, plain, features.class_names, dtype=dtype, shard_rows=shard_rows)
+    return folder
+
+
+@pytest.mark.parametrize("shard_rows", [1, 16, N, 10 * N])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_written_comes_back(tmp_path: Path, dtype: str, shard_rows: int) -> None:
+    wanted = make(dtype, ids=[f"s{i}" for i in range(N)], class_names=("a", "b", "c"), predictions=[1] * N)
+    found = open_features(write(tmp_path / "set", wanted, shard_rows))
+    assert found.values.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(found.values), wanted.values)
+    for name in ("labels", "ids", "predictions"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert found.class_names == wanted.class_names
+
+
+def test_bfloat16_is_the_nearest_of_its_values(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed: it has bfloat16")
+    wanted = make()
+    found = open_features(write(tmp_path / "set", wanted, dtype="bfloat16"))
+    rounded = torch.from_numpy(wanted.values).bfloat16().float().numpy()
+    assert found.values.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(found.values), rounded)
+
+
+def test_saving_to_a_name_without_suffix_makes_a_store_and_replaces_an_older_one(tmp_path: Path) -> None:
+    write(tmp_path / "set", make("float64"), shard_rows=4)
+    save_features(make(), tmp_path / "set")
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
+        "labels-00000.npy",
+        "manifest.json",
+        "values-00000.npy",
+    ]
+    np.testing.assert_array_equal(open_features(tmp_path / "set").values, make().values)
+
+
+def test_rows_are_picked_as_from_one_array(tmp_path: Path) -> None:
+    whole = make().values
+    rows = open_features(write(tmp_path / "set", make())).values
+    assert isinstance(rows, ShardedRows)
+    for key in (
+        slice(None), slice(3, 40), slice(16, 32), slice(45, 99), slice(9, 2), slice(0, N, 7), slice(None, None, -1),
+        np.array([49, 0, 17, 17]), np.array([-1]), whole[:, 0] > 0, 7, [],
+    ):  # fmt: skip
+        np.testing.assert_array_equal(rows[key], whole[np.asarray(key, int) if isinstance(key, list) else key])
+    with pytest.raises(IndexError, match="there are 50 rows"):
+        rows[[N]]
+
+
+def test_a_scan_of_a_store_is_that_of_the_array(tmp_path: Path) -> None:
+    wanted = clear.scan(make("float16"), threads=1)
+    found = clear.scan(open_features(write(tmp_path / "set", make("float16"))), threads=1)
+    np.testing.assert_array_equal(found.scores.score, wanted.scores.score)
+    assert found.flags == wanted.flags
+
+
+def test_values_stay_on_disk_until_they_are_asked_for(tmp_path: Path) -> None:
+    n, d = 1 << 14, 512
+    values = np.zeros((n, d), np.float32)
+    features = Features.from_arrays(values, np.arange(n) % 2)
+    write(tmp_path / "set", features, shard_rows=1 << 12)
+    tracemalloc.start()
+    opened = open_features(tmp_path / "set")
+    assert opened.values[5:9].shape == (4, d)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 4
+
+
+def test_an_unfinished_store_says_so(tmp_path: Path) -> None:
+    manifest = start_store(tmp_path / "set", rows=N, width=D, dtype="float32")
+    add_shard(tmp_path / "set", manifest, make().values[:16], make().labels[:16])
+    with pytest.raises(ValueError, match="unfinished: 16 of 50 rows are written; run the command that began it again"):
+        open_features(tmp_path / "set")
+
+
+def test_a_store_of_other_inputs_is_not_gone_on_with(tmp_path: Path) -> None:
+    start_store(tmp_path, rows=N, width=D, dtype="float32", made_by={"weights": "a", "data": "b"})
+    start_store(tmp_path, rows=N, width=D, dtype="float32", made_by={"weights": "a", "data": "b"})
+    with pytest.raises(ValueError, match=r"manifest.json was begun with other inputs \(weights differs\)"):
+        start_store(tmp_path, rows=N, width=D, dtype="float32", made_by={"weights": "c", "data": "b"})
+    with pytest.raises(ValueError, match="width differs"):
+        start_store(tmp_path, rows=N, width=D + 1, dtype="float32", made_by={"weights": "a", "data": "b"})
+
+
+def test_urls_of_fsspec_are_opened(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    write(tmp_path / "set", make())
+    clear.save_features(make(), tmp_path / "one.npy")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "set"), "/set", recursive=True)
+    for file in tmp_path.glob("one*.npy"):
+        memory.put(str(file), f"/{file.name}")
+    for url in (f"file://{tmp_path}/set", "memory://set", "memory://one.npy"):
+        np.testing.assert_array_equal(np.asarray(open_features(url).values), make().values)
+    with pytest.raises(FileNotFoundError):
+        open_features("memory://nothing")
+
+
+def test_a_data_set_saved_by_hugging_face_is_opened(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    columns = {"embedding": make().values.tolist(), "label": make().labels.tolist()}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "hf"))
+    np.testing.assert_allclose(open_features(tmp_path / "hf").values, make().values)
+
+
+# ---- hostile stores -------------------------------------------------------------------------------------------------
+
+Damage = Callable[[Path, np.random.Generator], None]
+
+
+def change_manifest(folder: Path, change: Callable[[Any], object]) -> None:
+    """Change the manifest and give it the digest that fits, as an attacker would."""
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["digest"]
+    change(document)
+    _documents.write_document(path, document)
+
+
+def cut(name: str, share: float) -> Damage:
+    return lambda folder, _: os.truncate(folder / name, int(share * (folder / name).stat().st_size))
+
+
+def flip(name: str) -> Damage:
+    def damage(folder: Path, rng: np.random.Generator) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+def swap(name: str, array: np.ndarray) -> Damage:
+    """Another array, with hash and length that fit: only its shape, type or values are wrong."""
+
+    def damage(folder: Path, _: np.random.Generator) -> None:
+        np.save(folder / name, array)
+        role, number = name.removesuffix(".npy").split("-")
+
+        def fit(document: dict[str, Any]) -> None:
+            entry = document["shards"][int(number)]["files"][role]
+            entry |= {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+
+        change_manifest(folder, fit)
+
+    return damage
+
+
+def setting(key: str, value: object, *where: Any) -> Damage:
+    """Set an entry of the manifest, or of what `where` leads to in it."""
+
+    def change(document: Any) -> None:
+        for step in where:
+            document = document[step]
+        document[key] = value
+
+    return lambda folder, _: change_manifest(folder, change)
+
+
+def file_cases() -> Iterator[tuple[str, Damage]]:
+    for name in (f"{role}-0000{i}.npy" for i in range(4) for role in ("values", "labels", "ids", "predictions")):
+        for share in (0, 0.3, 0.95):
+            yield f"{name} cut to {share:.0%}", cut(name, share)
+        yield (
+            f"{name} longer",
+            lambda folder, _, name=name: os.truncate(folder / name, (folder / name).stat().st_size + 1),
+        )
+        yield f"{name} missing", lambda folder, _, name=name: (folder / name).unlink()
+        for i in range(3):
+            yield f"{name} flipped {i}", flip(name)
+    for i in range(20):
+        yield f"manifest flipped {i}", flip("manifest.json")
+        yield f"manifest cut {i}", cut("manifest.json", i / 20)
+    yield "manifest of a gigabyte", lambda folder, _: os.truncate(folder / "manifest.json", 1 << 30)
+    yield "brackets without end", lambda folder, _: (folder / "manifest.json").write_bytes(b"[" * 10**6)
+    yield "manifest that is a list", lambda folder, _: (folder / "manifest.json").write_bytes(b"[]")
+
+
+def array_cases() -> Iterator[tuple[str, Damage]]:
+    rows = np.zeros((16, D), np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        bad = rows.copy()
+        bad[3, 2] = value
+        yield f"{value} in the values", swap("values-00001.npy", bad)
+    yield "wide values", swap("values-00001.npy", np.zeros((16, D + 1), np.float32))
+    yield "half values", swap("values-00001.npy", rows.astype(np.float16))
+    yield "flat values", swap("values-00001.npy", rows.ravel())
+    yield "values by column", swap("values-00001.npy", np.asfortranarray(rows))
+    yield "big-endian values", swap("values-00001.npy", rows.astype(">f4"))
+    yield "integers for values", swap("values-00001.npy", rows.astype(np.int32))
+    yield "float labels", swap("labels-00002.npy", np.zeros(16))
+    yield "negative labels", swap("labels-00002.npy", np.full(16, -1))
+    yield "labels in columns", swap("labels-00002.npy", np.zeros((16, 1), np.int64))
+    yield "ids twice", swap("ids-00000.npy", np.zeros(16, np.int64))
+    yield "float ids", swap("ids-00000.npy", np.zeros(16))
+
+
+MANIFEST_VALUES = {
+    "rows": (-1, 0, 10**15, 49, 51, "50", 50.0, None),
+    "width": (0, -6, 10**9, 7, True),
+    "dtype": ("O", "float8", [], None),
+    "shards": ([], {}, None, [None], [{}], 7),
+    "class_names": (3, ["a", 1], []),
+    "source": (1,),
+    "made_by": (1,),
+    "schema": ("clear-features/99", None),
+}
+SHARD_VALUES = {"rows": (0, -16, 2**50, 17, None), "files": ({}, None, {"values": 1})}
+FILE_VALUES = {
+    "file": ("../values-00001.npy", "/etc/passwd", "values-00002.npy", None, 3),
+    "bytes": (0, -1, 2**60, "9", None),
+    "sha256": ("0" * 64, "", None, "Z" * 64),
+}
+
+
+def manifest_cases() -> Iterator[tuple[str, Damage]]:
+    """Entries of the manifest that are wrong, under a digest that is right."""
+    for values, where in (
+        (MANIFEST_VALUES, ()),
+        (SHARD_VALUES, ("shards", 1)),
+        (FILE_VALUES, ("shards", 1, "files", "values")),
+    ):
+        for key, wrong in values.items():
+            yield from ((f"{key} is {value!r} in {where}", setting(key, value, *where)) for value in wrong)
+
+
+def test_hostile_stores_are_refused_quickly_without_memory_and_the_file_is_named(tmp_path: Path) -> None:
+    features = make(ids=np.arange(N)[::-1].copy(), predictions=[1] * N)
+    good = write(tmp_path / "good", features)
+    originals = {path.name: path.read_bytes() for path in good.iterdir()}
+    every = [*file_cases(), *array_cases(), *manifest_cases()]
+    assert len(every) >= 200
+    rng = np.random.default_rng(0)
+    quiet, unnamed, greedy = [], [], []
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for name, damage in every:
+        for path in folder.iterdir():
+            path.unlink()
+        for file, data in originals.items():
+            (folder / file).write_bytes(data)
+        damage(folder, rng)
+        tracemalloc.start()
+        try:
+            np.asarray(open_features(folder).values)
+        except (UnsafeFile, ValueError, TypeError, OSError) as error:
+            said = str(error)
+            if not any(part in said for part in (str(folder), "ids repeat", "labels[")):
+                unnamed.append((name, said))
+        else:
+            quiet.append(name)
+        if tracemalloc.get_traced_memory()[1] > 16 << 20:
+            greedy.append(name)
+        tracemalloc.stop()
+    assert (quiet, unnamed, greedy) == ([], [], [])

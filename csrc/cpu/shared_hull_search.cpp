@@ -154,7 +154,9 @@ void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
             master.start[i * widest + static_cast<std::size_t>(place)] = open.weights[a];
         }
     }
-    HullProblems const problems{problems_.points, hull_.vertices, master.owner, {master.members.data(), rows, k, k},
+    auto const& rows_of_hull = hull_.vertices;
+    StoredRows const base{rows_of_hull.data, Storage::float32, rows_of_hull.rows, rows_of_hull.cols, rows_of_hull.stride};
+    HullProblems const problems{problems_.points, base, master.owner, {master.members.data(), rows, k, k},
                                 master.eps, {master.start.data(), rows, k, k}};
     HullResults const results{master.status, master.lower, master.upper, master.used,
                               {master.weights.data(), rows, k, k}, {master.directions.data(), rows, d, d}};

@@ -47,6 +47,7 @@ class NeighborIndex:
         indices: npt.NDArray[np.int64],
     ) -> None: ...
 
+def release_memory() -> None: ...
 def measure_candidates(
     queries: npt.NDArray[np.float32],
     base: npt.NDArray[Any],

@@ -91,7 +91,7 @@ def scan(
 
     Notes
     -----
-    Time O(n^2 d) for exact neighbours plus n * (classes + 1) small hulls; memory about three times the features.
+    Time O(n^2 d) for exact neighbours plus n * (classes + 1) small hulls; memory about twice the features in float32.
 
     Examples
     --------

@@ -75,7 +75,7 @@ class Guard:
     ) -> Guard:
         """Prepare a training set; arguments as those of `clear.probe`, which says what it raises.
 
-        Time about that of a scan without the hulls of other labels; memory about three times the features.
+        Time about that of a scan without the hulls of other labels; memory about twice the features in float32.
         """
         if not isinstance(features, Reference):
             features = Reference(features, config=config, threads=threads, progress=progress)

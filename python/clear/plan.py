@@ -133,7 +133,7 @@ def _memory(n: int, d: int, config: ScanConfig) -> tuple[int, int]:
     """Bytes kept to the end, and bytes of the largest stage beside them."""
     width = d if d <= config.pca_above else config.pca_width
     row = 4 * width
-    return 3 * n * row + 12 * 8 * n, max(_stage_bytes(n, d, config).values())
+    return 2 * n * row + 16 * 8 * n, max(_stage_bytes(n, d, config).values())
 
 
 def _stage_bytes(n: int, d: int, config: ScanConfig) -> dict[str, int]:

@@ -106,8 +106,8 @@ class Reference:
     Parameters
     ----------
     features : Features
-        The training set. Values are read in blocks; the float32 unit rows and two packed indices of them stay in memory
-        (about 3 * 4 * n * width bytes).
+        The training set. Values are read in blocks; the float32 unit rows and a packed index of them stay in memory
+        (about 2 * 4 * n * width bytes).
     config : ScanConfig
     threads : int, optional
         Default: the cores this process may use.

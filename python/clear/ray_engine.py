@@ -24,7 +24,7 @@ class RayEngine:
     """Measures pieces on the Ray cluster that this process is connected to, one core for each.
 
     The prepared training set goes into the object store once; a node has one copy of it, and every worker process packs
-    its own indices of it (about 3 * 4 * n * width bytes a worker in all).
+    its own index of it (about 4 * n * width bytes).
     """
 
     def run(self, reference: Reference, pieces: list[Piece]) -> Iterator[tuple[Piece, Arrays]]:

@@ -19,7 +19,7 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads m
 
 def in_tiles(monkeypatch, rows):
     """Let every index with a budget pack its rows `rows` at a time."""
-    monkeypatch.setattr("clear._search.Base.row_bytes", lambda self: (32 << 20) // 2 // rows)
+    monkeypatch.setattr("clear._search.Base.row_bytes", lambda self: (32 << 20) // 3 // rows)
     return 32 << 20
 
 

@@ -1,3 +1,7 @@
+#if defined(__linux__)
+#include <malloc.h>
+#endif
+
 #include <string>
 
 #include "arrays.hpp"
@@ -67,6 +71,12 @@ void bind_neighbors(py::module_& module) {
         .def_property_readonly("dimension", &NeighborIndex::dimension)
         .def_property_readonly("n_classes", &NeighborIndex::n_classes)
         .def("class_size", &NeighborIndex::class_size, py::arg("label"));
+    // Freed memory goes back to the system: a search in tiles must not pile it up.
+    module.def("release_memory", [] {
+#if defined(__GLIBC__)
+        malloc_trim(0);
+#endif
+    });
     module.def(
         "measure_candidates",
         [](Array<float> queries, py::array base, std::string const& storage, std::string const& metric, Array<Index> candidates,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clear import _core
 from clear.errors import BackendUnavailable
 
-__all__ = ["Backend", "Index", "build_info", "get_backend"]
+__all__ = ["Backend", "Index", "build_info", "get_backend", "release_memory"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -134,6 +134,11 @@ def get_backend(device: str = "auto") -> Backend:
     if name.partition(":")[0] == "cuda":
         raise BackendUnavailable(f'device="{name}": this build has no CUDA back-end; use device="cpu" or "auto"')
     raise ValueError(f'device="{name}": want "auto" or "cpu"')
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system."""
+    _core.release_memory()
 
 
 def build_info() -> dict[str, Any]:

@@ -74,6 +74,7 @@ class SharedHull:
         npt.NDArray[np.float64],
     ]: ...
 
+def release_memory() -> None: ...
 def measure_candidates(
     queries: npt.NDArray[np.float32],
     base: npt.NDArray[Any],

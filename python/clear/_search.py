@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clear._backend import Floats, Index, Ints, get_backend
+from clear._backend import Floats, Index, Ints, get_backend, release_memory
 from clear._progress import Progress, track
 from clear._stored import StoredRows
 
@@ -122,7 +122,9 @@ def search_tiles(
                     found[1][found[1] >= 0] += tile.start
                     _merge(distances[part], indices[part], *found, largest)
                 advance(part.stop - part.start)
-            del tile  # before the next one is packed
+            if n_tiles > 1:
+                del tile  # before the next one is packed
+                release_memory()
     return distances, indices
 
 

@@ -57,8 +57,8 @@ class NeighborIndex:
         "inner_product": the k rows v with the largest x.v, which is reported in place of a distance.
     max_memory : int, optional
         Bytes that the index and its searches may use, results included, beside `base` and the queries; at least 32 MiB.
-        Where the packed rows would take more than half of it, they are packed in tiles, anew at each search: for a base
-        that is a memory map larger than memory.
+        Where the packed rows would take more than a third of it, they are packed in tiles, anew at each search: for a
+        base that is a memory map larger than memory.
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find candidates by inverted lists, a graph, or an index of your own (`Approximate`), and measure them exactly:
         rows may be missed, distances are true. See `recall`. Needs faiss. Default: exact.
@@ -125,9 +125,9 @@ class NeighborIndex:
         n = len(base.stored)
         self._tile_rows = max(n, 1)
         if self.max_memory is not None:
-            self._tile_rows = min(self._tile_rows, self.max_memory // 2 // base.row_bytes())
+            self._tile_rows = min(self._tile_rows, self.max_memory // 3 // base.row_bytes())
             if self._tile_rows < 1:
-                raise ValueError(f"max_memory is {self.max_memory}: want at least {2 * base.row_bytes()} for one row")
+                raise ValueError(f"max_memory is {self.max_memory}: want at least {3 * base.row_bytes()} for one row")
         self._tile = tile
         if tile is None and how is None and self._tile_rows >= n:
             self._tile = base.pack(0, n)

@@ -1,4 +1,4 @@
-"""A training set made ready to be measured: mapped features, duplicates, the cross-validated core, two indices.
+"""A training set made ready to be measured: mapped features, duplicates, the cross-validated core, one index for both.
 
 Features are centred, projected when wide, and scaled to unit length. Exact duplicates with the same label count once: a
 copy is no mate.

@@ -1,0 +1,121 @@
+// The second half of neighbors_kernels-inl.hpp, which includes it: rows measured in float64, as exact.hpp does.
+
+namespace clear {
+namespace {
+
+// squared_distance() and inner_product() for several rows at once: the same eight sums, so the same bits.
+constexpr int double_lanes = CLEAR_VECTOR_BYTES / 8;
+constexpr int double_vectors = 8 / double_lanes;
+constexpr int measured_rows = CLEAR_VECTOR_BYTES == 16 ? 2 : most_measured;
+
+inline Doubles load_doubles(float const* from) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from));  // the plain form warns in GCC 12
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    return Doubles{static_cast<double>(from[0]), static_cast<double>(from[1])};
+#endif
+}
+
+enum class Measured { distance, product };
+
+template <Measured What>
+__attribute__((noinline)) void add_rest(float const* query, float const* row, Index t, Index d, double* part) {
+    for (; t < d; ++t) {
+        double const x = static_cast<double>(query[t]);
+        double const y = static_cast<double>(row[t]);
+        part[t % 8] += What == Measured::product ? x * y : (x - y) * (x - y);
+    }
+}
+
+// x - y. As a fused 1 * x - y it has the same bits, and leaves the adders to the sums and conversions.
+inline Doubles subtract(Doubles x, Doubles y) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_fmsub_pd(x, Doubles{} + 1.0, y);
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_fmsub_pd(x, Doubles{} + 1.0, y);
+#else
+    return x - y;
+#endif
+}
+
+// x * y + sum. The product of two widened floats is exact, so it does not matter whether this is fused.
+inline Doubles add_product(Doubles x, Doubles y, Doubles sum) {
+#if CLEAR_VECTOR_BYTES == 64
+    return _mm512_fmadd_pd(x, y, sum);
+#elif CLEAR_VECTOR_BYTES == 32
+    return _mm256_fmadd_pd(x, y, sum);
+#else
+    return x * y + sum;
+#endif
+}
+
+template <Measured What, int Rows>
+inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
+    Doubles sum[Rows][double_vectors] = {};
+    Index t = 0;
+    for (; t + 8 <= d; t += 8)
+#pragma GCC unroll 4
+        for (int v = 0; v < double_vectors; ++v) {
+            Doubles const x = load_doubles(query + t + v * double_lanes);
+#pragma GCC unroll 4
+            for (int r = 0; r < Rows; ++r) {
+                Doubles const y = load_doubles(rows[r] + t + v * double_lanes);
+                if constexpr (What == Measured::product) {
+                    sum[r][v] = add_product(x, y, sum[r][v]);
+                } else {
+                    Doubles const diff = subtract(x, y);
+                    sum[r][v] += diff * diff;
+                }
+            }
+        }
+    for (int r = 0; r < Rows; ++r) {
+        alignas(64) double part[8];
+        for (int v = 0; v < double_vectors; ++v) __builtin_memcpy(part + v * double_lanes, &sum[r][v], sizeof(Doubles));
+        if (t < d) add_rest<What>(query, rows[r], t, d, part);
+        out[r] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+    }
+}
+
+void take_roots(double* values, Index n) {
+    Index i = 0;
+#if CLEAR_VECTOR_BYTES == 64
+    for (; i + 8 <= n; i += 8) _mm512_storeu_pd(values + i, _mm512_maskz_sqrt_pd(0xff, _mm512_loadu_pd(values + i)));
+#elif CLEAR_VECTOR_BYTES == 32
+    for (; i + 4 <= n; i += 4) _mm256_storeu_pd(values + i, _mm256_sqrt_pd(_mm256_loadu_pd(values + i)));
+#endif
+    for (; i < n; ++i) values[i] = __builtin_sqrt(values[i]);
+}
+
+// The start of a row; the processor foresees the rest.
+inline void prefetch(StoredRows const& base, Index row) {
+    Index const size = base.storage == Storage::float32 ? 4 : 2;
+    Index const bytes = base.cols * size < 512 ? base.cols * size : 512;
+    char const* const from = static_cast<char const*>(base.data) + row * base.stride * size;
+    for (Index i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+}
+
+template <Measured What>
+void measure(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions, Index count,
+             float* scratch, double* out) {
+    float const* at[measured_rows];
+    Index const d = base.cols;
+    Index const ahead = 2 * measured_rows;
+    for (Index i = 0; i < count && i < ahead; ++i) prefetch(base, rows[positions[i]]);
+    Index i = 0;
+    for (; i + measured_rows <= count; i += measured_rows) {
+        for (Index next = i + ahead; next < count && next < i + ahead + measured_rows; ++next)
+            prefetch(base, rows[positions[next]]);
+        for (int r = 0; r < measured_rows; ++r) at[r] = read_row(base, rows[positions[i + r]], scratch + r * d);
+        measure_rows<What, measured_rows>(query, at, d, out + i);
+    }
+    for (; i < count; ++i) {
+        at[0] = read_row(base, rows[positions[i]], scratch);
+        measure_rows<What, 1>(query, at, d, out + i);
+    }
+    if (What == Measured::distance) take_roots(out, count);
+}
+
+}  // namespace
+}  // namespace clear

@@ -30,9 +30,15 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	mkdir -p build && $(BIN)/python -m pytest bench/bench_neighbors.py bench/bench_hull.py --full --benchmark-json build/bench-1.json
-	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-2.json
-	$(BIN)/python -m bench.report build/bench-1.json build/bench-2.json
+	mkdir -p build
+	$(BIN)/python -m pytest bench/bench_neighbors.py --full --benchmark-json build/bench-neighbors.json
+	$(BIN)/python -m bench.bench_hull --out build/bench-hull.json
+	$(BIN)/python -m pytest bench/bench_hull.py -k "not membership" --full --benchmark-json build/bench-loose.json
+	$(BIN)/python -m pytest bench/bench_shared_hull.py --full --benchmark-json build/bench-shared.json
+	$(BIN)/python -m pytest bench/bench_guard.py --full --benchmark-json build/bench-guard.json
+	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-scan.json
+	$(BIN)/python -m bench.report $(foreach part,neighbors hull loose shared guard scan,build/bench-$(part).json)
+	$(BIN)/python -m bench.sweep_neighbors
 
 # A wheel from the sdist, repaired, and tried in an environment that has nothing else.
 wheel: $(VENV)/.test
@@ -53,11 +59,11 @@ $(VENV)/.demo: $(BIN)/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,test]" cmake
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,ann,ray,test]" cmake
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,test,bench]"
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,ann,ray,test,bench]"
 	@touch $@
 
 clean:

@@ -31,13 +31,14 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	mkdir -p build
-	$(BIN)/python -m pytest bench/bench_neighbors.py --full --benchmark-json build/bench-neighbors.json
+	$(BIN)/python -m bench.bench_neighbors --out build/bench-neighbors.json
+	$(BIN)/python -m pytest bench/bench_neighbors.py -k "variant or lists" --full --benchmark-json build/bench-variants.json
 	$(BIN)/python -m bench.bench_hull --out build/bench-hull.json
 	$(BIN)/python -m pytest bench/bench_hull.py -k "not membership" --full --benchmark-json build/bench-loose.json
 	$(BIN)/python -m pytest bench/bench_shared_hull.py --full --benchmark-json build/bench-shared.json
 	$(BIN)/python -m pytest bench/bench_guard.py --full --benchmark-json build/bench-guard.json
 	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-scan.json
-	$(BIN)/python -m bench.report $(foreach part,neighbors hull loose shared guard scan,build/bench-$(part).json)
+	$(BIN)/python -m bench.report $(foreach part,neighbors variants hull loose shared guard scan,build/bench-$(part).json)
 	$(BIN)/python -m bench.sweep_neighbors
 
 # A wheel from the sdist, repaired, and tried in an environment that has nothing else.

@@ -14,7 +14,6 @@ import argparse
 import functools
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import clear  # noqa: E402
 from bench.hull_peers import PEERS  # noqa: E402
 from bench.hull_workloads import POSITIONS, SHAPES, HullBatch, hull_batch  # noqa: E402
+from bench.interleave import interleaved  # noqa: E402
 from bench.report_tables import hull_summary, sections  # noqa: E402
 
 TINY = ((8, 6), (8, 20))
@@ -143,35 +143,16 @@ def repeat(batch: HullBatch, problems: int) -> HullBatch:
     )
 
 
-def compare(batch: HullBatch, group: str, rounds: int = 5) -> list[dict[str, Any]]:
-    """Time ours and the peers in turn; return rows for bench/report.py, in CPU seconds for one problem.
-
-    CPU time: other work on the machine only adds noise.
-    """
+def compare(batch: HullBatch, group: str) -> list[dict[str, Any]]:
+    """Time ours and the peers in turns; return rows for bench/report.py, for one problem."""
     many = worth_a_call(batch)
-    solvers = {"clear": lambda: solve_ours(many, mode="decide")}
+    batches = {"clear": many} | dict.fromkeys(PEERS, batch)
+    solvers: dict[str, Any] = {"clear": functools.partial(solve_ours, many, mode="decide")}
     solvers |= {name: functools.partial(solve_peer, name, batch) for name in PEERS}
-    times: dict[str, list[float]] = {name: [] for name in solvers}
-    answers: dict[str, np.ndarray] = {}
-    for _ in range(rounds):
-        for name, solver in solvers.items():
-            began = time.process_time()
-            answers[name] = solver()
-            times[name].append((time.process_time() - began) / len(answers[name]))
-    rows = []
-    for name, values in times.items():
-        facts = {"method": name, **quality(answers[name], many if name == "clear" else batch)}
-        low, middle, high = np.percentile(values, [25, 50, 75])
-        rows.append(
-            {
-                "group": group,
-                "method": name,
-                "median_seconds": float(middle),
-                "iqr_seconds": float(high - low),
-                "rounds": rounds,
-                "facts": facts,
-            }
-        )
+    sizes = {name: len(asked.points) for name, asked in batches.items()}
+    rows, answers = interleaved(group, solvers, rounds=5, problems=sizes)
+    for row in rows:
+        row["facts"] |= quality(answers[row["method"]], batches[row["method"]])
     return rows
 
 

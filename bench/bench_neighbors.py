@@ -1,6 +1,8 @@
 """Exact nearest neighbours against faiss, scikit-learn and torch: one group is one workload, all in one run.
 
-pytest bench/bench_neighbors.py --full --benchmark-json=out.json      (without --full: tiny sizes, as tests)
+python -m bench.bench_neighbors --out neighbors.json          plain and by class, interleaved with peers, one thread
+pytest bench/bench_neighbors.py --full --benchmark-json=out.json -k "variant or lists"      the other tables
+pytest bench/bench_neighbors.py --benchmark-disable           everything at tiny sizes, as tests
 
 Building an index is not timed, for ours and for the peers. Every row stores `recall`: the share of the true
 neighbours (of a float64 brute force, on a sample of the queries) that the method returned; ours must find
@@ -9,14 +11,22 @@ all of them, at equal distances.
 
 from __future__ import annotations
 
+import argparse
 import functools
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from oracles_neighbors import brute_force_by_class, brute_force_neighbors
-from workloads import class_search, plain_search
 
-import clear
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+
+from oracles_neighbors import brute_force_by_class, brute_force_neighbors  # noqa: E402
+from workloads import class_search, plain_search  # noqa: E402
+
+import clear  # noqa: E402
+from bench.interleave import interleaved  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peers' own imports
 
@@ -79,11 +89,11 @@ def recall(indices, wanted):
     return float(np.mean([np.isin(want, got).mean() for got, want in pairs]))
 
 
-def judge(benchmark, name, found, wanted):
+def judge(facts, name, found, wanted):
     """Store the recall on the sample; ours must equal the oracle."""
     distances, indices = found
-    benchmark.extra_info["recall"] = round(recall(indices[:SAMPLE], wanted[1]), 6)
-    assert benchmark.extra_info["recall"] > 0.99
+    facts["recall"] = round(recall(indices[:SAMPLE], wanted[1]), 6)
+    assert facts["recall"] > 0.99
     if name == "clear":
         np.testing.assert_array_equal(indices[:SAMPLE], wanted[1])
         np.testing.assert_array_equal(distances[:SAMPLE], wanted[0])
@@ -123,6 +133,14 @@ def class_case(n, m, d, classes, k):
     return base, labels, queries, brute_force_by_class(queries[:SAMPLE], base, labels, k, classes)
 
 
+def class_search_of(name, base, labels, classes, threads):
+    """The search within every class of one method."""
+    if name == "clear":
+        index = clear.NeighborIndex(base, labels, n_classes=classes)
+        return functools.partial(index.search_by_class, threads=threads)
+    return one_index_per_class(METHODS[name], base, labels, classes, threads)
+
+
 def rows_of(kind, workloads):
     """Every workload with every method; one group, hence one table, for each workload."""
     return [
@@ -138,21 +156,17 @@ def test_plain_search(group, name, run, benchmark, full, threads):
     base, queries, wanted = plain_case(n, m, d, k)
     search = METHODS[name](base, threads)
     found = run(lambda: search(queries, k), method=name, n=n, m=m, d=d, k=k, threads=threads)
-    judge(benchmark, name, found, wanted)
+    judge(benchmark.extra_info, name, found, wanted)
 
 
 @pytest.mark.parametrize(("group", "name"), rows_of("by class", BY_CLASS))
 def test_search_by_class(group, name, run, benchmark, full, threads):
     n, m, d, classes, k = BY_CLASS[group] if full else (1000, 30, BY_CLASS[group][2], 5, BY_CLASS[group][4])
     base, labels, queries, wanted = class_case(n, m, d, classes, k)
-    if name == "clear":
-        index = clear.NeighborIndex(base, labels, n_classes=classes)
-        search = functools.partial(index.search_by_class, threads=threads)
-    else:
-        search = one_index_per_class(METHODS[name], base, labels, classes, threads)
+    search = class_search_of(name, base, labels, classes, threads)
     facts = {"method": name, "n": n, "m": m, "d": d, "classes": classes, "k": k, "threads": threads}
     found = run(lambda: search(queries, k=k), **facts)
-    judge(benchmark, name, found, wanted)
+    judge(benchmark.extra_info, name, found, wanted)
 
 
 # --- one workload, one thing changed: precision, metric, threads, instruction set ---
@@ -233,7 +247,7 @@ def test_variant(kind, name, run, benchmark, full, threads, monkeypatch):
     with threadpool_limits(cores):
         search = build_variant(kind, name, base, cores)
         found = run(lambda: search(queries, k), method=name, n=n, m=m, d=d, k=k, threads=cores)
-    judge(benchmark, name, found, wanted)
+    judge(benchmark.extra_info, name, found, wanted)
 
 
 # --- approximate on request: inverted lists of the same number and probes ---
@@ -282,3 +296,43 @@ def test_the_sweep_measures_every_point(tmp_path):
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert {row["axis"] for row in rows} == set(AXES)
     assert all(row["seconds"] > 0 and row["gflops"] > 0 for row in rows)
+
+
+# --- the real sizes, interleaved ---
+
+
+def compare(group, searches, queries, k, wanted):
+    """Rows of one workload for bench/report.py."""
+    calls = {name: functools.partial(search, queries, k=k) for name, search in searches.items()}
+    rows, found = interleaved(f"neighbors {group}", calls, rounds=5)
+    for row in rows:
+        judge(row["facts"], row["method"], found[row["method"]], wanted)
+    ratios = {row["method"]: row["median_seconds"] / rows[0]["median_seconds"] for row in rows}
+    print(group, {name: round(ratio, 2) for name, ratio in ratios.items()}, flush=True)
+    return rows
+
+
+def main():
+    """Time plain search and search by class."""
+    from threadpoolctl import threadpool_limits
+
+    parser = argparse.ArgumentParser(description="Neighbour search, ours and peers in turns, one thread.")
+    parser.add_argument("--out", type=Path, help="JSON for bench/report.py")
+    options = parser.parse_args()
+    rows = []
+    for group, (n, m, d, k) in PLAIN.items():
+        base, queries, wanted = plain_case(n, m, d, k)
+        with threadpool_limits(1):
+            searches = {name: build(base, 1) for name, build in METHODS.items()}
+            rows += compare(f"plain {group}", searches, queries, k, wanted)
+    for group, (n, m, d, classes, k) in BY_CLASS.items():
+        base, labels, queries, wanted = class_case(n, m, d, classes, k)
+        with threadpool_limits(1):
+            searches = {name: class_search_of(name, base, labels, classes, 1) for name in METHODS}
+            rows += compare(f"by class {group}", searches, queries, k, wanted)
+    if options.out is not None:
+        options.out.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

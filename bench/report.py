@@ -18,10 +18,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench import report_plots  # noqa: E402
 from bench.report_tables import best_peer, hull_summary, seconds, sections, table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SPEED = ROOT / "bench" / "results" / "speed.json"
+SCALING = SPEED.with_name("scaling.json")
+FIGURE = ROOT / "docs" / "figures" / "scaling.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
@@ -102,6 +105,9 @@ def benchmarks_page(speed: dict[str, Any]) -> str:
         if kind == "hull":
             lines += [HULL_TEXT, "", *hull_summary(workloads), ""]
         lines += [*table(workloads), ""]
+    scaling = report_plots.load(SCALING)
+    if scaling is not None:
+        lines += report_plots.text(scaling)
     return "\n".join(lines)
 
 
@@ -163,6 +169,9 @@ def main() -> int:
                 return 1
         else:
             path.write_text(text, encoding="utf-8")
+    scaling = report_plots.load(SCALING)
+    if scaling is not None and not options.check:
+        report_plots.draw(scaling, FIGURE)
     return 0
 
 

@@ -13,7 +13,7 @@ double squared_distance(float const* a, float const* b, Index d);
 double inner_product(float const* a, float const* b, Index d);
 
 // 1 - cos, in [0, 2], from the inner product of two rows and those of each with itself. A zero row has cosine 0 with
-// every row; a row is at distance 0 from itself.
+// every row, itself included; any other row is at distance 0 from itself.
 double cosine_distance(double product, double square_a, double square_b);
 
 // The order of results: nearer first, then the smaller row.

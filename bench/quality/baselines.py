@@ -145,7 +145,7 @@ def knn_collapse(training: Training) -> np.ndarray:
 def _mean_distances(
     reference: clear.Reference, points: np.ndarray, labels: np.ndarray, scale: Scale, exclude: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
+    _, ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
 
     def mean(members: np.ndarray) -> np.ndarray:
         apart = np.linalg.norm(reference.rows[members] - points[:, None], axis=2)

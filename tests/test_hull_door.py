@@ -10,6 +10,7 @@ import pytest
 
 import clear.hull
 from clear import HullStatus, solve_hulls
+from clear.check import check_hull
 
 IN, OUT, UNDECIDED, INVALID = HullStatus
 MODES = ("decide", "distance")
@@ -230,3 +231,29 @@ def test_infinite_vertices_kept_in_16_bits_are_invalid(storage):
     base = torch.tensor([[0.0, 0], [1, 0], [float("inf"), 1]], dtype=getattr(torch, storage))
     result = solve_hulls([[0.5, 1.0], [0.5, 1.0]], base, [[0, 1], [1, 2]])
     assert result.status.tolist() == [OUT, INVALID]
+
+
+def test_vertex_sets_may_be_given_as_they_are():
+    rng = np.random.default_rng(6)
+    sets, points = rng.normal(size=(7, 5, 3)).astype(np.float32), rng.normal(size=(7, 3)).astype(np.float32)
+    by_rows = solve_hulls(points, sets.reshape(35, 3), np.arange(35).reshape(7, 5))
+    for given in (sets, sets.tolist()):
+        direct = solve_hulls(points, given)
+        assert np.array_equal(direct.upper, by_rows.upper)
+        assert np.array_equal(direct.weights, by_rows.weights)
+    with pytest.raises(ValueError, match=r"base has shape \(7, 5\): want \(problems, vertices, features\), or pass"):
+        solve_hulls(points, sets[:, :, 0])
+
+
+@pytest.mark.parametrize(("k", "d"), [(1024, 4096), (1024, 1), (1, 4096), (1024, 300)])
+def test_the_largest_problems_are_proven(k, d):
+    rng = np.random.default_rng(7)
+    vertices = rng.normal(size=(k, d)).astype(np.float32)
+    points = np.stack([vertices.mean(axis=0), vertices[0] + 10])
+    for mode in ("decide", "distance"):
+        result = solve_hulls(points, np.stack([vertices, vertices]), mode=mode)
+        assert result.status.tolist() == [IN, OUT]
+        for i in range(2):
+            proof = {"weights": result.weights[i], "direction": result.directions[i], "lower": result.lower[i]}
+            proof |= {"upper": result.upper[i], "status": int(result.status[i]), "eps": result.eps[i]}
+            assert check_hull(vertices, points[i], **proof) == []

@@ -37,10 +37,7 @@ public:
     bool append(Index j, double l) {
         if (size_ == limit_) return false;
         double* const h = ws_.column;
-        problem_.kernel.project(ws_.w, ws_.stride, ws_.active.data(), size_, ws_.w + j * ws_.stride, h);
-        for (Index a = 0; a < size_; ++a) h[a] += shift_;
-        std::fill(h + size_, h + ws_.factor_stride, 0.0);
-        problem_.kernel.solve_forward(ws_.factor, ws_.factor_stride, size_, h);
+        lift(j, h);
         double const diagonal = ws_.square[j] + shift_;
         Index const padded = (size_ + 7) / 8 * 8;
         double const rest = diagonal - problem_.kernel.dot(h, h, padded);
@@ -54,6 +51,29 @@ public:
         ws_.weights[size_++] = l;
         ws_.barred[static_cast<std::size_t>(j)] = in_set;
         return true;
+    }
+
+    // Puts vertex j, which depends on the set, in the place of another: with j = sum m_a (vertex a), weight moves from these
+    // to j until the first is empty. p stays where it is but for how far j lies below the set, which is why it pays.
+    bool exchange(Index j) {
+        double* const h = ws_.column;
+        lift(j, h);
+        problem_.kernel.solve_backward(ws_.factor, ws_.factor_stride, size_, h, ws_.trial);
+        Index gone = -1;
+        double step = 0;
+        for (Index a = 0; a < size_; ++a) {
+            if (!(ws_.trial[a] > 0)) continue;
+            double const ratio = ws_.weights[a] / ws_.trial[a];
+            if (gone >= 0 && ratio >= step) continue;
+            gone = a;
+            step = ratio;
+        }
+        if (gone < 0 || !std::isfinite(step)) return false;
+        for (Index a = 0; a < size_; ++a) ws_.weights[a] -= step * ws_.trial[a];
+        std::fill_n(ws_.trial, size_, 1.0);
+        ws_.weights[gone] = ws_.trial[gone] = 0;
+        drop_the_empty();
+        return append(j, step);
     }
 
     // Moves to the point of least norm of the set's hull, dropping vertices on the way. Returns how many.
@@ -105,6 +125,14 @@ public:
     bool consider() { return problem_.consider(ws_.active.data(), ws_.weights, size_); }
 
 private:
+    // h = L^-1 (W_S w_j + c): vertex j as the factor sees it.
+    void lift(Index j, double* h) {
+        problem_.kernel.project(ws_.w, ws_.stride, ws_.active.data(), size_, ws_.w + j * ws_.stride, h);
+        for (Index a = 0; a < size_; ++a) h[a] += shift_;
+        std::fill(h + size_, h + ws_.factor_stride, 0.0);
+        problem_.kernel.solve_forward(ws_.factor, ws_.factor_stride, size_, h);
+    }
+
     void drop_the_empty() {
         for (Index a = size_ - 1; a >= 0; --a) {
             if (ws_.weights[a] > least_weight || ws_.trial[a] > least_weight) continue;
@@ -155,17 +183,19 @@ Index enter(Problem& problem, ActiveSet& set, Index batch) {
     for (Index i = 0; i < problem.count; ++i)
         ws.scratch[i] = ws.barred[static_cast<std::size_t>(i)] == free_to_enter ? ws.slopes[i] : none;
     std::fill(ws.scratch + problem.count, ws.scratch + padded, none);
-    Index entered = 0;
+    Index entered = 0, refused = -1;
     while (entered < batch) {
         Index const j = problem.kernel.lowest(ws.scratch, padded);
         if (!(ws.scratch[j] < problem.p_square)) break;
         ws.scratch[j] = none;
-        if (set.append(j, 0.0))
+        if (set.append(j, 0.0)) {
             ++entered;
-        else
-            ws.barred[static_cast<std::size_t>(j)] = dependent;
+            continue;
+        }
+        ws.barred[static_cast<std::size_t>(j)] = dependent;
+        if (refused < 0) refused = j;
     }
-    return entered;
+    return entered == 0 && refused >= 0 && set.exchange(refused) ? 1 : entered;
 }
 
 void unbar(Problem& problem) {

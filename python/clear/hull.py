@@ -54,7 +54,7 @@ class HullResult:
 def solve_hulls(
     points: Any,
     base: Any,
-    members: Any,
+    members: Any = None,
     *,
     owner: Any = None,
     mode: Literal["distance", "decide"] = "distance",
@@ -72,7 +72,8 @@ def solve_hulls(
         Query points; dtypes as in `NeighborIndex`.
     base : array of float, shape (n, d)
         Rows that serve as vertices. float16 and bfloat16 are read where they are, and widened exactly.
-    members : array of int, shape (s, k)
+        Without `members`, an array of shape (s, k, d): the vertices of each hull themselves.
+    members : array of int, shape (s, k), optional
         Rows of `base` that span each hull, as a neighbour search returns them; -1 marks an absent vertex.
     owner : array of int, shape (s,), optional
         The point of each problem. Default: problem i asks about point i (then s = m).
@@ -132,6 +133,8 @@ def solve_hulls(
     >>> round(float(result.upper[1]), 3)
     1.0
     """
+    if members is None:
+        base, members = _explicit(base)
     vertices = as_stored(base, "base", finite=False).pack()
     queries = as_stored(points, "points", width=vertices.values.shape[1], finite=False).widen()
     chosen = to_numpy(members)
@@ -203,6 +206,18 @@ def _solve_in_calls(
         start = part.stop
         step = max(1, min(4 * step, int(step * CALL_SECONDS / max(seconds, 1e-9))))
     return outputs
+
+
+def _explicit(vertices: Any) -> tuple[Any, npt.NDArray[np.int64]]:
+    """Vertex sets (s, k, d) as one base (s * k, d) and the rows of each set."""
+    if not hasattr(vertices, "reshape"):
+        vertices = np.asarray(vertices)
+    if len(vertices.shape) != 3:
+        raise ValueError(
+            f"base has shape {tuple(vertices.shape)}: want (problems, vertices, features), or pass members"
+        )
+    s, k, d = vertices.shape
+    return vertices.reshape(s * k, d), np.arange(s * k).reshape(s, k)
 
 
 def _as_eps(eps: Any, s: int) -> npt.NDArray[np.float64]:

@@ -64,8 +64,8 @@ $(VENV)/.test: $(BIN)/python $(SOURCES)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,ann,ray,test,bench]"
-	@touch $@
+	$(BIN)/python -m pip install -q -c constraints.txt ".[all,hf,ann,ray,test,bench]" cmake
+	@touch $@ $(VENV)/.test $(VENV)/.demo
 
 clean:
 	rm -rf build dist wheelhouse out $(VENV) $(VENV)-wheel

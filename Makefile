@@ -36,7 +36,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.bench_hull --out build/bench-hull.json
 	$(BIN)/python -m pytest bench/bench_hull.py -k "not membership" --full --benchmark-json build/bench-loose.json
 	$(BIN)/python -m pytest bench/bench_shared_hull.py --full --benchmark-json build/bench-shared.json
-	$(BIN)/python -m pytest bench/bench_guard.py --full --benchmark-json build/bench-guard.json
+	$(BIN)/python -m pytest bench/bench_guard.py -k 50k --full --benchmark-json build/bench-guard.json
 	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-scan.json
 	$(BIN)/python -m bench.report $(foreach part,neighbors variants hull loose shared guard scan,build/bench-$(part).json)
 	$(BIN)/python -m bench.sweep_neighbors

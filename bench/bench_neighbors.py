@@ -304,7 +304,7 @@ def test_the_sweep_measures_every_point(tmp_path):
 def compare(group, searches, queries, k, wanted):
     """Rows of one workload for bench/report.py."""
     calls = {name: functools.partial(search, queries, k=k) for name, search in searches.items()}
-    rows, found = interleaved(f"neighbors {group}", calls, rounds=5)
+    rows, found = interleaved(f"neighbors {group}", calls, rounds=3)
     for row in rows:
         judge(row["facts"], row["method"], found[row["method"]], wanted)
     ratios = {row["method"]: row["median_seconds"] / rows[0]["median_seconds"] for row in rows}

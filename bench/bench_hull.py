@@ -36,13 +36,28 @@ LEVELS = ("baseline", "avx2", "avx512")
 ISAS = LEVELS[: 1 + LEVELS.index(clear._backend.build_info()["best_isa"])]
 
 
-def solve_ours(batch: HullBatch, **options: Any) -> np.ndarray:
-    """Answers of the library: 1 inside, 0 outside, -1 undecided."""
+def question(batch: HullBatch, times: int = 1) -> dict[str, Any]:
+    """Arguments of `solve_hulls`: every problem `times` times, on the same rows."""
     s, k, d = batch.vertices.shape
-    members = np.arange(s * k).reshape(s, k)
-    base = batch.vertices.reshape(s * k, d)
-    result = clear.solve_hulls(batch.points, base, members, eps=batch.eps, **{"threads": 1, **options})
-    return np.array([1, 0, -1, -1])[result.status]
+    return {
+        "points": batch.points,
+        "base": batch.vertices.reshape(s * k, d),
+        "members": np.tile(np.arange(s * k).reshape(s, k), (times, 1)),
+        "owner": np.tile(np.arange(s), times),
+        "eps": np.tile(batch.eps, times),
+    }
+
+
+def answers_of(result: clear.HullResult, batch: HullBatch) -> np.ndarray:
+    """1 inside, 0 outside, -1 undecided, for each problem of the batch; repeated ones must be answered alike."""
+    answers = np.array([1, 0, -1, -1])[result.status].reshape(-1, len(batch.points))
+    assert (answers == answers[0]).all()
+    return answers[0]
+
+
+def solve_ours(batch: HullBatch, **options: Any) -> np.ndarray:
+    """Answers of the library."""
+    return answers_of(clear.solve_hulls(**question(batch), **{"threads": 1, **options}), batch)
 
 
 def solve_peer(name: str, batch: HullBatch) -> np.ndarray:
@@ -75,8 +90,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.parametrize("position", POSITIONS)
 def test_membership(benchmark: Any, shape: tuple[int, int], position: str, solver: str, full: bool) -> None:
     batch = hull_batch(*shape, position, 12 if full else 3)
-    if full and solver == "clear":
-        batch = worth_a_call(batch)
     benchmark.group = f"hull d={shape[0]} k={shape[1]} {position}"
     if solver == "clear":
         answers = benchmark(solve_ours, batch, mode="decide", certificates=True)
@@ -100,59 +113,46 @@ def test_loose_distances(benchmark: Any, k: int, solver: str, full: bool) -> Non
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(benchmark: Any, isa: str, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
-    batches = scaling_batches(96 if full else 3, full)
+    questions = scaling_questions(8 if full else 1, full)
     monkeypatch.setenv("CLEAR_ISA", isa)
     benchmark.group = "hull instruction sets, " + SCALING_TEXT
-    benchmark(solve_all, batches, 1)
-    benchmark.extra_info.update(method=isa, problems=sum(len(batch.points) for batch in batches))
+    benchmark(solve_all, questions, 1)
+    benchmark.extra_info.update(method=isa, problems=sum(len(asked["eps"]) for asked in questions))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads(benchmark: Any, threads: int, full: bool) -> None:
-    batches = scaling_batches(1000 if full else 3, full)
+    questions = scaling_questions(80 if full else 1, full)
     benchmark.group = "hull threads, " + SCALING_TEXT
-    benchmark(solve_all, batches, threads)
-    benchmark.extra_info.update(method=f"{threads} threads", problems=sum(len(batch.points) for batch in batches))
+    benchmark(solve_all, questions, threads)
+    benchmark.extra_info.update(method=f"{threads} threads", problems=sum(len(asked["eps"]) for asked in questions))
 
 
-def scaling_batches(problems: int, full: bool) -> list[HullBatch]:
-    """Return batches of several regimes, for ratios of one build or thread count to another."""
-    return [repeat(hull_batch(*shape, position, 12 if full else 3), problems) for shape, position in SCALING]
+def scaling_questions(times: int, full: bool) -> list[dict[str, Any]]:
+    """Return questions of several regimes, for ratios of one build or thread count to another."""
+    return [question(hull_batch(*shape, position, 12 if full else 3), times) for shape, position in SCALING]
 
 
-def solve_all(batches: list[HullBatch], threads: int) -> None:
-    """Decide all batches."""
-    for batch in batches:
-        solve_ours(batch, mode="decide", threads=threads)
-
-
-def worth_a_call(batch: HullBatch) -> HullBatch:
-    """Return a batch as users have them: 32 MiB of vertices, 96 to 4096 problems."""
-    s = len(batch.points)
-    return repeat(batch, min(max(2**25 * s // batch.vertices.nbytes, 96), 4096))
-
-
-def repeat(batch: HullBatch, problems: int) -> HullBatch:
-    """Return the same problems again and again, up to a batch worth a call."""
-    times = -(-problems // len(batch.points))
-    return HullBatch(
-        np.tile(batch.vertices, (times, 1, 1)),
-        np.tile(batch.points, (times, 1)),
-        np.tile(batch.eps, times),
-        np.tile(batch.inside, times),
-    )
+def solve_all(questions: list[dict[str, Any]], threads: int) -> None:
+    """Decide all of them."""
+    for asked in questions:
+        clear.solve_hulls(**asked, mode="decide", threads=threads)
 
 
 def compare(batch: HullBatch, group: str) -> list[dict[str, Any]]:
-    """Time ours and the peers in turns; return rows for bench/report.py, for one problem."""
-    many = worth_a_call(batch)
-    batches = {"clear": many} | dict.fromkeys(PEERS, batch)
-    solvers: dict[str, Any] = {"clear": functools.partial(solve_ours, many, mode="decide")}
+    """Time ours and the peers in turns; return rows for bench/report.py, for one problem.
+
+    Ours get the same problems 80 times in a call, large ones 8 times: the same rows, as warm as those of the peers.
+    """
+    times = 80 if batch.vertices[0].size <= 16384 else 8
+    asked = question(batch, times)
+    solvers: dict[str, Any] = {"clear": lambda: clear.solve_hulls(**asked, mode="decide", threads=1)}
     solvers |= {name: functools.partial(solve_peer, name, batch) for name in PEERS}
-    sizes = {name: len(asked.points) for name, asked in batches.items()}
-    rows, answers = interleaved(group, solvers, rounds=5, problems=sizes)
+    problems = {name: len(batch.points) * (times if name == "clear" else 1) for name in solvers}
+    rows, answers = interleaved(group, solvers, rounds=5, problems=problems)
+    answers["clear"] = answers_of(answers["clear"], batch)
     for row in rows:
-        row["facts"] |= quality(answers[row["method"]], batches[row["method"]])
+        row["facts"] |= quality(answers[row["method"]], batch)
     return rows
 
 

@@ -31,7 +31,7 @@ MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
 HULL_TEXT = """\
 Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out sample of
 the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call them,
-one problem at a time, Gram matrix included, ours in batches."""
+one problem at a time, Gram matrix included, ours in batches of 32 to 960 about the same rows."""
 PACKAGES = ["numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "highspy", "daqp", "piqp", "quadprog"]
 
 

@@ -142,10 +142,11 @@ void fetch(HullProblems const& problems, Index s) {
     auto fetch_row = [](void const* row, Index bytes) {
         for (Index t = 0; t < bytes; t += 64) __builtin_prefetch(static_cast<char const*>(row) + t);
     };
-    Index const bytes = d * bytes_of(problems.base.storage);
+    Index const bytes = d * bytes_of(problems.base.storage), step = problems.base.stride * bytes_of(problems.base.storage);
+    auto const* const base = static_cast<char const*>(problems.base.data);
     Index const* members = problems.members.row(s);
     for (Index j = 0; j < k; ++j)
-        if (members[j] >= 0) fetch_row(static_cast<char const*>(problems.base.data) + members[j] * problems.base.stride * bytes / d, bytes);
+        if (members[j] >= 0) fetch_row(base + members[j] * step, bytes);
     fetch_row(problems.points.row(problems.owner[static_cast<std::size_t>(s)]), 4 * d);
 }
 

@@ -3,6 +3,8 @@
 typedef float FloatVec __attribute__((vector_size(CLEAR_VECTOR_BYTES)));
 typedef float FloatVecLoad __attribute__((vector_size(CLEAR_VECTOR_BYTES), aligned(4), may_alias));
 
+typedef float FloatHalf __attribute__((vector_size(CLEAR_VECTOR_BYTES / 2)));
+
 constexpr int float_width = CLEAR_VECTOR_BYTES / 4;
 constexpr int float_parts = 16 / float_width;
 
@@ -51,19 +53,34 @@ CLEAR_INLINE void keep_greater(FloatLanes& x, FloatLanes const& other) {
     CLEAR_EACH_FLOAT_PART x.part[n] = other.part[n] > x.part[n] ? other.part[n] : x.part[n];
 }
 
-// Lane n + lane n + 8, then n + 4, n + 2, n + 1.
-CLEAR_INLINE float total16(FloatLanes const& x) {
+typedef float FourFloats __attribute__((vector_size(16)));
+
+// Lane n + lane n + 8, then n + 4.
+CLEAR_INLINE FourFloats fold16(FloatLanes const& x) {
 #if CLEAR_VECTOR_BYTES == 64
     auto const eight = __builtin_shufflevector(x.part[0], x.part[0], 0, 1, 2, 3, 4, 5, 6, 7) +
                        __builtin_shufflevector(x.part[0], x.part[0], 8, 9, 10, 11, 12, 13, 14, 15);
-    auto const four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    return __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
 #elif CLEAR_VECTOR_BYTES == 32
     FloatVec const eight = x.part[0] + x.part[1];
-    auto const four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    return __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
 #else
-    FloatVec const four = (x.part[0] + x.part[2]) + (x.part[1] + x.part[3]);
+    return (x.part[0] + x.part[2]) + (x.part[1] + x.part[3]);
 #endif
+}
+
+// ... then n + 2, n + 1.
+CLEAR_INLINE float total16(FloatLanes const& x) {
+    FourFloats const four = fold16(x);
     return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// The totals of four, in the same order of sums.
+CLEAR_INLINE FourFloats totals16(FloatLanes const* x) {
+    FourFloats const a = fold16(x[0]), b = fold16(x[1]), c = fold16(x[2]), d = fold16(x[3]);
+    FourFloats const ab = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    FourFloats const cd = __builtin_shufflevector(c, d, 0, 1, 4, 5) + __builtin_shufflevector(c, d, 2, 3, 6, 7);
+    return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
 }
 
 // Sum of the rows in u, in order of the rows.
@@ -92,19 +109,20 @@ void centre_direction(float const* const* rows, Index count, Index d, double con
     sum_rows(rows, count, d, u);
     Lanes const share = fill(1 / static_cast<double>(count));
     for (Index t = 0; t < d; t += 8) {
-        float rounded[8];
-        double exact[8];
-        store(exact, share * load(u + t) - load(z + t));
-        for (int n = 0; n < 8; ++n) rounded[n] = static_cast<float>(exact[n]);
-        for (int n = 0; n < 8; ++n) u[t + n] = rounded[n];
-        store(p + t, load(rounded));
+        Lanes const exact = share * load(u + t) - load(z + t);
+        CLEAR_EACH_PART {
+            auto const rounded = __builtin_convertvector(exact.part[n], FloatHalf);
+            *reinterpret_cast<FloatVecUnaligned*>(u + t + n * width) = rounded;
+            *reinterpret_cast<VecUnaligned*>(p + t + n * width) = __builtin_convertvector(rounded, Vec);
+        }
     }
 }
 
 constexpr int screen_rows = CLEAR_VECTOR_BYTES == 64 ? 4 : CLEAR_VECTOR_BYTES == 32 ? 4 : 1;
 
 template <int block>
-CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* u, float* along, FloatLanes& largest) {
+CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* u, float* along, FloatLanes& largest,
+                                FourFloats& check) {
     Index const whole = d / 16 * 16;
     float const* row[block];
     FloatLanes dots[block], squares[block];
@@ -132,16 +150,25 @@ CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* 
         }
     }
 #pragma GCC unroll 4
-    for (int n = 0; n < block; ++n) {
-        along[n] = total16(dots[n]);
-        keep_greater(largest, squares[n]);
+    for (int n = 0; n < block; ++n) keep_greater(largest, squares[n]);
+    if constexpr (block == 4) {
+        FourFloats const totals = totals16(dots);
+        __builtin_memcpy(along, &totals, sizeof(totals));
+        check = check + totals * 0.0F;
+    } else {
+        for (int n = 0; n < block; ++n) {
+            along[n] = total16(dots[n]);
+            check[0] += along[n] * 0.0F;
+        }
     }
 }
 
 float measure_floats(float const* const* rows, Index count, Index d, float const* u, float* along) {
     FloatLanes largest = zero16();
+    FourFloats check{};  // nan once something is not finite
     Index i = 0;
-    for (; i + screen_rows <= count; i += screen_rows) measure_block<screen_rows>(rows + i, d, u, along + i, largest);
-    for (; i < count; ++i) measure_block<1>(rows + i, d, u, along + i, largest);
-    return total16(largest);
+    for (; i + screen_rows <= count; i += screen_rows)
+        measure_block<screen_rows>(rows + i, d, u, along + i, largest, check);
+    for (; i < count; ++i) measure_block<1>(rows + i, d, u, along + i, largest, check);
+    return total16(largest) + ((check[0] + check[1]) + (check[2] + check[3]));
 }

@@ -16,6 +16,19 @@ double mean(double const* values, Index n) {
     return sum / static_cast<double>(n);
 }
 
+// Where the least of some finite numbers is; the first of equals.
+Index least_of(float const* values, Index n) {
+    constexpr Index width = 8;
+    float low[width];
+    std::fill_n(low, width, values[0]);
+    Index i = 0;
+    for (; i + width <= n; i += width)
+        for (Index j = 0; j < width; ++j) low[j] = values[i + j] < low[j] ? values[i + j] : low[j];
+    float least = *std::min_element(low, low + width);
+    for (; i < n; ++i) least = std::min(least, values[i]);
+    return std::find(values, values + n, least) - values;
+}
+
 }  // namespace
 
 // Needs square and norm. The radius is that of the vertices about their centroid: mean |w|^2 - |mean w|^2. What
@@ -42,12 +55,10 @@ Screened Problem::screen_floats(double wanted_eps) {
     kernel.centre_direction(ws.rows.data(), count, dimension, ws.z, ws.direction, ws.best_p);
     double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
     double const point = kernel.dot(ws.z, ws.z, ws.stride), square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
-    float sum = 0;  // nan or inf if any is
-    for (Index i = 0; i < count; ++i) sum += ws.along[i] * 0;
-    bool const fits = sum == 0 && std::isfinite(point) && measured > 0x1p-80 && measured < 0x1p80 && square > 0x1p-80 &&
+    bool const fits = std::isfinite(point) && measured > 0x1p-80 && measured < 0x1p80 && square > 0x1p-80 &&
                       square < 0x1p80;
     if (!fits) return Screened::unfit;
-    auto const nearest = std::min_element(ws.along, ws.along + count) - ws.along;
+    Index const nearest = least_of(ws.along, count);
     double const largest = std::sqrt(measured * (1 + 2 * relative)), length = std::sqrt(square);
     double const reach = largest + std::sqrt(point);
     double const margin = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);

@@ -80,4 +80,6 @@ def _bfloat16_bits(value: Any) -> npt.NDArray[np.uint16] | None:
 
         return np.asarray(value.detach().cpu().contiguous().view(torch.int16).numpy()).view(np.uint16)
     array = value if isinstance(value, np.ndarray) else None
-    return array.view(np.uint16) if array is not None and array.dtype.name == "bfloat16" else None
+    if array is None or array.dtype.kind != "V" or array.dtype.name != "bfloat16":
+        return None
+    return array.view(np.uint16)

@@ -122,7 +122,7 @@ def test_instruction_sets(benchmark: Any, isa: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads(benchmark: Any, threads: int, full: bool) -> None:
-    questions = scaling_questions(80 if full else 1, full)
+    questions = scaling_questions(800 if full else 1, full)
     benchmark.group = "hull threads, " + SCALING_TEXT
     benchmark(solve_all, questions, threads)
     benchmark.extra_info.update(method=f"{threads} threads", problems=sum(len(asked["eps"]) for asked in questions))

@@ -225,7 +225,12 @@ def build_variant(kind, name, base, threads):
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        pytest.param(kind, name, id=f"{kind} {name}", marks=pytest.mark.benchmark(group=f"neighbors {kind}"))
+        pytest.param(
+            kind,
+            name,
+            id=f"{kind} {name}",
+            marks=pytest.mark.benchmark(group=f"neighbors {kind} n=50k m=2500 d=64 k=10"),
+        )
         for kind, names in VARIANTS.items()
         for name in names
     ],

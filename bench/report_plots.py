@@ -34,7 +34,7 @@ def draw(scaling: dict[str, Any], path: Path) -> None:
                 axis.loglog(*zip(*sorted(points), strict=True), style, markersize=3, label=method)
             ticks = sorted({row[name] for row in scaling["rows"] if row["axis"] == name})
             axis.set_xticks(ticks, labels=[f"{tick // 1000}k" if tick >= 1000 else str(tick) for tick in ticks])
-            axis.minorticks_off()
+            axis.set_xticks([], minor=True)
             axis.set(xlabel=LABELS[name], ylabel="seconds")
             axis.grid(alpha=0.3)
         figure.axes[0].legend()

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cfenv>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -13,15 +12,12 @@
 #include "clear/isa.hpp"
 #include "clear/parallel.hpp"
 #include "hull_solver.hpp"
+#include "plain_floats.hpp"
 #include "widen.hpp"
 
 namespace clear {
-namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
-
-HullKernels const& kernels_for(Isa isa) {
+HullKernels const& hull_kernels_for(Isa isa) {
 #if defined(__x86_64__)
     if (isa == Isa::avx512) return hull_kernels_avx512;
     if (isa == Isa::avx2) return hull_kernels_avx2;
@@ -30,20 +26,10 @@ HullKernels const& kernels_for(Isa isa) {
     return hull_kernels_baseline;
 }
 
-// Default rounding and denormals for the block, whatever the caller's thread has set.
-class PlainFloats {
-public:
-    PlainFloats() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~PlainFloats() { std::fesetenv(&saved_); }
-    PlainFloats(PlainFloats const&) = delete;
-    PlainFloats& operator=(PlainFloats const&) = delete;
+namespace {
 
-private:
-    std::fenv_t saved_;
-};
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
 struct Answer {
     HullStatus status;
@@ -199,7 +185,7 @@ void check(HullProblems const& problems) {
 void solve_hulls(HullProblems const& problems, HullOptions const& options, int threads, HullResults const& results) {
     check(problems);
     Index const s = problems.members.rows, k = problems.members.cols, d = problems.base.cols;
-    HullKernels const& kernels = kernels_for(current_isa());
+    HullKernels const& kernels = hull_kernels_for(current_isa());
     std::vector<std::unique_ptr<hull::Workspace>> workspaces(static_cast<std::size_t>(std::max(threads, 1)));
     Index const block = std::clamp<Index>(65536 / std::max<Index>(1, k * d), 1, largest_block);
     bool const families = std::ranges::adjacent_find(problems.owner) != problems.owner.end();

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "clear/isa.hpp"
+
 namespace clear {
 
 struct PairwiseGoal {
@@ -80,5 +82,8 @@ extern HullKernels const hull_kernels_baseline;
 extern HullKernels const hull_kernels_avx2;
 extern HullKernels const hull_kernels_avx512;
 #endif
+
+// The table of an instruction set.
+HullKernels const& hull_kernels_for(Isa isa);
 
 }  // namespace clear

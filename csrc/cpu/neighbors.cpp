@@ -16,6 +16,15 @@
 
 namespace clear {
 
+NeighborKernels const& neighbor_kernels_for(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return neighbor_kernels_avx512;
+    if (isa == Isa::avx2) return neighbor_kernels_avx2;
+#endif
+    static_cast<void>(isa);
+    return neighbor_kernels_baseline;
+}
+
 struct NeighborIndex::Packed : PackedBase {};
 
 namespace {
@@ -26,15 +35,6 @@ constexpr Index buffer_bytes = 1 << 19;  // for the buffers of a block
 constexpr double small_work = 4e6;      // multiply-adds that are not worth starting threads for
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-
-NeighborKernels const& kernels_of(Isa isa) {
-#if defined(__x86_64__)
-    if (isa == Isa::avx512) return neighbor_kernels_avx512;
-    if (isa == Isa::avx2) return neighbor_kernels_avx2;
-#endif
-    static_cast<void>(isa);
-    return neighbor_kernels_baseline;
-}
 
 void check_results(Index rows, Index cols, MatrixView<double> distances, MatrixView<Index> indices) {
     require(distances.rows == rows && indices.rows == rows && (rows == 0 || (distances.cols == cols && indices.cols == cols)),
@@ -53,26 +53,6 @@ Index block_size(Index queries, Index capacity, int threads) {
     Index const fit = std::clamp<Index>(buffer_bytes / buffer, 32, most_queries);
     Index const share = threads <= 1 ? queries : queries / (2 * threads) + 1;
     return (std::clamp<Index>(share, std::min<Index>(fit, 64), fit) + group_queries - 1) / group_queries * group_queries;
-}
-
-// `segments` cut into at most `parts` pieces of about the same number of panels.
-std::vector<std::vector<Segment>> split(std::span<Segment const> segments, Index parts) {
-    Index const panels = count_panels(segments);
-    Index const share = std::max<Index>(1, (panels + parts - 1) / parts);
-    std::vector<std::vector<Segment>> pieces(1);
-    Index room = share;
-    for (Segment segment : segments)
-        while (segment.first_panel < segment.last_panel) {
-            if (room == 0) {
-                pieces.emplace_back();
-                room = share;
-            }
-            Index const taken = std::min(room, segment.last_panel - segment.first_panel);
-            pieces.back().push_back({segment.first_panel, segment.first_panel + taken, segment.reach});
-            segment.first_panel += taken;
-            room -= taken;
-        }
-    return pieces;
 }
 
 int useful_threads(Index queries, Index rows, Index d, int threads) {
@@ -111,7 +91,7 @@ void search_segments(Request const& request, std::span<Index const> order, std::
     Index const block = block_size(m, buffer_capacity(k, panels), workers);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the base instead.
-    auto const pieces = split(segments, blocks < workers ? workers : 1);
+    auto const pieces = split_segments(segments, blocks < workers ? workers : 1);
     Index const parts = static_cast<Index>(pieces.size());
     std::vector<double> part_distances(parts > 1 ? at(parts * m * k) : 0);
     std::vector<Index> part_indices(part_distances.size());
@@ -283,7 +263,7 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
     std::vector<Index> order(at(queries.rows));
     std::iota(order.begin(), order.end(), Index{0});
     std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return within[at(a)] < within[at(b)]; });
-    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, {}, distances.cols};
+    Request const request{*packed_, neighbor_kernels_for(current_isa()), queries, exclude, {}, distances.cols};
     std::vector<Group> groups;
     for (Index i = 0; i < queries.rows; ++i) {
         Index const label = std::max<Index>(within[at(order[at(i)])], -1);
@@ -304,7 +284,7 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
     require(static_cast<Index>(without.size()) == queries.rows, "without has ", without.size(), " entries: want ", queries.rows);
     check_results(queries.rows, n_classes() * k, distances, indices);
     if (distances.empty()) return;
-    Request const request{*packed_, kernels_of(current_isa()), queries, exclude, without, k};
+    Request const request{*packed_, neighbor_kernels_for(current_isa()), queries, exclude, without, k};
     Index const m = queries.rows;
     auto const units = units_of(*packed_);
     Index const n_units = static_cast<Index>(units.size());

@@ -112,12 +112,6 @@ void measure_all(Workspace& work, Index slot, std::span<Segment const> segments,
 
 }  // namespace
 
-Index count_panels(std::span<Segment const> segments) {
-    Index panels = 0;
-    for (Segment const& segment : segments) panels += segment.last_panel - segment.first_panel;
-    return panels;
-}
-
 void load_queries(Workspace& work, Request const& request, Index const* order, Index slots) {
     PackedRows const& packed = *request.packed.rows;
     Index const d = packed.base.cols;

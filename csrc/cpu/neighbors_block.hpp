@@ -43,8 +43,6 @@ struct Workspace {
     float const* query(Index slot) const { return request->queries.row(order[slot]); }
 };
 
-Index count_panels(std::span<Segment const> segments);
-
 // Rows that a query's buffer holds: all of a small class (nothing to drop before its end), else a few times k.
 Index buffer_capacity(Index k, Index panels);
 

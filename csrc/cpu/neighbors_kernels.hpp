@@ -71,4 +71,7 @@ extern NeighborKernels const neighbor_kernels_avx2;
 extern NeighborKernels const neighbor_kernels_avx512;
 #endif
 
+// The table of an instruction set.
+NeighborKernels const& neighbor_kernels_for(Isa isa);
+
 }  // namespace clear

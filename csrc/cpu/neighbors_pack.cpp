@@ -288,4 +288,29 @@ PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> foun
     return picked;
 }
 
+Index count_panels(std::span<Segment const> segments) {
+    Index panels = 0;
+    for (Segment const& segment : segments) panels += segment.last_panel - segment.first_panel;
+    return panels;
+}
+
+std::vector<std::vector<Segment>> split_segments(std::span<Segment const> segments, Index parts) {
+    Index const panels = count_panels(segments);
+    Index const share = std::max<Index>(1, (panels + parts - 1) / parts);
+    std::vector<std::vector<Segment>> pieces(1);
+    Index room = share;
+    for (Segment segment : segments)
+        while (segment.first_panel < segment.last_panel) {
+            if (room == 0) {
+                pieces.emplace_back();
+                room = share;
+            }
+            Index const taken = std::min(room, segment.last_panel - segment.first_panel);
+            pieces.back().push_back({segment.first_panel, segment.first_panel + taken, segment.reach});
+            segment.first_panel += taken;
+            room -= taken;
+        }
+    return pieces;
+}
+
 }  // namespace clear

@@ -86,4 +86,9 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
 // The rows of `whole` with found[row of the base] != 0.
 PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found);
 
+Index count_panels(std::span<Segment const> segments);
+
+// Segments cut, in their order, into at most `parts` pieces of about the same number of panels.
+std::vector<std::vector<Segment>> split_segments(std::span<Segment const> segments, Index parts);
+
 }  // namespace clear

@@ -47,7 +47,7 @@ Rounds::Rounds(Vertices const& hull, SharedHullProblems const& problems, HullOpt
                SharedHullResults& results)
     : hull_(hull), problems_(problems), results_(results), aim_{options.mode, options.relative_tolerance},
       threads_(std::max(threads, 1)), entering_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)),
-      longest_(std::clamp(hull.vertices.rows / list_share, entering_, longest_list)), kernels_(hull_kernels(current_isa())), workers_(threads_) {
+      longest_(std::clamp(hull.vertices.rows / list_share, entering_, longest_list)), kernels_(hull_kernels_for(current_isa())), workers_(threads_) {
     double const products = static_cast<double>(std::max<Index>(hull.vertices.rows * hull.vertices.cols, 1));
     opens_.reserve(static_cast<std::size_t>(std::clamp(round_products / products, 96.0 * threads_, 4096.0)));
 }
@@ -168,7 +168,7 @@ void Rounds::run(std::function<void()> const& between) {
         price();
         Index const open = static_cast<Index>(opens_.size());
         parallel_for(open, chunk, threads_, [&](Index begin, Index end, int worker) {
-            DefaultFloats const floats;
+            PlainFloats const floats;
             advance(std::span(opens_).subspan(at(begin), at(end - begin)), masters[static_cast<std::size_t>(worker)]);
         });
         for (Open const& one : opens_)
@@ -186,7 +186,7 @@ struct SharedHull::State : shared_hull::Vertices {
 
 SharedHull::SharedHull(MatrixView<float const> vertices) {
     require(vertices.cols > 0, "vertices have no columns: want at least one");
-    shared_hull::DefaultFloats const floats;
+    PlainFloats const floats;
     state_ = std::make_unique<State>(vertices);
 }
 SharedHull::~SharedHull() = default;
@@ -203,7 +203,7 @@ void SharedHull::solve(SharedHullProblems const& problems, HullOptions const& op
             dimension(), ": want the same");
     require(problems.eps.empty() || static_cast<Index>(problems.eps.size()) == m, "eps has ", problems.eps.size(),
             " entries for ", m, " points");
-    shared_hull::DefaultFloats const floats;
+    PlainFloats const floats;
     shared_hull::Rounds(*state_, problems, options, threads, results).run(between);
 }
 

@@ -19,15 +19,6 @@ constexpr float lowest = -std::numeric_limits<float>::max();
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-NeighborKernels const& scan_kernels(Isa isa) {
-#if defined(__x86_64__)
-    if (isa == Isa::avx512) return neighbor_kernels_avx512;
-    if (isa == Isa::avx2) return neighbor_kernels_avx2;
-#endif
-    static_cast<void>(isa);
-    return neighbor_kernels_baseline;
-}
-
 PackedBase pack(MatrixView<float const> vertices) {
     std::vector<Index> rows(at(vertices.rows)), labels(at(vertices.rows), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
@@ -55,27 +46,6 @@ Piece thin_out(std::span<Segment const> segments, Index stride) {
     for (Segment& segment : sample)
         segment.last_panel = segment.first_panel + (segment.last_panel - segment.first_panel + stride - 1) / stride;
     return sample;
-}
-
-// Segments, nearest rows first, cut into at most `parts` pieces of about equal size.
-std::vector<Piece> split(std::span<Segment const> segments, Index parts) {
-    Index panels = 0;
-    for (Segment const& segment : segments) panels += segment.last_panel - segment.first_panel;
-    Index const share = std::max<Index>(1, (panels + parts - 1) / parts);
-    std::vector<Piece> pieces(1);
-    Index room = share;
-    for (Segment segment : segments)
-        while (segment.first_panel < segment.last_panel) {
-            if (room == 0) {
-                pieces.emplace_back();
-                room = share;
-            }
-            Index const taken = std::min(room, segment.last_panel - segment.first_panel);
-            pieces.back().push_back({segment.first_panel, segment.first_panel + taken, segment.reach});
-            segment.first_panel += taken;
-            room -= taken;
-        }
-    return pieces;
 }
 
 }  // namespace
@@ -115,8 +85,8 @@ private:
         pricing_ = &pricing;
         rays_ = rays;
         columns_ = columns;
-        scan_ = &scan_kernels(current_isa());
-        hull_ = &hull_kernels(current_isa());
+        scan_ = &neighbor_kernels_for(current_isa());
+        hull_ = &hull_kernels_for(current_isa());
         Index const d = pricing.vertices.cols;
         Index const groups = (slots() + group_queries - 1) / group_queries;
         std::size_t const padded = at(groups * group_queries);
@@ -224,15 +194,6 @@ Workers::~Workers() = default;
 Block& Workers::of(int worker) { return *blocks_[static_cast<std::size_t>(worker)]; }
 int Workers::count() const { return static_cast<int>(blocks_.size()); }
 
-HullKernels const& hull_kernels(Isa isa) {
-#if defined(__x86_64__)
-    if (isa == Isa::avx512) return hull_kernels_avx512;
-    if (isa == Isa::avx2) return hull_kernels_avx2;
-#endif
-    static_cast<void>(isa);
-    return hull_kernels_baseline;
-}
-
 void measure(HullKernels const& kernels, MatrixView<float const> vertices, double const* z, double const* u,
              std::span<Column> columns) {
     constexpr std::size_t ahead = 16;
@@ -274,11 +235,11 @@ void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, Workers
     Index const block = std::clamp<Index>((share + group_queries - 1) / group_queries * group_queries, group_queries, most_rays);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the vertices instead.
-    auto const pieces = split(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)), blocks < threads ? threads : 1);
+    auto const pieces = split_segments(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)), blocks < threads ? threads : 1);
     Index const parts = static_cast<Index>(pieces.size());
     std::vector<std::vector<Column>> partial(parts > 1 ? at(parts * m) : 0);
     parallel_for(blocks * parts, 1, threads, [&](Index task, Index, int worker) {
-        DefaultFloats const floats;
+        PlainFloats const floats;
         Index const part = task % parts, begin = task / parts * block, size = std::min(block, m - begin);
         auto const out = parts > 1 ? std::span(partial).subspan(at(part * m + begin), at(size)) : columns.subspan(at(begin), at(size));
         workers.of(worker).run(*this, rays.subspan(at(begin), at(size)), pieces[at(part)], wanted, out);

@@ -1,7 +1,6 @@
 // Prices all vertices of a shared hull along the directions of a batch of queries: the rows with the lowest slopes, exactly.
 #pragma once
 
-#include <cfenv>
 #include <memory>
 #include <span>
 #include <vector>
@@ -10,23 +9,9 @@
 #include "hull_kernels.hpp"
 #include "neighbors_kernels.hpp"
 #include "neighbors_pack.hpp"
+#include "plain_floats.hpp"
 
 namespace clear::shared_hull {
-
-// Default rounding and denormals for a scope, whatever the caller's thread has set.
-class DefaultFloats {
-public:
-    DefaultFloats() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~DefaultFloats() { std::fesetenv(&saved_); }
-    DefaultFloats(DefaultFloats const&) = delete;
-    DefaultFloats& operator=(DefaultFloats const&) = delete;
-
-private:
-    std::fenv_t saved_;
-};
 
 // A vertex v and its slope u.(v - z), in float64.
 struct Column {
@@ -83,8 +68,6 @@ struct Pricing {
 private:
     int samples_ = 1;
 };
-
-HullKernels const& hull_kernels(Isa isa);
 
 // Slopes of columns along u; rows are asked for ahead of time.
 void measure(HullKernels const& kernels, MatrixView<float const> vertices, double const* z, double const* u,

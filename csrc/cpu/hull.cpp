@@ -72,14 +72,20 @@ Answer answer(hull::Problem& problem, double wanted_eps) {
 
 void read(HullProblems const& problems, Index s, hull::Problem& problem) {
     auto& ws = problem.ws;
-    Index const* members = problems.members.row(s);
+    auto const& base = problems.base;
+    Index const* const members = problems.members.row(s);
+    auto const* const floats = base.storage == Storage::float32 ? static_cast<float const*>(base.data) : nullptr;
+    float const** const rows = ws.rows.data();
+    Index *const vertices = ws.vertices.data(), *const slots = ws.slots.data();
+    Index count = 0;
     for (Index j = 0; j < problems.members.cols; ++j) {
-        if (members[j] < 0) continue;
-        auto const at = static_cast<std::size_t>(problem.count++);
-        ws.rows[at] = widen_row(problems.base, members[j], ws.widened.data() + problems.base.cols * static_cast<Index>(at));
-        ws.vertices[at] = members[j];
-        ws.slots[at] = j;
+        Index const vertex = members[j];
+        if (vertex < 0) continue;
+        rows[count] = floats ? floats + vertex * base.stride : widen_row(base, vertex, ws.widened.data() + base.cols * count);
+        vertices[count] = vertex;
+        slots[count++] = j;
     }
+    problem.count = count;
     problem.query = problems.points.row(problems.owner[static_cast<std::size_t>(s)]);
     for (Index t = 0; t < problem.dimension; ++t) ws.z[t] = static_cast<double>(problem.query[t]);
     std::fill(ws.z + problem.dimension, ws.z + ws.stride, 0.0);
@@ -95,8 +101,13 @@ void write(HullResults const& results, Index s, hull::Problem const& problem, An
     bool const proven = std::isfinite(found.upper);
     if (!results.weights.empty()) {
         double* out = results.weights.row(s);
-        std::fill_n(out, results.weights.cols, 0.0);
-        for (Index i = 0; proven && i < problem.count; ++i) out[ws.slots[static_cast<std::size_t>(i)]] = ws.best_weights[i];
+        bool const all = proven && problem.count == results.weights.cols;
+        if (all)
+            std::copy_n(ws.best_weights, problem.count, out);
+        else
+            std::fill_n(out, results.weights.cols, 0.0);
+        for (Index i = 0; proven && !all && i < problem.count; ++i)
+            out[ws.slots[static_cast<std::size_t>(i)]] = ws.best_weights[i];
     }
     if (results.directions.empty()) return;
     double* out = results.directions.row(s);

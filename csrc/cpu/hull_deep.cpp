@@ -44,9 +44,11 @@ bool even_weights(Problem& problem, Index size) {
 
 void spread(Problem& problem) {
     auto& ws = problem.ws;
-    double const centre = problem.centre_square, radius = problem.square_mean - centre;
+    if (problem.count < 2 * problem.dimension) return;
     auto const count = static_cast<double>(problem.count);
-    if (!(centre * count <= deep * radius) || problem.count < 2 * problem.dimension) return;
+    problem.kernel.centre_direction(ws.rows.data(), problem.count, problem.dimension, ws.z, ws.direction, ws.p);
+    double const centre = problem.kernel.dot(ws.p, ws.p, ws.stride), radius = problem.square_mean - centre;
+    if (!(centre * count <= deep * radius)) return;
     problem.need_differences();
     char* const member = ws.barred.data();
     std::fill_n(member, problem.count, char{1});

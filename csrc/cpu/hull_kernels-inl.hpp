@@ -18,7 +18,7 @@ using Index = HullKernels::Index;
 }  // namespace
 
 HullKernels const CLEAR_KERNELS = {
-    centre_direction, measure_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
+    centre_direction, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
     pack_floats,      gram,           gram_floats,   outer, gather,         factorize,    solve_forward, solve_backward, drop,
     lowest,           pairwise};
 

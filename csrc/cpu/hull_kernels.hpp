@@ -31,6 +31,8 @@ struct HullKernels {
     void (*centre_direction)(float const* const* rows, Index count, Index d, double const* z, float* u, double* p);
     // In float32: along = u.v for each row. Returns an upper bound (up to rounding) of the largest |v|^2.
     float (*measure_floats)(float const* const* rows, Index count, Index d, float const* u, float* along);
+    // The same without the bound.
+    void (*project_floats)(float const* const* rows, Index count, Index d, float const* u, float* along);
 
     // out = sum_a weights[a] * rows[index[a]] - z, in order of a. index null: 0, 1, ...
     void (*combine_rows)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,

@@ -120,9 +120,10 @@ void centre_direction(float const* const* rows, Index count, Index d, double con
 
 constexpr int screen_rows = CLEAR_VECTOR_BYTES == 64 ? 4 : CLEAR_VECTOR_BYTES == 32 ? 4 : 1;
 
-template <int block>
-CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* u, float* along, FloatLanes& largest,
-                                FourFloats& check) {
+// With the largest |v|^2 and a nan once something is not finite, or without both.
+template <int block, bool with_bound>
+CLEAR_INLINE void measure_block(float const* const* rows, float const* const* next, Index d, float const* u, float* along,
+                                FloatLanes& largest, FourFloats& check) {
     Index const whole = d / 16 * 16;
     float const* row[block];
     FloatLanes dots[block], squares[block];
@@ -131,44 +132,56 @@ CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* 
         row[n] = rows[n];
         dots[n] = squares[n] = zero16();
     }
+    auto add = [&](int n, FloatLanes const& v, FloatLanes const& direction) {
+        dots[n] = dots[n] + v * direction;
+        if constexpr (with_bound) squares[n] = squares[n] + v * v;
+    };
     for (Index t = 0; t < whole; t += 16) {
         FloatLanes const direction = load16(u + t);
 #pragma GCC unroll 4
         for (int n = 0; n < block; ++n) {
-            FloatLanes const v = load16(row[n] + t);
-            dots[n] = dots[n] + v * direction;
-            squares[n] = squares[n] + v * v;
+            if constexpr (with_bound) __builtin_prefetch(next[n] + t);
+            add(n, load16(row[n] + t), direction);
         }
     }
     if (whole < d) {
         FloatLanes const direction = load16(u + whole);
 #pragma GCC unroll 4
-        for (int n = 0; n < block; ++n) {
-            FloatLanes const v = load16_tail(row[n], whole, d);
-            dots[n] = dots[n] + v * direction;
-            squares[n] = squares[n] + v * v;
-        }
+        for (int n = 0; n < block; ++n) add(n, load16_tail(row[n], whole, d), direction);
     }
+    if constexpr (with_bound) {
 #pragma GCC unroll 4
-    for (int n = 0; n < block; ++n) keep_greater(largest, squares[n]);
+        for (int n = 0; n < block; ++n) keep_greater(largest, squares[n]);
+    }
     if constexpr (block == 4) {
         FourFloats const totals = totals16(dots);
         __builtin_memcpy(along, &totals, sizeof(totals));
-        check = check + totals * 0.0F;
+        if constexpr (with_bound) check = check + totals * 0.0F;
     } else {
         for (int n = 0; n < block; ++n) {
             along[n] = total16(dots[n]);
-            check[0] += along[n] * 0.0F;
+            if constexpr (with_bound) check[0] += along[n] * 0.0F;
         }
     }
 }
 
-float measure_floats(float const* const* rows, Index count, Index d, float const* u, float* along) {
+template <bool with_bound>
+CLEAR_INLINE float measure_all(float const* const* rows, Index count, Index d, float const* u, float* along) {
     FloatLanes largest = zero16();
-    FourFloats check{};  // nan once something is not finite
+    FourFloats check{};
     Index i = 0;
-    for (; i + screen_rows <= count; i += screen_rows)
-        measure_block<screen_rows>(rows + i, d, u, along + i, largest, check);
-    for (; i < count; ++i) measure_block<1>(rows + i, d, u, along + i, largest, check);
+    for (; i + screen_rows <= count; i += screen_rows) {
+        Index const next = i + 3 * screen_rows <= count ? i + 2 * screen_rows : i;
+        measure_block<screen_rows, with_bound>(rows + i, rows + next, d, u, along + i, largest, check);
+    }
+    for (; i < count; ++i) measure_block<1, with_bound>(rows + i, rows + i, d, u, along + i, largest, check);
     return total16(largest) + ((check[0] + check[1]) + (check[2] + check[3]));
+}
+
+float measure_floats(float const* const* rows, Index count, Index d, float const* u, float* along) {
+    return measure_all<true>(rows, count, d, u, along);
+}
+
+void project_floats(float const* const* rows, Index count, Index d, float const* u, float* along) {
+    measure_all<false>(rows, count, d, u, along);
 }

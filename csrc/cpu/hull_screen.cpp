@@ -10,6 +10,14 @@ namespace {
 
 constexpr double unit_roundoff = 0x1p-53;
 
+// The screen: rows of the first mean, Frank-Wolfe steps, and where these end: a product of -nearly |u|^2. Points that
+// directions of this kind separate stay above that on the way; of others few do beyond the second look.
+constexpr Index most_in_sample = 64;
+constexpr int most_steps = 12;
+constexpr double nearly = 0.7;
+
+Index few(Index count) { return count < 16 ? count : std::clamp<Index>(count / 4, 8, most_in_sample); }
+
 double mean(double const* values, Index n) {
     double sum = 0;
     for (Index i = 0; i < n; ++i) sum += values[i];
@@ -37,7 +45,6 @@ void Problem::settle_eps(double wanted_eps, double centre) {
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     double const largest = std::sqrt(std::max(point, *std::max_element(ws.norm, ws.norm + count)));
     goal.floor = 4 * 0x1p-24 * largest;
-    centre_square = centre;
     double const radius = std::sqrt(std::max(0.0, mean(ws.square, count) - centre));
     goal.eps = std::max(wanted_eps >= 0 ? wanted_eps : 1e-5 * radius, goal.floor);
     double const farthest = std::sqrt(*std::max_element(ws.square, ws.square + count));
@@ -45,34 +52,59 @@ void Problem::settle_eps(double wanted_eps, double centre) {
     settled = true;
 }
 
-// One look at the rows in float32. Rounding: an element of u.v or |v|^2 passes at most ceil(d / 16) + 5 roundings of
-// 2^-24 each (a product, the sums of its lane, four of the tree), so sums are off by at most `relative` |v| |u|; the
-// limits on |v| and |u| keep what underflow adds below one more such rounding, and overflow away.
+// Looks at the rows in float32, each along one direction: from the point to the mean of a few rows, then after Frank-Wolfe
+// steps towards the row that was least along it, while the directions nearly separate. Rounding: an element of u.v or |v|^2 passes at most ceil(d / 16) + 5
+// roundings of 2^-24 each (a product, the sums of its lane, four of the tree), so sums are off by at most
+// `relative` |v| |u|; the limits on |v| and |u| keep what underflow adds below one more such rounding, and overflow away.
 // Nothing is said about eps: the stated one stands if it is above the float32 floor, for which |v| is known well enough.
 Screened Problem::screen_floats(double wanted_eps) {
     if (wanted_eps < 0 || dimension > 1 << 20) return Screened::unfit;
     double const relative = static_cast<double>((dimension + 15) / 16 + 7) * 0x1p-24;
-    kernel.centre_direction(ws.rows.data(), count, dimension, ws.z, ws.direction, ws.best_p);
+    double const point = kernel.dot(ws.z, ws.z, ws.stride);
+    Index const some = few(count);
+    float const* sample[most_in_sample];
+    for (Index i = 0; i < some; ++i) sample[i] = ws.rows[static_cast<std::size_t>(i * count / some)];
+    kernel.centre_direction(sample, some, dimension, ws.z, ws.direction, ws.best_p);
     double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
-    double const point = kernel.dot(ws.z, ws.z, ws.stride), square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
-    bool const fits = std::isfinite(point) && measured > 0x1p-80 && measured < 0x1p80 && square > 0x1p-80 &&
-                      square < 0x1p80;
-    if (!fits) return Screened::unfit;
-    Index const nearest = least_of(ws.along, count);
-    double const largest = std::sqrt(measured * (1 + 2 * relative)), length = std::sqrt(square);
-    double const reach = largest + std::sqrt(point);
-    double const margin = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);
-    double const rounding = static_cast<double>(4 * dimension + 32) * unit_roundoff * reach;
-    double const bound = margin / length - relative * largest - rounding;
+    auto in_range = [](double x) { return x > 0x1p-80 && x < 0x1p80; };
+    if (!(std::isfinite(point) && in_range(measured))) return Screened::unfit;
+    double const largest = std::sqrt(measured * (1 + 2 * relative));
+    double const rounding = static_cast<double>(4 * dimension + 32) * unit_roundoff * (largest + std::sqrt(point));
     double const largest_floor = 4 * 0x1p-24 * std::max(largest, std::sqrt(point)) * (1 + 1e-9);
+    if (wanted_eps >= largest_floor) {
+        goal.eps = wanted_eps;
+        goal.floor = largest_floor;
+        deduction = rounding;
+        settled = true;
+    }
     fits_floats = true;
-    centre_square = square;
-    if (!(wanted_eps >= largest_floor)) return Screened::unsure;
-    goal.eps = wanted_eps;
-    goal.floor = largest_floor;
-    deduction = rounding;
-    settled = true;
-    if (!(bound > wanted_eps)) return Screened::unsure;
+    for (int step = 0;; ++step) {
+        double const square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
+        if (!in_range(square)) return Screened::unsure;
+        Index const nearest = least_of(ws.along, count);
+        double const product = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);
+        double const bound = product / std::sqrt(square) - relative * largest - rounding;
+        if (!settled) return Screened::unsure;
+        if (bound > wanted_eps) return settle_outside(nearest, bound);
+        if (step == most_steps || product < -nearly * square) return Screened::unsure;
+        step_towards(nearest, product, square);
+        kernel.project_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
+    }
+}
+
+// The direction moves to the shortest point between it and a vertex whose product with it is known.
+void Problem::step_towards(Index vertex, double product, double square) {
+    double const one = 1;
+    kernel.combine_rows(ws.rows.data() + vertex, nullptr, &one, 1, dimension, ws.z, ws.p);
+    double const vertex_square = kernel.dot(ws.p, ws.p, ws.stride);
+    double const share = std::clamp((square - product) / (square + vertex_square - 2 * product), 0.0, 1.0);
+    for (Index t = 0; t < ws.stride; ++t) {
+        ws.direction[t] = static_cast<float>(ws.best_p[t] + share * (ws.p[t] - ws.best_p[t]));
+        ws.best_p[t] = static_cast<double>(ws.direction[t]);
+    }
+}
+
+Screened Problem::settle_outside(Index nearest, double bound) {
     lower = bound;
     double const one = 1;
     kernel.combine_rows(ws.rows.data() + nearest, nullptr, &one, 1, dimension, ws.z, ws.p);

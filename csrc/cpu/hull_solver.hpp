@@ -102,8 +102,7 @@ public:
     double lower = 0;      // best proven, with best_p as direction
     double upper = std::numeric_limits<double>::infinity();  // best, with best_weights
     double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
-    double centre_square = std::numeric_limits<double>::infinity();  // |centroid - z|^2, where it is known
-    double square_mean = 0;                                          // of |w|^2
+    double square_mean = 0;  // of |w|^2
     double p_square = 0;   // |p|^2 of the last consider()
     bool done = false;
     bool settled = false;  // goal and deduction are known
@@ -112,6 +111,8 @@ public:
 
 private:
     void settle_eps(double wanted_eps, double centre);
+    Screened settle_outside(Index nearest, double bound);
+    void step_towards(Index vertex, double product, double square);
 
     bool take_start();
 

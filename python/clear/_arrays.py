@@ -105,8 +105,9 @@ def as_ids(value: Any, n: int, name: str, *, rows: int, optional: bool = False) 
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}: want ({n},)")
     ids = np.ascontiguousarray(array, dtype=np.int64)
-    bad = np.flatnonzero((ids < (-1 if optional else 0)) | (ids >= rows))
-    if len(bad):
+    least = -1 if optional else 0
+    if ids.size and (ids.min() < least or ids.max() >= rows):
+        bad = np.flatnonzero((ids < least) | (ids >= rows))
         raise ValueError(f"{name}[{bad[0]}] is {ids[bad[0]]}: want row numbers below {rows}")
     return ids
 

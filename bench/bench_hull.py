@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,6 @@ def test_instruction_sets(benchmark: Any, isa: str, monkeypatch: pytest.MonkeyPa
     benchmark.extra_info.update(method=isa, problems=sum(len(asked["eps"]) for asked in questions))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads(benchmark: Any, threads: int, full: bool) -> None:
-    questions = scaling_questions(800 if full else 1, full)
-    benchmark.group = "hull threads, " + SCALING_TEXT
-    benchmark(solve_all, questions, threads)
-    benchmark.extra_info.update(method=f"{threads} threads", problems=sum(len(asked["eps"]) for asked in questions))
-
-
 def scaling_questions(times: int, full: bool) -> list[dict[str, Any]]:
     """Return questions of several regimes, for ratios of one build or thread count to another."""
     return [question(hull_batch(*shape, position, 12 if full else 3), times) for shape, position in SCALING]
@@ -139,17 +132,31 @@ def solve_all(questions: list[dict[str, Any]], threads: int) -> None:
         clear.solve_hulls(**asked, mode="decide", threads=threads)
 
 
-def compare(batch: HullBatch, group: str) -> list[dict[str, Any]]:
-    """Time ours and the peers in turns; return rows for bench/report.py, for one problem.
+def test_threads_give_the_same_answers_in_turns(full: bool) -> None:
+    rows = compare_threads(scaling_questions(1, full), rounds=1)
+    assert [row["method"] for row in rows] == ["1 threads", "2 threads"]
 
-    Ours get the same problems 80 times in a call, large ones 8 times: the same rows, as warm as those of the peers.
+
+def compare_threads(questions: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
+    """Elapsed time of one thread and two, in turns."""
+    solvers = {f"{threads} threads": functools.partial(solve_all, questions, threads) for threads in (1, 2)}
+    problems = dict.fromkeys(solvers, sum(len(asked["eps"]) for asked in questions))
+    group = "hull threads, " + SCALING_TEXT
+    rows, _ = interleaved(group, solvers, rounds=rounds, problems=problems, warm=True, clock=time.perf_counter)
+    return rows
+
+
+def compare(batch: HullBatch, group: str) -> list[dict[str, Any]]:
+    """Time ours and the peers in turns, each warm; return rows for bench/report.py, for one problem.
+
+    Ours get the same problems 80 times in a call: the same rows, as warm as those of the peers.
     """
-    times = 80 if batch.vertices[0].size <= 16384 else 8
+    times = 80
     asked = question(batch, times)
     solvers: dict[str, Any] = {"clear": lambda: clear.solve_hulls(**asked, mode="decide", threads=1)}
     solvers |= {name: functools.partial(solve_peer, name, batch) for name in PEERS}
     problems = {name: len(batch.points) * (times if name == "clear" else 1) for name in solvers}
-    rows, answers = interleaved(group, solvers, rounds=5, problems=problems)
+    rows, answers = interleaved(group, solvers, rounds=5, problems=problems, warm=True)
     answers["clear"] = answers_of(answers["clear"], batch)
     for row in rows:
         row["facts"] |= quality(answers[row["method"]], batch)
@@ -170,6 +177,7 @@ def main() -> None:
             print(
                 found[0]["group"], *(f"{row['method']} {row['median_seconds'] * 1e6:.4g}" for row in found), flush=True
             )
+    rows += compare_threads(scaling_questions(800, True), rounds=9)
     print("\n".join(hull_summary(sections(rows)["hull"])))
     if out is not None:
         out.write_text(json.dumps({"rows": rows}), encoding="utf-8")

@@ -178,7 +178,8 @@ def started(batch: FuzzBatch, result: clear.HullResult, rng: np.random.Generator
     s, k, d = batch.vertices.shape
     noise = rng.dirichlet(np.ones(k), s) * (rng.random((s, k)) < 0.5)
     start = result.weights + 10.0 ** -rng.uniform(0, 12) * noise
-    answers = _core.solve_hulls(
+    answers = [np.empty(s, np.int8), *np.empty((3, s)), np.empty((s, k)), np.empty((s, d))]
+    _core.solve_hulls(
         batch.points,
         batch.vertices.reshape(s * k, d),
         "float32",
@@ -187,8 +188,8 @@ def started(batch: FuzzBatch, result: clear.HullResult, rng: np.random.Generator
         np.empty(0) if batch.eps is None else batch.eps,
         batch.mode == "decide",
         batch.relative_tolerance,
-        True,
         1,
+        *answers,
         start,
     )
     again = clear.HullResult(*answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,9 +78,9 @@ class Backend(Protocol):
         *,
         decide: bool,
         relative_tolerance: float,
-        certificates: bool,
         threads: int,
-    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]: ...
+        outputs: Sequence[npt.NDArray[Any]],
+    ) -> None: ...
 
 
 class CpuBackend:
@@ -118,12 +119,10 @@ class CpuBackend:
         *,
         decide: bool,
         relative_tolerance: float,
-        certificates: bool,
         threads: int,
-    ) -> tuple[npt.NDArray[np.int8], Floats, Floats, Floats, Floats, Floats]:
-        return _core.solve_hulls(
-            points, base, storage, owner, members, eps, decide, relative_tolerance, certificates, threads
-        )
+        outputs: Sequence[npt.NDArray[Any]],
+    ) -> None:
+        _core.solve_hulls(points, base, storage, owner, members, eps, decide, relative_tolerance, threads, *outputs)
 
 
 def get_backend(device: str = "auto") -> Backend:

@@ -93,14 +93,12 @@ def solve_hulls(
     eps: npt.NDArray[np.float64],
     decide: bool,
     relative_tolerance: float,
-    certificates: bool,
     threads: int,
+    status: npt.NDArray[np.int8],
+    lower: npt.NDArray[np.float64],
+    upper: npt.NDArray[np.float64],
+    used_eps: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    directions: npt.NDArray[np.float64],
     start: npt.NDArray[np.float64] = ...,
-) -> tuple[
-    npt.NDArray[np.int8],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64],
-]: ...
+) -> None: ...

@@ -181,31 +181,24 @@ def _solve_in_calls(
     s, k = members.shape
     d = base.values.shape[1]
 
-    def solve(part: slice) -> tuple[npt.NDArray[Any], ...]:
-        chosen = owner[part], members[part], eps[part]
-        return backend.solve_hulls(points, base.values, base.storage, *chosen, certificates=certificates, **options)
-
+    outputs = _outputs(s, k if certificates else 0, d if certificates else 0)
     start, step = 0, max(1, CALL_ELEMENTS // max(1, k * d))
-    if s <= step:
-        return list(solve(slice(None)))
-    outputs: list[npt.NDArray[Any]] = [
-        np.empty(s, np.int8),
-        np.empty(s),
-        np.empty(s),
-        np.empty(s),
-        np.empty((s, k if certificates else 0)),
-        np.empty((s, d if certificates else 0)),
-    ]
     while start < s:
         part = slice(start, min(s, start + step))
+        chosen = owner[part], members[part], eps[part]
         began = time.perf_counter()
-        answers = solve(part)
+        backend.solve_hulls(
+            points, base.values, base.storage, *chosen, outputs=[output[part] for output in outputs], **options
+        )
         seconds = time.perf_counter() - began
-        for output, answer in zip(outputs, answers, strict=True):
-            output[part] = answer
         start = part.stop
         step = max(1, min(4 * step, int(step * CALL_SECONDS / max(seconds, 1e-9))))
     return outputs
+
+
+def _outputs(s: int, k: int, d: int) -> list[npt.NDArray[Any]]:
+    """Room for answers, in the order of the fields of `HullResult`."""
+    return [np.empty(s, np.int8), np.empty(s), np.empty(s), np.empty(s), np.empty((s, k)), np.empty((s, d))]
 
 
 def _explicit(vertices: Any) -> tuple[Any, npt.NDArray[np.int64]]:

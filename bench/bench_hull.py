@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -163,21 +164,22 @@ def compare(batch: HullBatch, group: str) -> list[dict[str, Any]]:
     return rows
 
 
+def compare_shape(shape: tuple[int, int], position: str) -> list[dict[str, Any]]:
+    """Compare on a batch of one kind; print a line."""
+    size = 12 if shape[0] * shape[1] < 50000 else 4
+    rows = compare(hull_batch(*shape, position, size), f"hull d={shape[0]} k={shape[1]} {position}")
+    print(rows[0]["group"], *(f"{row['method']} {row['median_seconds'] * 1e6:.4g}" for row in rows), flush=True)
+    return rows
+
+
 def main() -> None:
     """Time every shape and position; print a line for each, write the rows."""
     parser = argparse.ArgumentParser(description="Hull membership, ours and peers in turn.")
     parser.add_argument("--out", type=Path, help="JSON for bench/report.py")
     out = parser.parse_args().out
-    rows: list[dict[str, Any]] = []
-    for shape in SHAPES:
-        for position in POSITIONS:
-            size = 12 if shape[0] * shape[1] < 50000 else 4
-            found = compare(hull_batch(*shape, position, size), f"hull d={shape[0]} k={shape[1]} {position}")
-            rows += found
-            print(
-                found[0]["group"], *(f"{row['method']} {row['median_seconds'] * 1e6:.4g}" for row in found), flush=True
-            )
-    rows += compare_threads(scaling_questions(800, True), rounds=9)
+    with threadpool_limits(1):  # else threads of a peer's BLAS spin on while others are timed
+        rows = [row for shape in SHAPES for position in POSITIONS for row in compare_shape(shape, position)]
+        rows += compare_threads(scaling_questions(800, True), rounds=9)
     print("\n".join(hull_summary(sections(rows)["hull"])))
     if out is not None:
         out.write_text(json.dumps({"rows": rows}), encoding="utf-8")

@@ -136,8 +136,8 @@ void fetch(HullProblems const& problems, Index s) {
     constexpr Index most = 1 << 14;  // elements: 64 KiB
     Index const d = problems.base.cols, k = problems.members.cols;
     if (k * d > most) return;
-    auto fetch_row = [](void const* row, Index bytes) {
-        for (Index t = 0; t < bytes; t += 64) __builtin_prefetch(static_cast<char const*>(row) + t);
+    auto fetch_row = [](void const* row, Index bytes) {  // to the second level: the first has the problem at work
+        for (Index t = 0; t < bytes; t += 64) __builtin_prefetch(static_cast<char const*>(row) + t, 0, 2);
     };
     Index const bytes = d * bytes_of(problems.base.storage), step = problems.base.stride * bytes_of(problems.base.storage);
     auto const* const base = static_cast<char const*>(problems.base.data);

@@ -122,8 +122,8 @@ constexpr int screen_rows = CLEAR_VECTOR_BYTES == 64 ? 4 : CLEAR_VECTOR_BYTES ==
 
 // With the largest |v|^2 and a nan once something is not finite, or without both.
 template <int block, bool with_bound>
-CLEAR_INLINE void measure_block(float const* const* rows, float const* const* next, Index d, float const* u, float* along,
-                                FloatLanes& largest, FourFloats& check) {
+CLEAR_INLINE void measure_block(float const* const* rows, Index d, float const* u, float* along, FloatLanes& largest,
+                                FourFloats& check) {
     Index const whole = d / 16 * 16;
     float const* row[block];
     FloatLanes dots[block], squares[block];
@@ -139,10 +139,7 @@ CLEAR_INLINE void measure_block(float const* const* rows, float const* const* ne
     for (Index t = 0; t < whole; t += 16) {
         FloatLanes const direction = load16(u + t);
 #pragma GCC unroll 4
-        for (int n = 0; n < block; ++n) {
-            if constexpr (with_bound) __builtin_prefetch(next[n] + t);
-            add(n, load16(row[n] + t), direction);
-        }
+        for (int n = 0; n < block; ++n) add(n, load16(row[n] + t), direction);
     }
     if (whole < d) {
         FloatLanes const direction = load16(u + whole);
@@ -170,11 +167,9 @@ CLEAR_INLINE float measure_all(float const* const* rows, Index count, Index d, f
     FloatLanes largest = zero16();
     FourFloats check{};
     Index i = 0;
-    for (; i + screen_rows <= count; i += screen_rows) {
-        Index const next = i + 3 * screen_rows <= count ? i + 2 * screen_rows : i;
-        measure_block<screen_rows, with_bound>(rows + i, rows + next, d, u, along + i, largest, check);
-    }
-    for (; i < count; ++i) measure_block<1, with_bound>(rows + i, rows + i, d, u, along + i, largest, check);
+    for (; i + screen_rows <= count; i += screen_rows)
+        measure_block<screen_rows, with_bound>(rows + i, d, u, along + i, largest, check);
+    for (; i < count; ++i) measure_block<1, with_bound>(rows + i, d, u, along + i, largest, check);
     return total16(largest) + ((check[0] + check[1]) + (check[2] + check[3]));
 }
 

@@ -3,8 +3,8 @@
 // Everything is float64; differences of float32 rows are exact to 53 bits and squares neither overflow nor vanish, so no
 // scaling is needed anywhere in float32's range.
 //
-//   screen      direction centroid - z on the raw rows, in float32 where that can prove it: settles points that are
-//               clearly outside
+//   screen      directions on the raw rows, in float32 where that can prove something: settles points that are clearly
+//               outside
 //   pairwise    SMO steps on the Gram matrix: loose distances of small sets
 //   pivoting    block principal pivoting on the Gram matrix: k <= d + 1
 //   spread      the most even weights: points deep inside many vertices

@@ -1,4 +1,8 @@
-// The second half of neighbors_kernels-inl.hpp, which includes it: rows measured in float64, as exact.hpp does.
+// Rows measured in float64, as exact.hpp does, for neighbors_kernels-inl.hpp, which includes this.
+#pragma once
+
+#include "neighbors_lanes-inl.hpp"
+#include "widen-inl.hpp"
 
 namespace clear {
 namespace {

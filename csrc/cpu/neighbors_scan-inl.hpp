@@ -1,0 +1,119 @@
+// Scores of a block of queries against panels, for neighbors_kernels-inl.hpp, which includes this.
+#pragma once
+
+#include "neighbors_select-inl.hpp"
+#include "widen-inl.hpp"
+
+namespace clear {
+namespace {
+
+// Scores tile_queries x tile_rows in registers and looks at them there; they are written only where a row is collected.
+inline void scan_tile(ScanBlock const& block, Index query, float const* queries, float const* rows, float const* half,
+                      std::int32_t position) {
+    Floats sum[tile_queries][tile_vectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_queries; ++i)
+#pragma GCC unroll 3
+        for (int j = 0; j < tile_vectors; ++j) sum[i][j] = load(half + j * width);
+    for (Index t = 0; t < block.d; ++t) {
+        Floats const y0 = load(rows + t * panel_rows);
+        Floats const y1 = load(rows + t * panel_rows + width);
+        Floats const y2 = load(rows + t * panel_rows + 2 * width);
+#pragma GCC unroll 8
+        for (int i = 0; i < tile_queries; ++i) {
+            Floats const x = fill(queries[t * group_queries + i]);
+            sum[i][0] = multiply_add(x, y0, sum[i][0]);
+            sum[i][1] = multiply_add(x, y1, sum[i][1]);
+            sum[i][2] = multiply_add(x, y2, sum[i][2]);
+        }
+    }
+    unsigned hit = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_queries; ++i) {
+        Floats best = sum[i][0] > sum[i][1] ? sum[i][0] : sum[i][1];
+        best = best > sum[i][2] ? best : sum[i][2];
+        hit |= static_cast<unsigned>(reaches(best, fill(block.cutoff[query + i])) != 0) << i;
+    }
+    if (__builtin_expect(hit == 0, 1)) return;
+
+    alignas(CLEAR_VECTOR_BYTES) float tile[tile_queries][tile_rows];
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_queries; ++i)
+#pragma GCC unroll 3
+        for (int j = 0; j < tile_vectors; ++j) store(tile[i] + j * width, sum[i][j]);
+    for (; hit != 0; hit &= hit - 1) {
+        int const i = __builtin_ctz(hit);
+        Index const q = query + i;
+        float* const scores = block.scores + q * block.stride;
+        std::int32_t* const positions = block.positions + q * block.stride;
+        Floats const limit = fill(block.cutoff[q]);
+        std::int32_t count = block.count[q];
+#pragma GCC unroll 3
+        for (int j = 0; j < tile_vectors; ++j) {
+            Floats const score = load(tile[i] + j * width);
+            count = append(scores, positions, count, reaches(score, limit), score, position + j * width);
+        }
+        block.count[q] = count;
+        if (count > block.capacity) make_room(block, q);
+    }
+}
+
+// to[lane] = number * factor[lane] - centre, for the panel_rows numbers of one column, computed in float64.
+inline void widen_column(std::uint16_t const* from, Storage storage, double const* factor, double centre, float* to) {
+#if CLEAR_VECTOR_BYTES == 64
+    __m512d const middle = _mm512_set1_pd(centre);
+#pragma GCC unroll 6
+    for (Index lane = 0; lane < panel_rows; lane += 8) {
+        __m128i const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from + lane));
+        __m256 const wide = storage == Storage::float16
+                                ? _mm256_maskz_cvtph_ps(0xff, bits)
+                                : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+        __m512d const value = _mm512_fmsub_pd(_mm512_maskz_cvtps_pd(0xff, wide), _mm512_loadu_pd(factor + lane), middle);
+        _mm256_storeu_ps(to + lane, _mm512_maskz_cvtpd_ps(0xff, value));
+    }
+#else
+    float numbers[panel_rows];
+    widen_numbers(from, storage, panel_rows, numbers);
+    for (Index lane = 0; lane < panel_rows; ++lane)
+        to[lane] = static_cast<float>(static_cast<double>(numbers[lane]) * factor[lane] - centre);
+#endif
+}
+
+// Panels [begin, end) of a base kept in 16 bits, as they would be in float32: rounded once, as there.
+__attribute__((noinline)) void widen_panels(ScanBlock const& block, Index begin, Index end) {
+    float* to = block.widened;
+    for (Index panel = begin; panel < end; ++panel) {
+        std::uint16_t const* from = block.stored + panel * block.d * panel_rows;
+        double factor[panel_rows];
+        for (Index lane = 0; lane < panel_rows; ++lane) {
+            double const square = block.squares == nullptr ? 1.0 : block.squares[panel * panel_rows + lane];
+            factor[lane] = square > 0 ? block.scale / __builtin_sqrt(square) : block.scale;
+        }
+        for (Index t = 0; t < block.d; ++t, from += panel_rows, to += panel_rows)
+            widen_column(from, block.storage, factor, static_cast<double>(block.centre[t]) * block.scale, to);
+    }
+}
+
+void scan(ScanBlock const& block) {
+    Index const panel_size = block.d * panel_rows;
+    for (Index begin = block.first_panel; begin < block.last_panel; begin += block.step) {
+        Index const end = begin + block.step < block.last_panel ? begin + block.step : block.last_panel;
+        float const* panels = block.panels + begin * panel_size;
+        if (block.storage != Storage::float32) {
+            widen_panels(block, begin, end);
+            panels = block.widened;
+        }
+        for (Index group = 0; group < block.groups; ++group) {
+            float const* const queries = block.queries + group * group_queries * block.d;
+            for (Index panel = begin; panel < end; ++panel)
+                for (Index column = 0; column < panel_rows; column += tile_rows)
+                    for (Index i = 0; i < group_queries; i += tile_queries)
+                        scan_tile(block, group * group_queries + i, queries + i, panels + (panel - begin) * panel_size + column,
+                                  block.half + panel * panel_rows + column,
+                                  static_cast<std::int32_t>(panel * panel_rows + column));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace clear

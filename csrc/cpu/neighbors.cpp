@@ -156,9 +156,8 @@ void search_block(Workspace& work, Request const& request, std::span<Index const
         propose(work, segments, -1);
     for (Index slot = 0; slot < work.slots; ++slot) {
         Index const row = order[at(block.begin + slot)];
-        Index done = 0;
         if (bundled)
-            decide_small_class(work, slot, block.label, done, distances.row(row), indices.row(row));
+            decide_small_class(work, slot, block.label, distances.row(row), indices.row(row));
         else
             decide(work, slot, segments, -1, distances.row(row), indices.row(row));
     }
@@ -206,12 +205,10 @@ void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<doub
     Request const& request = *work.request;
     if (unit.bundle != nullptr) {
         propose_bundle(work, unit.bundle->segment);
-        for (Index slot = 0; slot < work.slots; ++slot) {
-            Index done = 0;
+        for (Index slot = 0; slot < work.slots; ++slot)
             for (Index const c : unit.bundle->classes)
-                decide_small_class(work, slot, c, done, distances.row(begin + slot) + c * request.k,
+                decide_small_class(work, slot, c, distances.row(begin + slot) + c * request.k,
                                    indices.row(begin + slot) + c * request.k);
-        }
         return;
     }
     std::span<Segment const> const segments = request.packed.segments_of(unit.label);

@@ -4,7 +4,7 @@
 
 namespace clear {
 
-extern NeighborKernels const neighbor_kernels_avx512 = {scan, tighten, rank, measure<Measured::distance>,
-                                               measure<Measured::product>};
+extern NeighborKernels const neighbor_kernels_avx512 = {
+    scan<Keep::reaching>, scan<Keep::all>, tighten, choose, measure<Measured::distance>, measure<Measured::product>};
 
 }  // namespace clear

@@ -7,7 +7,6 @@ namespace clear {
 
 namespace {
 
-constexpr Index few_rows = 256;  // that are ranked by counting
 constexpr Index cache_floats = 48 * 1024;  // of packed base that the second-level cache keeps beside the queries
 
 // Panels that are scanned with every group of queries before the next.
@@ -15,19 +14,25 @@ Index panel_step(Index d) { return std::max<Index>(2, cache_floats / (d * panel_
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-// Adds the rows in `positions` to `found`, measured in float64.
-void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
+// Measures the rows at `positions` in float64: work.lengths[i] and work.rows[i].
+void measure(Workspace& work, Index slot, std::int32_t const* positions, Index count) {
     PackedRows const& packed = *work.request->packed.rows;
-    if (static_cast<Index>(work.lengths.size()) < count) work.lengths.resize(at(count));
+    if (static_cast<Index>(work.lengths.size()) < count) {
+        work.lengths.resize(at(count));
+        work.rows.resize(at(count));
+    }
     NeighborKernels const& kernels = work.request->kernels;
-    auto const measure = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
-    measure(work.query(slot), packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
-            work.lengths.data());
+    auto const measure_rows = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
+    measure_rows(work.query(slot), packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
+                 work.lengths.data());
     report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
-    std::size_t const old = found.size();
-    found.resize(old + at(count));
-    for (Index i = 0; i < count; ++i)
-        found[old + at(i)] = {work.lengths[at(i)], packed.row_of[at(positions[i])]};
+    for (Index i = 0; i < count; ++i) work.rows[at(i)] = packed.row_of[at(positions[i])];
+}
+
+// Adds them to `found`.
+void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
+    measure(work, slot, positions, count);
+    for (Index i = 0; i < count; ++i) found.push_back({work.lengths[at(i)], work.rows[at(i)]});
 }
 
 void keep_nearest(std::vector<Candidate>& found, Index wanted) {
@@ -36,30 +41,17 @@ void keep_nearest(std::vector<Candidate>& found, Index wanted) {
     found.resize(at(wanted));
 }
 
-// The same for a query's buffer; few rows come in the order of their scores, which is nearly that of their distances.
-void measure_buffer(Workspace& work, Index slot, std::vector<Candidate>& found) {
-    Index const start = slot * work.block.stride;
-    std::int32_t const count = work.count[at(slot)];
-    std::int32_t const* positions = work.block.positions + start;
-    if (count <= few_rows) {
-        work.ranked.resize(at(few_rows));
-        work.request->kernels.rank(work.block.scores + start, positions, count, work.ranked.data());
-        positions = work.ranked.data();
-    }
-    measure_into(work, slot, positions, count, found);
-}
-
-void sort_nearest(std::vector<Candidate>& found, Index wanted) {
-    if (static_cast<Index>(found.size()) > few_rows) {
-        keep_nearest(found, wanted);
-        std::sort(found.begin(), found.end());
-        return;
-    }
-    for (std::size_t i = 1; i < found.size(); ++i) {  // nearly sorted already
-        Candidate const moved = found[i];
-        std::size_t j = i;
-        for (; j > 0 && moved < found[j - 1]; --j) found[j] = found[j - 1];
-        found[j] = moved;
+// Sorts a few rows that nearly are.
+void insert_in_order(double* lengths, Index* rows, Index n) {
+    for (Index i = 1; i < n; ++i) {
+        Candidate const moved{lengths[i], rows[i]};
+        Index j = i;
+        for (; j > 0 && moved < Candidate{lengths[j - 1], rows[j - 1]}; --j) {
+            lengths[j] = lengths[j - 1];
+            rows[j] = rows[j - 1];
+        }
+        lengths[j] = moved.distance;
+        rows[j] = moved.row;
     }
 }
 
@@ -126,13 +118,13 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.slack.resize(padded);
     work.wanted.assign(padded, 0);
     work.count.resize(padded);
+    work.full.resize(padded);
     if (packed.base.storage != Storage::float32) {
         work.widened.resize(at(panel_step(d) * d * panel_rows));
         work.measured_rows.resize(at(most_measured * d));
     }
     work.measured.resize(padded);
-    work.chosen.resize(at(2 * few_rows + 16));
-    work.chosen_scores.resize(at(few_rows + 16));
+    work.chosen_scores.resize(at(most_ranked));
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
         work.scaled[at(slot)] =
@@ -145,7 +137,7 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
                   .widened = work.widened.data(), .step = panel_step(d), .half = request.packed.half.data(), .first_panel = 0,
                   .last_panel = 0, .d = d,
                   .cutoff = work.cutoff.data(), .slack = work.slack.data(), .wanted = work.wanted.data(),
-                  .count = work.count.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
+                  .count = work.count.data(), .full = work.full.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
                   .spill = spill, .context = &work};
 }
 
@@ -156,19 +148,31 @@ Index buffer_capacity(Index k, Index panels) {
 
 namespace {
 
-// Empties the buffers, each with room for `capacity` rows; every query that searches `label` takes what comes.
-void open_buffers(Workspace& work, Index capacity, Index label) {
+// Rows collected before the cutoff is raised for the first time: early, because a low cutoff lets every row through.
+Index first_look(Index k) { return 2 * (k + 1) + 24; }
+
+// Opens buffers for `capacity` rows; `dense`: for the scores of as many.
+void open_buffers(Workspace& work, Index capacity, bool dense) {
     ScanBlock& block = work.block;
+    work.dense = dense;
     block.capacity = static_cast<std::int32_t>(capacity);
-    block.stride = block.capacity + panel_rows + 16;
+    block.stride = dense ? capacity : capacity + panel_rows + 16;
     std::size_t const room = work.count.size() * at(block.stride);
-    if (work.scores.size() < room) {
-        work.scores.resize(room);
-        work.positions.resize(room);
-    }
+    if (work.scores.size() < room) work.scores.resize(room);
+    if (!dense && work.positions.size() < room) work.positions.resize(room);
+    if (static_cast<Index>(work.chosen.size()) < capacity + panel_rows + 16)
+        for (auto* memory : {&work.chosen, &work.kept_positions}) memory->resize(at(capacity + panel_rows + 16));
+    if (static_cast<Index>(work.kept_scores.size()) < capacity + panel_rows + 16)
+        work.kept_scores.resize(at(capacity + panel_rows + 16));
     block.scores = work.scores.data();
     block.positions = work.positions.data();
+}
+
+// Empties the buffers; every query that searches `label` takes what comes.
+void empty_buffers(Workspace& work, Index label) {
     std::fill(work.count.begin(), work.count.end(), 0);
+    std::int32_t const full = std::min(work.block.capacity, static_cast<std::int32_t>(first_look(work.request->k)));
+    std::fill(work.full.begin(), work.full.end(), full);
     for (std::size_t q = 0; q < work.cutoff.size(); ++q) {
         bool const scored = static_cast<Index>(q) < work.slots && work.scaled[q].length <= farthest_scored &&
                             !work.request->skips(work.order[q], label);
@@ -184,11 +188,50 @@ void scan_segment(Workspace& work, Segment const& segment) {
     work.request->kernels.scan(work.block);
 }
 
-// The nearest rows in `found`, sorted and without the excluded one; the rest of the k places are empty.
-void write_nearest(Workspace& work, Index slot, double* distances, Index* indices) {
+// Scores every row of a segment.
+void score_segment(Workspace& work, Segment const& segment) {
+    open_buffers(work, (segment.last_panel - segment.first_panel) * panel_rows, true);
+    for (Index slot = 0; slot < work.slots; ++slot) {
+        double const length = work.scaled[at(slot)].length;
+        double const error = length > farthest_scored ? 0 : score_error(*work.request->packed.rows, length, segment.reach);
+        work.slack[at(slot)] = static_cast<float>(2 * error * (1 + 0x1p-20));
+    }
+    work.block.first_panel = segment.first_panel;
+    work.block.last_panel = segment.last_panel;
+    work.request->kernels.score(work.block);
+}
+
+void fill_places(Index from, Index k, double* distances, Index* indices) {
+    std::fill(distances + from, distances + k, std::numeric_limits<double>::infinity());
+    std::fill(indices + from, indices + k, Index{-1});
+}
+
+// The nearest of the `n` rows in work.lengths and work.rows, sorted, without the excluded one; the rest is empty.
+void write_few(Workspace& work, Index slot, Index n, double* distances, Index* indices) {
+    Request const& request = *work.request;
+    double* const lengths = work.lengths.data();
+    Index* const rows = work.rows.data();
+    insert_in_order(lengths, rows, n);
+    if (Index const exclude = request.exclude[at(work.order[slot])]; exclude >= 0) {
+        Index const place = std::find(rows, rows + n, exclude) - rows;
+        if (place < n) {
+            std::copy(lengths + place + 1, lengths + n, lengths + place);
+            std::copy(rows + place + 1, rows + n, rows + place);
+            --n;
+        }
+    }
+    Index const kept = std::min(n, request.k);
+    std::copy_n(lengths, kept, distances);
+    std::copy_n(rows, kept, indices);
+    fill_places(kept, request.k, distances, indices);
+}
+
+// The same of any number of rows in work.found.
+void write_found(Workspace& work, Index slot, double* distances, Index* indices) {
     Request const& request = *work.request;
     std::vector<Candidate>& found = work.found;
-    sort_nearest(found, work.wanted[at(slot)]);
+    keep_nearest(found, work.wanted[at(slot)]);
+    std::sort(found.begin(), found.end());
     Index const exclude = request.exclude[at(work.order[slot])];
     Index kept = 0;
     for (Candidate const& candidate : found) {
@@ -196,39 +239,34 @@ void write_nearest(Workspace& work, Index slot, double* distances, Index* indice
         distances[kept] = candidate.distance;
         indices[kept++] = candidate.row;
     }
-    for (; kept < request.k; ++kept) {
-        distances[kept] = std::numeric_limits<double>::infinity();
-        indices[kept] = -1;
-    }
+    fill_places(kept, request.k, distances, indices);
     found.clear();
 }
 
-// Of the n collected rows from `start` on, all in one class: those that may be among the nearest, best scores first.
-std::span<std::int32_t const> choose(Workspace& work, Index slot, Index start, Index n) {
-    auto const q = at(slot);
-    Index const from = slot * work.block.stride + start;
-    std::copy_n(work.block.scores + from, n, work.chosen_scores.data());
-    std::int32_t* const positions = work.chosen.data();
-    std::copy_n(work.block.positions + from, n, positions);
-    auto count = static_cast<std::int32_t>(n);
-    float cutoff = -std::numeric_limits<float>::max();
-    ScanBlock part = work.block;  // of one query
-    part.scores = work.chosen_scores.data();
-    part.positions = positions;
-    part.count = &count;
-    part.cutoff = &cutoff;
-    part.slack += slot;
-    part.wanted += slot;
-    work.request->kernels.tighten(part, 0, work.wanted[q] / 16 + 2);
-    std::int32_t* const ranked = positions + few_rows;
-    work.request->kernels.rank(part.scores, positions, count, ranked);
-    return {ranked, at(count)};
+// Measures and writes the nearest of some scored rows, beside those in work.found.
+void decide_among(Workspace& work, Index slot, Scored const& scored, double* distances, Index* indices) {
+    Choice const choice{work.chosen.data(), work.kept_scores.data(), work.kept_positions.data(), work.chosen_scores.data()};
+    std::int32_t const n = work.request->kernels.choose(scored, work.wanted[at(slot)], work.slack[at(slot)], choice);
+    if (work.found.empty() && n <= most_ranked) {
+        measure(work, slot, choice.to, n);
+        write_few(work, slot, n, distances, indices);
+        return;
+    }
+    measure_into(work, slot, choice.to, n, work.found);
+    write_found(work, slot, distances, indices);
 }
 
 }  // namespace
 
 void propose(Workspace& work, std::span<Segment const> segments, Index label) {
-    open_buffers(work, buffer_capacity(work.request->k, count_panels(segments)), label);
+    Index const panels = count_panels(segments);
+    Index const capacity = buffer_capacity(work.request->k, panels);
+    if (segments.size() == 1 && capacity == panels * panel_rows) {
+        score_segment(work, segments[0]);
+        return;
+    }
+    open_buffers(work, capacity, false);
+    empty_buffers(work, label);
     double reach = 0;
     for (Segment const& segment : segments) {
         // Before the error bound grows, use the present one.
@@ -240,43 +278,45 @@ void propose(Workspace& work, std::span<Segment const> segments, Index label) {
 }
 
 void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices) {
-    auto const q = at(slot);
-    std::vector<Candidate>& found = work.found;
-    found.swap(work.measured[q]);
-    if (work.scaled[q].length <= farthest_scored) {
-        work.request->kernels.tighten(work.block, slot, work.wanted[q] / 16 + 2);
-        measure_buffer(work, slot, found);
-    } else if (!work.request->skips(work.order[slot], label)) {
-        measure_all(work, slot, segments, found);
+    ScanBlock const& block = work.block;
+    if (work.request->skips(work.order[slot], label)) {
+        fill_places(0, work.request->k, distances, indices);
+        return;
     }
-    write_nearest(work, slot, distances, indices);
+    if (work.scaled[at(slot)].length > farthest_scored) {
+        measure_all(work, slot, segments, work.found);
+        write_found(work, slot, distances, indices);
+        return;
+    }
+    float const* const scores = block.scores + slot * block.stride;
+    Scored scored{scores, nullptr, static_cast<std::int32_t>(block.first_panel * panel_rows), block.capacity};
+    if (!work.dense) {
+        work.found.swap(work.measured[at(slot)]);
+        scored = {scores, block.positions + slot * block.stride, 0, work.count[at(slot)]};
+    }
+    decide_among(work, slot, scored, distances, indices);
 }
 
-void propose_bundle(Workspace& work, Segment const& segment) {
-    open_buffers(work, (segment.last_panel - segment.first_panel) * panel_rows, -1);
-    scan_segment(work, segment);
-}
+void propose_bundle(Workspace& work, Segment const& segment) { score_segment(work, segment); }
 
-void decide_small_class(Workspace& work, Index slot, Index label, Index& done, double* distances, Index* indices) {
+void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices) {
     PackedBase const& packed = work.request->packed;
-    std::int32_t const* const positions = work.block.positions + slot * work.block.stride;
+    ScanBlock const& block = work.block;
     Index const begin = packed.first_position[at(label)];
     Index const end = packed.last_position[at(label)];
-    while (done < work.count[at(slot)] && positions[done] < begin) ++done;
-    Index const first = done;
-    while (done < work.count[at(slot)] && positions[done] < end) ++done;
     if (work.request->skips(work.order[slot], label)) {
-        // Nothing.
+        fill_places(0, work.request->k, distances, indices);
     } else if (work.scaled[at(slot)].length > farthest_scored) {
         Index count = 0;
         for (Index p = begin; p < end; ++p)
             if (packed.holds(p)) work.chosen[at(count++)] = static_cast<std::int32_t>(p);
         measure_into(work, slot, work.chosen.data(), count, work.found);
-    } else if (done > first) {
-        auto const chosen = choose(work, slot, first, done - first);
-        measure_into(work, slot, chosen.data(), static_cast<Index>(chosen.size()), work.found);
+        write_found(work, slot, distances, indices);
+    } else {
+        float const* const scores = block.scores + slot * block.stride + (begin - block.first_panel * panel_rows);
+        decide_among(work, slot, {scores, nullptr, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end - begin)},
+                     distances, indices);
     }
-    write_nearest(work, slot, distances, indices);
 }
 
 }  // namespace clear

@@ -32,11 +32,13 @@ struct Workspace {
     std::vector<ScaledQuery> scaled;
     AlignedFloats queries, cutoff, slack, scores, widened;
     AlignedFloats measured_rows;  // of a base kept in 16 bits; spill() measures while `widened` is in use
-    std::vector<std::int32_t> wanted, count, positions, ranked;
+    std::vector<std::int32_t> wanted, count, full, positions;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
-    std::vector<double> lengths;
-    std::vector<std::int32_t> chosen;
-    AlignedFloats chosen_scores;
+    std::vector<double> lengths;  // of the chosen rows, and which they are
+    std::vector<Index> rows;
+    std::vector<std::int32_t> chosen, kept_positions;  // for Choice
+    AlignedFloats kept_scores, chosen_scores;
+    bool dense = false;  // the buffers hold the score of every row, in order, without positions
     std::vector<Candidate> found;
     ScanBlock block{};
 
@@ -56,11 +58,10 @@ void propose(Workspace& work, std::span<Segment const> segments, Index label);
 // Writes the k nearest rows of one query, in order, from its buffer.
 void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices);
 
-// Collects all rows of some panels of a bundle in every slot's buffer, in the order of their positions.
+// Scores all rows of some panels of a bundle for every slot.
 void propose_bundle(Workspace& work, Segment const& segment);
 
-// Writes the k nearest rows of one query within one class of a bundle. `done`: entries of the buffer already seen, 0 at
-// first; the classes of a bundle come in their order.
-void decide_small_class(Workspace& work, Index slot, Index label, Index& done, double* distances, Index* indices);
+// Writes the k nearest rows of one query within one class of a bundle, of whose panels all that hold the class are scored.
+void decide_small_class(Workspace& work, Index slot, Index label, double* distances, Index* indices);
 
 }  // namespace clear

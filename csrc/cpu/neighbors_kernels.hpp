@@ -11,6 +11,7 @@ namespace clear {
 
 constexpr Index panel_rows = 48;    // rows of the base that lie side by side in a panel: [panel][t][panel_rows]
 constexpr Index most_measured = 4;  // rows measured side by side
+constexpr Index most_ranked = 256;  // rows that are put in order by counting
 constexpr Index group_queries = 8;  // queries that lie side by side in a group: [group][t][group_queries]
 
 // One block of queries against some panels. score(q, y) = q.y + half, larger is nearer.
@@ -37,10 +38,11 @@ struct ScanBlock {
 
     // Rows that may be among the nearest: `count` of at most `capacity`, in buffers `stride` apart.
     std::int32_t* count;
+    std::int32_t* full = nullptr;  // by query: above this count, at most `capacity`, the cutoff is raised; null: `capacity`
     float* scores;
     std::int32_t* positions;
     std::int32_t capacity;
-    Index stride;  // at least capacity + panel_rows + 16
+    Index stride;  // at least capacity + panel_rows + 16; of score(): at least the rows that are scanned
 
     // Called when a buffer stays over half full of rows that float32 cannot tell apart; must empty it.
     void (*spill)(void* context, Index query);
@@ -51,14 +53,33 @@ struct ScanBlock {
 using Measure = void(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
                      Index count, float* scratch, double* out);
 
+// Scored rows of one query: at positions, or (null) at first, first + 1, ...; a score of -inf: not to be found.
+struct Scored {
+    float const* scores;
+    std::int32_t const* positions;
+    std::int32_t first;
+    std::int32_t n;
+};
+
+// Where a choice goes. `to`: n places; scores, positions: working memory, n + 16 places; to_scores: most_ranked.
+struct Choice {
+    std::int32_t* to;
+    float* scores;
+    std::int32_t* positions;
+    float* to_scores;
+};
+
 struct NeighborKernels {
     // Scores all queries against panels [first_panel, last_panel) and collects the rows that reach the cutoff.
     void (*scan)(ScanBlock const& block);
+    // The same, but writes every score in place of collecting some: scores[query * stride + row of these panels].
+    void (*score)(ScanBlock const& block);
     // Raises the cutoff of one query as far as its buffer allows and drops what falls below. At least `wanted` rows
     // stay. `spare`: how many rows more than `wanted` are not worth another pass.
     void (*tighten)(ScanBlock const& block, Index query, std::int32_t spare);
-    // to[i]: the position with the i-th largest score. Writes past the n scores (ScanBlock's spare elements).
-    void (*rank)(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to);
+    // The positions of all rows that may be among the `wanted` nearest, best scores first (in no order where they are more
+    // than most_ranked); returns how many. `slack` as in ScanBlock.
+    std::int32_t (*choose)(Scored const& rows, std::int32_t wanted, float slack, Choice const& choice);
     // out[i] = root of squared_distance(query, base row rows[positions[i]]) of exact.hpp, with the same bits.
     Measure* distances;
     // The same with inner_product().

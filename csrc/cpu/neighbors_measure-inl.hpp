@@ -55,6 +55,19 @@ inline Doubles add_product(Doubles x, Doubles y, Doubles sum) {
 #endif
 }
 
+#if CLEAR_VECTOR_BYTES == 64
+// ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)) of each of four vectors.
+inline void store_sums(__m512d a, __m512d b, __m512d c, __m512d e, double* out) {
+    __m512d const ab = _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, a, b, 0x44), _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xee));
+    __m512d const ce = _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, c, e, 0x44), _mm512_maskz_shuffle_f64x2(0xff, c, e, 0xee));
+    __m512d const pairs =
+        _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, ab, ce, 0x88), _mm512_maskz_shuffle_f64x2(0xff, ab, ce, 0xdd));
+    __m512d const sums = _mm512_add_pd(pairs, _mm512_maskz_permute_pd(0xff, pairs, 0x55));
+    __m512d const packed = _mm512_maskz_compress_pd(0x55, sums);
+    __builtin_memcpy(out, &packed, 4 * sizeof *out);  // the cast to half a vector warns in GCC 12
+}
+#endif
+
 template <Measured What, int Rows>
 inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
     Doubles sum[Rows][double_vectors] = {};
@@ -74,6 +87,14 @@ inline void measure_rows(float const* query, float const* const* rows, Index d, 
                 }
             }
         }
+#if CLEAR_VECTOR_BYTES == 64
+    if constexpr (Rows == 4) {
+        if (t == d) {
+            store_sums(sum[0][0], sum[1][0], sum[2][0], sum[3][0], out);
+            return;
+        }
+    }
+#endif
     for (int r = 0; r < Rows; ++r) {
         alignas(64) double part[8];
         for (int v = 0; v < double_vectors; ++v) __builtin_memcpy(part + v * double_lanes, &sum[r][v], sizeof(Doubles));

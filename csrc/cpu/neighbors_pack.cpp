@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <compare>
 #include <limits>
 #include <random>
 
@@ -16,7 +17,6 @@ namespace {
 
 constexpr Index small_class = 128;          // rows; a larger class has panels of its own
 constexpr Index bundle_rows = 8 * panel_rows;  // a bundle is closed when it has as many
-constexpr double similar_reach = 4;           // within a bundle
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -158,28 +158,35 @@ bool is_small(std::span<Member const> members) {
     return static_cast<Index>(members.size()) <= small_class && !members.empty() && members.back().level == 0;
 }
 
-// Gives small classes their places in bundles, in the order of their reach, from `panels` on.
+// Gives small classes their places in bundles, from `panels` on: classes of similar reach, by number, so that a query's
+// answers lie side by side.
 void plan_bundles(PackedBase& packed, std::vector<Members> const& classes, Index& panels) {
-    std::vector<std::pair<double, Index>> small;
+    struct Small {
+        int level;  // of the reach, a power of 4
+        Index label;
+        double reach;
+        auto operator<=>(Small const&) const = default;
+    };
+    std::vector<Small> small;
     for (std::size_t c = 0; c < classes.size(); ++c) {
         if (!is_small(classes[c])) continue;
         double reach = 0;
         for (Member const& member : classes[c]) reach = std::max(reach, member.distance);
-        small.emplace_back(reach * (1 + 0x1p-20), static_cast<Index>(c));
+        small.push_back({std::ilogb(reach) >> 1, static_cast<Index>(c), reach * (1 + 0x1p-20)});
     }
     std::sort(small.begin(), small.end());
     for (std::size_t i = 0; i < small.size();) {
         Bundle bundle{{panels, panels, 0}, {}};
         Index position = panels * panel_rows;
-        for (double const least = small[i].first; i < small.size() && small[i].first <= similar_reach * least &&
-                                                  position - panels * panel_rows < bundle_rows; ++i) {
-            auto const [reach, c] = small[i];
+        for (int const level = small[i].level;
+             i < small.size() && small[i].level == level && position - panels * panel_rows < bundle_rows; ++i) {
+            Index const c = small[i].label;
             packed.first_position[at(c)] = position;
             position += static_cast<Index>(classes[at(c)].size());
             packed.last_position[at(c)] = position;
             packed.bundle_of[at(c)] = static_cast<Index>(packed.bundles.size());
             bundle.classes.push_back(c);
-            bundle.segment.reach = reach;
+            bundle.segment.reach = std::max(bundle.segment.reach, small[i].reach);
         }
         panels = (position + panel_rows - 1) / panel_rows;
         bundle.segment.last_panel = panels;

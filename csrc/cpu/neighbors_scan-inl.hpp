@@ -7,9 +7,26 @@
 namespace clear {
 namespace {
 
-// Scores tile_queries x tile_rows in registers and looks at them there; they are written only where a row is collected.
+enum class Keep { reaching, all };
+
+// Collects the scores of one query in a tile that reach its cutoff; true if its buffer is then due for a look.
+inline bool collect(ScanBlock const& block, Index q, Floats const* sum, std::int32_t position) {
+    float* const scores = block.scores + q * block.stride;
+    std::int32_t* const positions = block.positions + q * block.stride;
+    Floats const limit = fill(block.cutoff[q]);
+    std::int32_t count = block.count[q];
+#pragma GCC unroll 3
+    for (int j = 0; j < tile_vectors; ++j)
+        count = append(scores, positions, count, reaches(sum[j], limit), sum[j], position + j * width);
+    block.count[q] = count;
+    return count > (block.full == nullptr ? block.capacity : block.full[q]);
+}
+
+// Scores tile_queries x tile_rows in registers. All of them are written; or they are looked at there, and only those are
+// written that reach the cutoff. `rows`, `half` and `column` (of the panels that are scanned) begin at the tile.
+template <Keep What>
 inline void scan_tile(ScanBlock const& block, Index query, float const* queries, float const* rows, float const* half,
-                      std::int32_t position) {
+                      Index column) {
     Floats sum[tile_queries][tile_vectors];
 #pragma GCC unroll 8
     for (int i = 0; i < tile_queries; ++i)
@@ -27,35 +44,30 @@ inline void scan_tile(ScanBlock const& block, Index query, float const* queries,
             sum[i][2] = multiply_add(x, y2, sum[i][2]);
         }
     }
-    unsigned hit = 0;
+    if constexpr (What == Keep::all) {
+#pragma GCC unroll 8
+        for (int i = 0; i < tile_queries; ++i)
+#pragma GCC unroll 3
+            for (int j = 0; j < tile_vectors; ++j)
+                store(block.scores + (query + i) * block.stride + column + j * width, sum[i][j]);
+        return;
+    }
+    unsigned hit[tile_queries];
+    unsigned any = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < tile_queries; ++i) {
         Floats best = sum[i][0] > sum[i][1] ? sum[i][0] : sum[i][1];
         best = best > sum[i][2] ? best : sum[i][2];
-        hit |= static_cast<unsigned>(reaches(best, fill(block.cutoff[query + i])) != 0) << i;
+        hit[i] = reaches(best, fill(block.cutoff[query + i]));
+        any |= hit[i];
     }
-    if (__builtin_expect(hit == 0, 1)) return;
-
-    alignas(CLEAR_VECTOR_BYTES) float tile[tile_queries][tile_rows];
+    if (__builtin_expect(any == 0, 1)) return;
+    auto const position = static_cast<std::int32_t>(block.first_panel * panel_rows + column);
+    unsigned due = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < tile_queries; ++i)
-#pragma GCC unroll 3
-        for (int j = 0; j < tile_vectors; ++j) store(tile[i] + j * width, sum[i][j]);
-    for (; hit != 0; hit &= hit - 1) {
-        int const i = __builtin_ctz(hit);
-        Index const q = query + i;
-        float* const scores = block.scores + q * block.stride;
-        std::int32_t* const positions = block.positions + q * block.stride;
-        Floats const limit = fill(block.cutoff[q]);
-        std::int32_t count = block.count[q];
-#pragma GCC unroll 3
-        for (int j = 0; j < tile_vectors; ++j) {
-            Floats const score = load(tile[i] + j * width);
-            count = append(scores, positions, count, reaches(score, limit), score, position + j * width);
-        }
-        block.count[q] = count;
-        if (count > block.capacity) make_room(block, q);
-    }
+        if (hit[i] != 0) due |= static_cast<unsigned>(collect(block, query + i, sum[i], position)) << i;
+    for (; due != 0; due &= due - 1) make_room(block, query + __builtin_ctz(due));
 }
 
 // to[lane] = number * factor[lane] - centre, for the panel_rows numbers of one column, computed in float64.
@@ -94,6 +106,7 @@ __attribute__((noinline)) void widen_panels(ScanBlock const& block, Index begin,
     }
 }
 
+template <Keep What>
 void scan(ScanBlock const& block) {
     Index const panel_size = block.d * panel_rows;
     for (Index begin = block.first_panel; begin < block.last_panel; begin += block.step) {
@@ -108,9 +121,9 @@ void scan(ScanBlock const& block) {
             for (Index panel = begin; panel < end; ++panel)
                 for (Index column = 0; column < panel_rows; column += tile_rows)
                     for (Index i = 0; i < group_queries; i += tile_queries)
-                        scan_tile(block, group * group_queries + i, queries + i, panels + (panel - begin) * panel_size + column,
-                                  block.half + panel * panel_rows + column,
-                                  static_cast<std::int32_t>(panel * panel_rows + column));
+                        scan_tile<What>(block, group * group_queries + i, queries + i,
+                                        panels + (panel - begin) * panel_size + column, block.half + panel * panel_rows + column,
+                                        (panel - block.first_panel) * panel_rows + column);
         }
     }
 }

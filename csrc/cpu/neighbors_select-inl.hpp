@@ -86,6 +86,36 @@ float find_threshold(float const* scores, std::int32_t n, std::int32_t wanted, s
     return low;
 }
 
+// Moves the entries with scores from `cutoff` on to the front of to_scores and to_positions, in order; returns how many.
+// In place, or from elsewhere to there; positions null: they are first, first + 1, ... Writes up to a vector past the end.
+inline std::int32_t pack_reaching(float const* scores, std::int32_t const* positions, std::int32_t first, std::int32_t n,
+                                  float cutoff, float* to_scores, std::int32_t* to_positions) {
+    std::int32_t kept = 0;
+    std::int32_t i = 0;
+#if CLEAR_VECTOR_BYTES == 64
+    __m512 const limit = _mm512_set1_ps(cutoff);
+    __m512i const lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; i < n; i += width) {
+        auto const inside = static_cast<__mmask16>(n - i >= width ? 0xffffu : (1u << (n - i)) - 1u);
+        __m512 const score = _mm512_maskz_loadu_ps(inside, scores + i);
+        __m512i const position = positions == nullptr ? _mm512_add_epi32(lanes, _mm512_set1_epi32(first + i))
+                                                      : _mm512_maskz_loadu_epi32(inside, positions + i);
+        __mmask16 const mask = _mm512_mask_cmp_ps_mask(inside, score, limit, _CMP_GE_OQ);
+        _mm512_storeu_ps(to_scores + kept, _mm512_maskz_compress_ps(mask, score));
+        _mm512_storeu_si512(to_positions + kept, _mm512_maskz_compress_epi32(mask, position));
+        kept += __builtin_popcount(mask);
+    }
+#else
+    for (; i < n; ++i) {
+        float const score = scores[i];
+        to_scores[kept] = score;
+        to_positions[kept] = positions == nullptr ? first + i : positions[i];
+        kept += score >= cutoff;
+    }
+#endif
+    return kept;
+}
+
 void tighten(ScanBlock const& block, Index query, std::int32_t spare) {
     std::int32_t const n = block.count[query];
     if (n <= block.wanted[query]) return;
@@ -95,36 +125,22 @@ void tighten(ScanBlock const& block, Index query, std::int32_t spare) {
     cutoff = cutoff < block.cutoff[query] ? block.cutoff[query] : cutoff;
     cutoff = cutoff < lowest ? lowest : cutoff;
     block.cutoff[query] = cutoff;
-    std::int32_t kept = 0;
-    std::int32_t i = 0;
-#if CLEAR_VECTOR_BYTES == 64
-    __m512 const limit = _mm512_set1_ps(cutoff);
-    for (; i < n; i += width) {
-        __m512 const score = _mm512_loadu_ps(scores + i);
-        __m512i const position = _mm512_loadu_si512(positions + i);
-        auto const inside = static_cast<__mmask16>(n - i >= width ? 0xffffu : (1u << (n - i)) - 1u);
-        __mmask16 const mask = _mm512_mask_cmp_ps_mask(inside, score, limit, _CMP_GE_OQ);
-        _mm512_storeu_ps(scores + kept, _mm512_maskz_compress_ps(mask, score));
-        _mm512_storeu_si512(positions + kept, _mm512_maskz_compress_epi32(mask, position));
-        kept += __builtin_popcount(mask);
-    }
-#else
-    for (; i < n; ++i) {
-        scores[kept] = scores[i];
-        positions[kept] = positions[i];
-        kept += scores[i] >= cutoff;
-    }
-#endif
-    block.count[query] = kept;
+    block.count[query] = pack_reaching(scores, positions, 0, n, cutoff, scores, positions);
 }
 
+// Looks at a buffer that is due: raises the cutoff, and decides when to look again.
 __attribute__((noinline)) void make_room(ScanBlock const& block, Index query) {
     tighten(block, query, block.wanted[query] / 4 + 8);
     if (block.count[query] > block.capacity / 2) block.spill(block.context, query);
+    if (block.full == nullptr) return;
+    std::int32_t const twice = 2 * block.count[query];
+    std::int32_t const next = twice > block.full[query] ? twice : block.full[query];
+    block.full[query] = next < block.capacity ? next : block.capacity;
 }
 
-// Ranks by counting, a vector of entries at a time: no branches, and few enough entries that n^2 / width is small.
-void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to) {
+// to[i], to_scores[i]: the position with the i-th largest score, and that score. Ranks by counting, a vector of entries at a
+// time: no branches, and few enough entries that n^2 / width is small.
+inline void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to, float* to_scores) {
     for (std::int32_t i = n; i < n + width; ++i) scores[i] = lowest;
     for (std::int32_t first = 0; first < n; first += width) {
         Floats const score = load(scores + first);
@@ -138,8 +154,35 @@ void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int
             place -= (other > score) | ((other == score) & (lane > (i - first)));
         }
         for (std::int32_t i = last; i < n; ++i) place -= fill(scores[i]) > score;
-        for (std::int32_t i = first; i < last; ++i) to[place[i - first]] = positions[i];
+        for (std::int32_t i = first; i < last; ++i) {
+            to[place[i - first]] = positions[i];
+            to_scores[place[i - first]] = scores[i];
+        }
     }
+}
+
+std::int32_t choose(Scored const& rows, std::int32_t wanted, float slack, Choice const& choice) {
+    float const* scores = rows.scores;
+    std::int32_t const* positions = rows.positions;
+    std::int32_t n = count_reaching(scores, rows.n, lowest);
+    if (n < rows.n) {  // without the rows that are not to be found
+        n = pack_reaching(scores, positions, rows.first, rows.n, lowest, choice.scores, choice.positions);
+        scores = choice.scores;
+        positions = choice.positions;
+    }
+    float cutoff = lowest;
+    if (n > wanted) cutoff = find_threshold(scores, n, wanted, wanted / 8 + 4) - slack;
+    cutoff = cutoff < lowest ? lowest : cutoff;
+    n = pack_reaching(scores, positions, rows.first, n, cutoff, choice.scores, choice.positions);
+    if (n > most_ranked) {
+        __builtin_memcpy(choice.to, choice.positions, static_cast<std::size_t>(n) * sizeof *choice.to);
+        return n;
+    }
+    rank(choice.scores, choice.positions, n, choice.to, choice.to_scores);
+    if (n <= wanted) return n;
+    float const last = choice.to_scores[wanted - 1] - slack;
+    while (choice.to_scores[n - 1] < last) --n;
+    return n;
 }
 
 }  // namespace

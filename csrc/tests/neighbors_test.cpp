@@ -80,17 +80,58 @@ void every_kernel_measures_the_bits_of_the_definition() {
             }
 }
 
+// What `choose` gives for scores at positions 7, 8, ..., by index.
+std::vector<std::int32_t> choose(Level const& level, std::vector<float> const& scores, std::int32_t wanted, float slack) {
+    auto const n = static_cast<std::int32_t>(scores.size());
+    std::vector<std::int32_t> to(scores.size()), positions(scores.size() + 16);
+    std::vector<float> kept(scores.size() + 16), sorted(most_ranked);
+    std::int32_t const count = level.kernels->choose({scores.data(), nullptr, 7, n}, wanted, slack,
+                                                     {to.data(), kept.data(), positions.data(), sorted.data()});
+    to.resize(static_cast<std::size_t>(count));
+    for (std::int32_t& position : to) position -= 7;
+    return to;
+}
+
 void every_kernel_ranks_scores_and_keeps_ties_in_order() {
     for (Level const& level : levels())
         for (std::int32_t n : {1, 2, 15, 16, 17, 100}) {
-            auto scores = random_floats(n + 16, 3, true);
-            std::vector<std::int32_t> positions(at(n)), to(at(n)), wanted(at(n));
-            for (std::int32_t i = 0; i < n; ++i) positions[at(i)] = wanted[at(i)] = i;
+            auto const scores = random_floats(n, 3, true);
+            std::vector<std::int32_t> wanted(at(n));
+            std::iota(wanted.begin(), wanted.end(), 0);
             std::stable_sort(wanted.begin(), wanted.end(),
                              [&](std::int32_t a, std::int32_t b) { return scores[at(a)] > scores[at(b)]; });
-            level.kernels->rank(scores.data(), positions.data(), n, to.data());
-            CHECK(to == wanted);
+            CHECK(choose(level, scores, n, 0) == wanted);
         }
+}
+
+void every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted() {
+    constexpr float none = -std::numeric_limits<float>::infinity();
+    for (Level const& level : levels())
+        for (std::int32_t n : {1, 16, 50, 129, 600})
+            for (std::int32_t wanted : {1, 7, 50})
+                for (float slack : {0.0F, 0.01F, 100.0F})
+                    for (bool lattice : {false, true}) {
+                        auto scores = random_floats(n, 8, lattice);
+                        for (std::int32_t i = 0; i < n; i += 3) scores[at(i)] = none;
+                        std::vector<float> held;
+                        for (float score : scores)
+                            if (score > none) held.push_back(score);
+                        std::sort(held.rbegin(), held.rend());
+                        bool const all = static_cast<std::int32_t>(held.size()) <= wanted;
+                        float const least = all ? -std::numeric_limits<float>::max() : held[at(wanted - 1)] - slack;
+                        std::vector<std::int32_t> must;
+                        for (std::int32_t i = 0; i < n; ++i)
+                            if (scores[at(i)] >= least) must.push_back(i);
+                        auto chosen = choose(level, scores, wanted, slack);
+                        if (must.size() <= static_cast<std::size_t>(most_ranked) && chosen.size() <= must.size()) {
+                            for (std::size_t i = 1; i < chosen.size(); ++i)
+                                CHECK(scores[at(chosen[i - 1])] >= scores[at(chosen[i])]);
+                        }
+                        std::sort(chosen.begin(), chosen.end());
+                        CHECK(std::includes(chosen.begin(), chosen.end(), must.begin(), must.end()));
+                        for (std::int32_t i : chosen) CHECK(scores[at(i)] > none);
+                        if (chosen.size() <= static_cast<std::size_t>(most_ranked)) CHECK(chosen == must);
+                    }
 }
 
 // The bound that makes the search exact: no score errs by more, near or far, for any metric and instruction set.
@@ -111,11 +152,12 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
     std::vector<float> scores(at(group_queries * stride));
     std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
+    std::vector<std::int32_t> full(group_queries, static_cast<std::int32_t>(panel_rows));
     cutoff[0] = -std::numeric_limits<float>::max();
     kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .stored = nullptr,
                   .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
                   .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
-                  .wanted = wanted.data(), .count = count.data(), .scores = scores.data(), .positions = positions.data(),
+                  .wanted = wanted.data(), .count = count.data(), .full = full.data(), .scores = scores.data(), .positions = positions.data(),
                   .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride, .spill = nullptr,
                   .context = nullptr});
     CHECK(count[0] == n);
@@ -187,6 +229,7 @@ void misuse_of_the_neighbor_index_throws() {
 void neighbors_tests() {
     every_kernel_measures_the_bits_of_the_definition();
     every_kernel_ranks_scores_and_keeps_ties_in_order();
+    every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted();
     scores_stay_within_their_error_bound();
     searches_equal_the_definition();
     misuse_of_the_neighbor_index_throws();

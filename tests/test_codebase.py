@@ -30,7 +30,7 @@ LAYERS = [
     {"images", "prepare"},
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"pockets", "pieces", "plan", "models"},
-    {"ray_engine", "flags"},
+    {"ray_engine", "flags", "suspicion"},
     {"probing"},
     {"detect", "guard", "features", "review"},
     {"training", "extraction", "_report_figures"},

@@ -21,17 +21,18 @@ from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
 from clear.results import Level, Pocket, ScanResult, Scores, Verdict
+from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
 
-CERTAIN_RATE = 1e-3
+CERTAIN_RATE = 2e-4
 """Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
-CERTAIN_TOGETHER = 3
-"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean data gave two."""
-VERDICT_ALPHA = 1e-3
+CERTAIN_TOGETHER = 2
+"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean images gave one."""
+VERDICT_ALPHA = 1e-2
 """Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
@@ -167,9 +168,25 @@ def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float
     judged = wrap.own_size[0][spread] >= config.hull_size // 2
     if not weak:
         judged &= r > 0  # another label must really be nearer; nan is not
-    levels, threshold = sample_levels(score, r, group, judged, config)
-    scores = Scores(k, r, score, group, wrap.other_label[spread], levels, reference.in_core, reference.representative)
-    return scores, threshold
+    distance = class_distances(reference)
+    outlying = outlyingness(score, distance)
+    support = mate_support(reference, outlying, wrap.mates)
+    doubt = suspicion(outlying, reference.margin, support)
+    threshold = suspicion_threshold(doubt, config.certain_spreads)
+    return Scores(
+        collapse=k,
+        reassignment=r,
+        score=score,
+        group=group,
+        suspicion=doubt,
+        distance=distance,
+        margin=reference.margin,
+        support=support,
+        suggested_label=wrap.other_label[spread],
+        level=sample_levels(doubt, threshold, judged, config),
+        in_core=reference.in_core,
+        representative=reference.representative,
+    ), threshold
 
 
 def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:

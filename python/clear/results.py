@@ -68,7 +68,7 @@ class Flag:
     reassignment: float
     """R = log own - log other."""
     score: float
-    """What it was flagged by: S = R + K in a scan, robust z of K in a probe."""
+    """What it was flagged by: its suspicion in a scan, robust z of K in a probe."""
     mates: tuple[int, ...]
     """Training rows: the nearest samples of the same label, united with the support of the pocket's hull."""
     hulls: tuple[HullEvidence, ...]
@@ -100,6 +100,16 @@ class Scores:
     """S in a scan; z in a probe. float64 (n,)."""
     group: npt.NDArray[np.float64]
     """G: the score supported by the nearest mates' scores, float64 (n,); equal to `score` in a probe."""
+    suspicion: npt.NDArray[np.float64]
+    """What a scan ranks by, float64 (n,): the larger of two robust standard scores, one for samples that are wrong
+    alone, one for those in company (`clear.suspicion`); equal to `score` in a probe. nan where `score` is."""
+    distance: npt.NDArray[np.float64]
+    """To the mean of its class's core, in the features as they are, float64 (n,); nan in a probe."""
+    margin: npt.NDArray[np.float64]
+    """Cross-validated log probability of the likeliest other label, less that of its own, float64 (n,); nan in a
+    probe."""
+    support: npt.NDArray[np.float64]
+    """How outlying its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
     suggested_label: npt.NDArray[np.int64]
     """int64 (n,)."""
     level: npt.NDArray[np.int8]

@@ -14,7 +14,7 @@ __all__ = ["check_listed", "check_pockets", "check_scores", "check_verdict", "fa
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
 CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 2e-4, 2, 1e-2, 3
-TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
+LEAST_EXPECTED, TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.2, 0.975, 1.96, 1.5
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
     "mean": ("<f8",),
@@ -270,7 +270,7 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     certain = set(unit[arrays["level"] == 2].tolist())
     members = [set(unit[pocket["rows"]].tolist()) for pocket in report["pockets"]]
     tight = any(len(certain & m) >= CERTAIN_TOGETHER and 2 * len(certain & m) >= len(m) for m in members)
-    rate = CERTAIN_RATE * int((unit == np.arange(len(unit))).sum())
+    rate = max(CERTAIN_RATE * int((unit == np.arange(len(unit))).sum()), LEAST_EXPECTED)
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(len(certain)))
     if tight or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"

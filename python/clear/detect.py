@@ -30,6 +30,8 @@ Floats = npt.NDArray[np.float64]
 
 CERTAIN_RATE = 2e-4
 """Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
+LEAST_EXPECTED = 0.2
+"""Certain samples that any clean set is granted: two alone in a small one say nothing."""
 CERTAIN_TOGETHER = 2
 """Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean images gave one."""
 VERDICT_ALPHA = 1e-2
@@ -197,7 +199,7 @@ def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: t
     distinct = set(reference.representative[certain].tolist())
     members = [set(reference.representative[list(pocket.rows)].tolist()) for pocket in pockets]
     tight = any(len(distinct & m) >= CERTAIN_TOGETHER and 2 * len(distinct & m) >= len(m) for m in members)
-    expected = CERTAIN_RATE * len(reference.units)
+    expected = max(CERTAIN_RATE * len(reference.units), LEAST_EXPECTED)
     if tight or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
         return "poisoned"
     return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"

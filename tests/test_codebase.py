@@ -33,7 +33,7 @@ LAYERS = [
     {"ray_engine", "flags", "suspicion"},
     {"probing"},
     {"detect", "guard", "features", "review"},
-    {"training", "extraction", "_report_figures"},
+    {"training", "extraction", "views", "_report_figures"},
     {"_repair_attempts"},
     {"attacks", "repair", "_report_html"},
     {"verify", "report"},

@@ -27,13 +27,14 @@ DTYPES = {
     "distance": ("<f8",),
     "margin": ("<f8",),
     "support": ("<f8",),
+    "views": ("<f8",),
     "label": ("<i8",),
     "suggested_label": ("<i8",),
     "representative": ("<i8",),
     "level": ("|i1",),
     "in_core": ("|b1",),
 }
-MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support")
+MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
 STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
 """What a flag says, and the array that says so, too."""
 
@@ -109,7 +110,7 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     outlying = _standardised(score) + _standardised(arrays["distance"])
     alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
-    suspicion = np.fmax(_standardised(alone), _standardised(together))
+    suspicion = np.fmax(np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"]))
     threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)

@@ -20,8 +20,8 @@ from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Level, Pocket, ScanResult, Scores, Verdict
-from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold
+from clear.results import Level, Pocket, ScanResult, Scores, Verdict, Views
+from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
@@ -41,6 +41,7 @@ VERDICT_ALPHA = 1e-2
 def scan(
     features: Features,
     *,
+    views: Views | None = None,
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
@@ -58,6 +59,9 @@ def scan(
     features : Features
         Feature vectors (n, d) with labels; penultimate-layer features of a network not trained on the suspect
         labels are best (docs/how-it-works.md, "Which features").
+    views : Views, optional
+        A second look at the same samples, in the same order, from `clear.extract_views`: wanted when the only network
+        at hand is the one trained on the suspect labels, whose penultimate layer fits them.
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -115,7 +119,7 @@ def scan(
     reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
     with open_engine(engine, address, reference.threads) as runner:
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
-    scores, threshold = _score_training_set(reference, wrap)
+    scores, threshold = _score_training_set(reference, wrap, views)
     flags = make_flags(
         scores,
         reference.labels,
@@ -156,7 +160,7 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
     return None
 
 
-def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float]:
+def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
     units, config = reference.units, reference.config
     n = len(reference.labels)
     position = np.empty(n, dtype=np.int64)
@@ -173,7 +177,8 @@ def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float
     distance = class_distances(reference)
     outlying = outlyingness(score, distance)
     support = mate_support(reference, outlying, wrap.mates)
-    doubt = suspicion(outlying, reference.margin, support)
+    second = view_scores(reference, views)
+    doubt = suspicion(outlying, reference.margin, support, second)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     return Scores(
         collapse=k,
@@ -184,6 +189,7 @@ def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float
         distance=distance,
         margin=reference.margin,
         support=support,
+        views=second,
         suggested_label=wrap.other_label[spread],
         level=sample_levels(doubt, threshold, judged, config),
         in_core=reference.in_core,

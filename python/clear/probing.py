@@ -132,6 +132,7 @@ def judge(
         distance=nothing,
         margin=nothing,
         support=nothing,
+        views=nothing,
         suggested_label=wrap.other_label,
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),

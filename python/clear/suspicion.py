@@ -7,7 +7,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     margin     log probability of the likeliest other label - that of its own, cross-validated
     outlying   z(S) + z(distance)
     support    mean of the four most outlying among its ten nearest mates
-    suspicion  the larger of z(outlying + z(margin)) and z(outlying + support): wrong alone, or wrong in company
+    views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
+    suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
+               memorised
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_features, blocks
+from clear.cross_validation import cross_validate
 from clear.pockets import robust_center
-from clear.prepare import Ints, Reference
+from clear.prepare import Ints, Reference, apply_preparation, fit_preparation
+from clear.results import Views
 
-__all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold"]
+__all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold", "view_scores"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,9 +72,24 @@ def mate_support(reference: Reference, outlying: Floats, mates: Ints) -> Floats:
     return found[reference.representative]
 
 
-def suspicion(outlying: Floats, margin: Floats, support: Floats) -> Floats:
-    """The larger of the two standard scores, float64 (n,); nan where S is."""
-    return np.fmax(_z(outlying + _z(margin)), _z(outlying + support))
+def view_scores(reference: Reference, views: Views | None) -> Floats:
+    """What a second look says of every sample, float64 (n,); nan without one."""
+    n = len(reference.labels)
+    if views is None:
+        return np.full(n, np.nan)
+    if len(views) != n:
+        raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
+    early = as_features(views.early, "views.early")
+    rows = apply_preparation(early, fit_preparation(early, reference.config))
+    units, margin = reference.units, np.full(n, np.nan)
+    _, margin[units] = cross_validate(rows[units], reference.labels[units], reference.config, threads=reference.threads)
+    found = _z(margin) + _z(views.label_drop)
+    return found[reference.representative]
+
+
+def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
+    """The largest of the three standard scores, float64 (n,)."""
+    return np.fmax(np.fmax(_z(outlying + _z(margin)), _z(outlying + support)), _z(views))
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:

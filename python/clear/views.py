@@ -82,9 +82,16 @@ def extract_views(
     (5, (5,))
     """
     n = as_source(dataset).n
-    options = Extraction(batch_size=batch_size, device=device, preprocess=preprocess)
     prepare = preprocess or default_preprocess(model)
-    name = layer or _find_early_layer(model, dataset, options)
+
+    def changed(view: Callable[[Tensor], Tensor]) -> Extraction:
+        return Extraction(
+            batch_size=batch_size,
+            device=device,
+            preprocess=lambda inputs: view(_as_images(inputs if prepare is None else prepare(inputs))),
+        )
+
+    name = layer or _find_early_layer(model, dataset, changed(lambda images: images))
     parts: list[npt.NDArray[np.float32]] = []
     labels = np.full(n, -1, np.int64)
 
@@ -99,10 +106,7 @@ def extract_views(
             if batch.labels is not None:
                 labels[batch.rows] = batch.labels
 
-        changed = options._replace(
-            preprocess=lambda inputs: view(_as_images(inputs if prepare is None else prepare(inputs)))
-        )
-        forward(model, dataset, keep, changed, None, progress, "views")
+        forward(model, dataset, keep, changed(view), None, progress, "views")
         return np.concatenate(found)
 
     handle = find_layer(model, name).register_forward_hook(lambda _, __, output: parts.append(_pool(output, name)))

@@ -94,6 +94,10 @@ def robust(values: np.ndarray) -> tuple[float, float]:
     return median, float(max(1.4826 * mad, tail / 1.2816))
 
 
+def standard(values: np.ndarray) -> np.ndarray:
+    return (values - robust(values)[0]) / robust(values)[1]
+
+
 def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResult:
     """What a scan of `features` finds."""
     config = config or ScanConfig()
@@ -105,16 +109,23 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     score = reassignment + collapse
     group = score + 0.5
     group[5] = np.nan  # a sample that could not be judged
-    median, spread = robust(score)
-    limits = {"certain": median + config.certain_spreads * spread}
+    means = np.stack([features.values[features.labels == c].mean(axis=0) for c in range(CLASSES)])
+    distance = np.linalg.norm(features.values - means[features.labels], axis=1).astype(np.float64)
+    margin = reassignment * 2  # stands for a classifier's doubt
+    outlying = standard(score) + standard(distance)
+    support = outlying - 0.2
+    support[7] = np.nan  # too few mates
+    z = np.fmax(standard(outlying + standard(margin)), standard(outlying + support))
+    median, spread = robust(z)
+    heavy = (np.quantile(z, 0.975) - median) / 1.96 / spread
+    limits = {"certain": median + config.certain_spreads * spread * np.clip(heavy, 1.0, 1.5)}
     level = np.zeros(len(features), dtype=np.int8)
-    above = score > limits["certain"]
+    above = z > limits["certain"]
     level[above] = np.where(reassignment[above] > 0, Level.CERTAIN, Level.REVIEW)
-    z = np.fmax(*((values - robust(values)[0]) / robust(values)[1] for values in (reassignment, group)))
     offered = sorted((i for i in range(len(z)) if z[i] > 2 and level[i] == 0), key=lambda i: -z[i])
     level[offered[: round(len(z) * config.review_rate)]] = Level.REVIEW
     suggested = np.array([f[3][2].label for f in found])
-    rows = [int(row) for row in np.argsort(-score, kind="stable") if level[row]]
+    rows = [int(row) for row in np.argsort(-z, kind="stable") if level[row]]
     flags = tuple(
         Flag(
             row,
@@ -124,7 +135,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
             int(suggested[row]),
             float(collapse[row]),
             float(reassignment[row]),
-            float(score[row]),
+            float(z[row]),
             *found[row][2:],
         )
         for row in rows
@@ -134,6 +145,11 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         reassignment,
         score,
         group,
+        z,
+        distance,
+        margin,
+        support,
+        np.full(len(features), np.nan),
         suggested,
         level,
         np.ones(len(features), dtype=bool),
@@ -207,6 +223,8 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         np.array([b[2] for b in best]),
         score,
         score,
+        score,
+        *4 * [np.full(len(inputs), np.nan)],
         suggested,
         level,
         np.zeros(len(inputs), dtype=bool),

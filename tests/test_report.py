@@ -228,7 +228,7 @@ def test_figures_stay_small_for_many_samples(scan: ScanResult) -> None:
 
     rng = np.random.default_rng(0)
     n = 50_000
-    values = {name: rng.normal(size=n) for name in ("collapse", "reassignment", "score", "group")}
+    values = {name: rng.normal(size=n) for name in ("collapse", "reassignment", "score", "group", "suspicion")}
     level = np.where(values["score"] > 2.5, Level.CERTAIN, Level.NONE).astype(np.int8)
     scores = dataclasses.replace(scan.scores, **values, level=level)
     many = dataclasses.replace(scan, scores=scores, n_samples=n)

@@ -22,7 +22,7 @@ from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.neighbors import NeighborIndex, Neighbors, find_neighbors
 from clear.plan import Plan, plan_scan
 from clear.prepare import Reference
-from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores
+from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores, Views
 from clear.review import ReviewFlag, ReviewResult, review
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from clear.shared_hull import SharedHullResult as SharedHullResult
     from clear.verify import Verification as Verification
     from clear.verify import verify_repair as verify_repair
+    from clear.views import extract_views as extract_views
 
 __all__ = [
     "Answers",
@@ -75,6 +76,7 @@ __all__ = [
     "SharedHull",
     "SharedHullResult",
     "UnsafeFile",
+    "Views",
     "__version__",
     "build_info",
     "check_hull",
@@ -82,6 +84,7 @@ __all__ = [
     "export_scores",
     "extract_features",
     "extract_to_store",
+    "extract_views",
     "find_neighbors",
     "layer_names",
     "load_model",
@@ -108,6 +111,7 @@ _LATER = {
     "export_scores": "export",
     "extract_features": "features",
     "extract_to_store": "extraction",
+    "extract_views": "views",
     "layer_names": "models",
     "load_model": "models",
     "open_images": "images",

@@ -13,7 +13,8 @@ __all__ = ["check_listed", "check_pockets", "check_scores", "check_verdict", "fa
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
-CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 1e-3, 3, 1e-3, 3
+CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 2e-4, 2, 1e-2, 3
+LEAST_EXPECTED, TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.2, 0.975, 1.96, 1.5
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
     "mean": ("<f8",),
@@ -22,13 +23,20 @@ DTYPES = {
     "reassignment": ("<f8",),
     "score": ("<f8",),
     "group": ("<f8",),
+    "suspicion": ("<f8",),
+    "distance": ("<f8",),
+    "margin": ("<f8",),
+    "support": ("<f8",),
+    "views": ("<f8",),
     "label": ("<i8",),
     "suggested_label": ("<i8",),
     "representative": ("<i8",),
     "level": ("|i1",),
     "in_core": ("|b1",),
 }
-MEASURED = ("collapse", "reassignment", "score", "group")
+MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
+STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
+"""What a flag says, and the array that says so, too."""
 
 
 def number(value: Any) -> float:
@@ -83,7 +91,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, n: 
 
 
 def check_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
-    """S, thresholds and the level of every sample, from K, R and G."""
+    """S, suspicion, thresholds and the level of every sample, from what was measured."""
     return _check_scan_scores(report, arrays) if report["kind"] == "scan" else _check_probe_scores(report, arrays)
 
 
@@ -100,20 +108,23 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     config, level, score = report["config"], arrays["level"], arrays["score"]
     weak = report["core_accuracy"] < config["weak_accuracy"]
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
-    middle, spread = _center(score)
-    threshold = middle + config["certain_spreads"] * spread if spread > 0 else math.inf
+    outlying = _standardised(score) + _standardised(arrays["distance"])
+    alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
+    suspicion = np.fmax(np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"]))
+    threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
-    for row in np.flatnonzero(score > number(report["thresholds"]["certain"])).tolist():
+    for row in np.flatnonzero(arrays["suspicion"] > number(report["thresholds"]["certain"])).tolist():
         nearer = weak or arrays["reassignment"][row] > 0
         expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
-    z = np.fmax(_standardised(arrays["reassignment"]), _standardised(arrays["group"]))
-    offered = np.where((expected == 0) & (z > REVIEW_SPREADS), z, -np.inf)
+    seen = np.nan_to_num(arrays["suspicion"], nan=-np.inf)
+    offered = np.where((expected == 0) & (seen > REVIEW_SPREADS), seen, -np.inf)
     order = np.argsort(-offered, kind="stable")[: round(len(score) * config["review_rate"])]
     expected[order[np.isfinite(offered[order])]] = 1
     wrong = np.flatnonzero(level != expected)
     return failed(
         (_close(score, total).all(), "scores: score is not that of K and R in every row"),
+        (_close(arrays["suspicion"], suspicion).all(), "scores: suspicion does not follow from the other scores"),
         (same(report["thresholds"]["certain"], threshold), f"thresholds: the scores give certain = {threshold}"),
         (not len(wrong), f"scores: level does not follow from the scores in {len(wrong)} rows, such as {wrong[:5]}"),
         (_core_agrees(report, arrays), "core_accuracy is not that of in_core"),
@@ -122,7 +133,15 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
 
 def _standardised(values: Any) -> Any:
     middle, spread = _center(values)
-    return (values - middle) / spread if spread > 0 else np.full(len(values), np.nan)
+    return (values - middle) / spread if spread > 0 else values * 0.0
+
+
+def _threshold(values: Any, spreads: float) -> float:
+    middle, spread = _center(values)
+    if not spread > 0:
+        return math.inf
+    tail = (np.nanquantile(values, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
+    return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
 
 
 def _core_agrees(report: Any, arrays: dict[str, Any]) -> bool:
@@ -150,6 +169,7 @@ def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     return failed(
         (fits.all(), "scores: score is not that of K in every row"),
         (_close(arrays["group"], score).all(), "scores: group is not the score"),
+        (_close(arrays["suspicion"], score).all(), "scores: suspicion is not the score"),
         (limits["z"] == report["config"]["probe_spreads"], "thresholds: z is not probe_spreads"),
         ((arrays["level"] == level).all(), "scores: level does not follow from the scores"),
     )
@@ -173,7 +193,7 @@ def check_listed(report: Any, arrays: dict[str, Any]) -> list[str]:
         row = flag["row"]
         if not 0 <= row < n:
             return [*wrong, f"flags: row {row} does not exist"]
-        stated = {name: same(flag[name], float(arrays[name][row])) for name in MEASURED if name in flag}
+        stated = {name: same(flag[name], float(arrays[array][row])) for name, array in STATED.items()}
         stated |= {name: flag[name] == arrays[name][row] for name in ("label", "suggested_label")}
         stated["id"] = flag["id"] == arrays["ids"][row]
         stated["level"] = LEVELS[flag["level"]] == arrays["level"][row]
@@ -251,7 +271,7 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     certain = set(unit[arrays["level"] == 2].tolist())
     members = [set(unit[pocket["rows"]].tolist()) for pocket in report["pockets"]]
     tight = any(len(certain & m) >= CERTAIN_TOGETHER and 2 * len(certain & m) >= len(m) for m in members)
-    rate = CERTAIN_RATE * int((unit == np.arange(len(unit))).sum())
+    rate = max(CERTAIN_RATE * int((unit == np.arange(len(unit))).sum()), LEAST_EXPECTED)
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(len(certain)))
     if tight or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"

@@ -19,7 +19,7 @@ DENSE = 3000
 
 
 def draw_scatter(result: ScanResult | ProbeResult) -> str:
-    """K (in a probe: z) against R; flagged samples on top, and the line beyond which a sample is certain."""
+    """K (in a probe: z, with the line beyond which an input is flagged) against R; flagged samples on top."""
     scan, scores = isinstance(result, ScanResult), result.scores
     x, y = (scores.collapse if scan else scores.score), scores.reassignment
     with _style():
@@ -32,9 +32,9 @@ def draw_scatter(result: ScanResult | ProbeResult) -> str:
             if chosen.any():
                 label = f"{name if scan else 'flagged'} ({int(chosen.sum())})"
                 axes.scatter(x[chosen], y[chosen], s=22, c=colour, linewidths=0, label=label, rasterized=True)
-        limit = _limit(result)
+        limit = np.inf if scan else _limit(result)
         if np.isfinite(limit):
-            _draw_limit(axes, limit, diagonal=scan and not _weak(result))
+            _draw_limit(axes, limit)
         axes.set_xlabel("collapse K" if scan else "score z (collapse in robust standard deviations)")
         axes.set_ylabel("reassignment R")
         _draw_legend(figure, axes)
@@ -43,12 +43,13 @@ def draw_scatter(result: ScanResult | ProbeResult) -> str:
 
 def draw_histogram(result: ScanResult | ProbeResult) -> str:
     """How many samples have which score, on a logarithmic axis, and the line beyond which a sample is certain."""
-    scores = result.scores.score[np.isfinite(result.scores.score)]
+    known = np.isfinite(result.scores.suspicion)
+    scores = result.scores.suspicion[known]
     with _style():
         figure, axes = _figure(2.6)
         if len(scores):
             bins = np.histogram_bin_edges(scores, bins=60)
-            flagged = result.scores.level[np.isfinite(result.scores.score)] == Level.CERTAIN
+            flagged = result.scores.level[known] == Level.CERTAIN
             axes.hist(scores[~flagged], bins=bins, color=REST, histtype="stepfilled", label="samples")
             if flagged.any():
                 name = "certain" if isinstance(result, ScanResult) else "flagged"
@@ -70,10 +71,6 @@ def _limit(result: ScanResult | ProbeResult) -> float:
     return result.thresholds.get("certain" if isinstance(result, ScanResult) else "z", np.inf)
 
 
-def _weak(result: ScanResult | ProbeResult) -> bool:
-    return isinstance(result, ScanResult) and result.core_accuracy < result.config.weak_accuracy
-
-
 def _draw_rest(axes: Any, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> None:
     """Samples that are not flagged: dots while they are few, a density when they are many."""
     if len(x) <= DENSE:
@@ -85,12 +82,11 @@ def _draw_rest(axes: Any, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
     axes.scatter([], [], s=22, c=REST, marker="h", label=f"not flagged ({len(x)}, density)")
 
 
-def _draw_limit(axes: Any, limit: float, *, diagonal: bool) -> None:
+def _draw_limit(axes: Any, limit: float) -> None:
     """The threshold of the score, within the limits that the points have set."""
     x_range, y_range = axes.get_xlim(), axes.get_ylim()
-    x = np.array([limit - y_range[1], limit - y_range[0]]) if diagonal else np.array([limit, limit])
-    axes.plot(x, y_range[::-1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {limit:.2f}")
-    axes.set_xlim(x_range if diagonal else (x_range[0], max(x_range[1], limit)))
+    axes.plot([limit, limit], y_range, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {limit:.2f}")
+    axes.set_xlim((x_range[0], max(x_range[1], limit)))
     axes.set_ylim(y_range)
 
 

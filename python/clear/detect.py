@@ -20,24 +20,28 @@ from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Level, Pocket, ScanResult, Scores, Verdict
+from clear.results import Level, Pocket, ScanResult, Scores, Verdict, Views
+from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
 
-CERTAIN_RATE = 1e-3
+CERTAIN_RATE = 2e-4
 """Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
-CERTAIN_TOGETHER = 3
-"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean data gave two."""
-VERDICT_ALPHA = 1e-3
+LEAST_EXPECTED = 0.2
+"""Certain samples that any clean set is granted: two alone in a small one say nothing."""
+CERTAIN_TOGETHER = 2
+"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean images gave one."""
+VERDICT_ALPHA = 1e-2
 """Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan(
     features: Features,
     *,
+    views: Views | None = None,
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
@@ -55,6 +59,9 @@ def scan(
     features : Features
         Feature vectors (n, d) with labels; penultimate-layer features of a network not trained on the suspect
         labels are best (docs/how-it-works.md, "Which features").
+    views : Views, optional
+        A second look at the same samples, in the same order, from `clear.extract_views`: wanted when the only network
+        at hand is the one trained on the suspect labels, whose penultimate layer fits them.
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -112,7 +119,7 @@ def scan(
     reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
     with open_engine(engine, address, reference.threads) as runner:
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
-    scores, threshold = _score_training_set(reference, wrap)
+    scores, threshold = _score_training_set(reference, wrap, views)
     flags = make_flags(
         scores,
         reference.labels,
@@ -153,7 +160,7 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
     return None
 
 
-def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float]:
+def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
     units, config = reference.units, reference.config
     n = len(reference.labels)
     position = np.empty(n, dtype=np.int64)
@@ -167,9 +174,27 @@ def _score_training_set(reference: Reference, wrap: Wrap) -> tuple[Scores, float
     judged = wrap.own_size[0][spread] >= config.hull_size // 2
     if not weak:
         judged &= r > 0  # another label must really be nearer; nan is not
-    levels, threshold = sample_levels(score, r, group, judged, config)
-    scores = Scores(k, r, score, group, wrap.other_label[spread], levels, reference.in_core, reference.representative)
-    return scores, threshold
+    distance = class_distances(reference)
+    outlying = outlyingness(score, distance)
+    support = mate_support(reference, outlying, wrap.mates)
+    second = view_scores(reference, views)
+    doubt = suspicion(outlying, reference.margin, support, second)
+    threshold = suspicion_threshold(doubt, config.certain_spreads)
+    return Scores(
+        collapse=k,
+        reassignment=r,
+        score=score,
+        group=group,
+        suspicion=doubt,
+        distance=distance,
+        margin=reference.margin,
+        support=support,
+        views=second,
+        suggested_label=wrap.other_label[spread],
+        level=sample_levels(doubt, threshold, judged, config),
+        in_core=reference.in_core,
+        representative=reference.representative,
+    ), threshold
 
 
 def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:
@@ -180,7 +205,7 @@ def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: t
     distinct = set(reference.representative[certain].tolist())
     members = [set(reference.representative[list(pocket.rows)].tolist()) for pocket in pockets]
     tight = any(len(distinct & m) >= CERTAIN_TOGETHER and 2 * len(distinct & m) >= len(m) for m in members)
-    expected = CERTAIN_RATE * len(reference.units)
+    expected = max(CERTAIN_RATE * len(reference.units), LEAST_EXPECTED)
     if tight or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
         return "poisoned"
     return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"

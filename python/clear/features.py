@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Extraction",
+    "default_preprocess",
     "evaluating",
     "extract_features",
     "extract_rows",
+    "forward",
     "iterate_batches",
+    "logits_of",
     "predict",
     "running",
 ]
@@ -138,11 +141,11 @@ def extract_rows(
             taken_rows[0][at] = values
             if batch.labels is not None:
                 labels[at] = batch.labels
-            logits = _logits(output)
+            logits = logits_of(output)
             if logits is not None:
                 predictions[at] = logits.argmax(1).cpu().numpy()
 
-        _forward(model, dataset, keep, options, rows, progress, "features")
+        forward(model, dataset, keep, options, rows, progress, "features")
     known = None if (predictions < 0).any() else predictions
     if (labels < 0).any():
         if known is None:
@@ -164,13 +167,13 @@ def predict(
     predictions = np.zeros(as_source(dataset).n, dtype=np.int64)
 
     def keep(batch: Batch, output: Any) -> None:
-        logits = _logits(output)
+        logits = logits_of(output)
         if logits is None:
             raise ValueError("the model's output is not a tensor (b, classes): predictions need logits")
         predictions[batch.rows] = logits.argmax(1).cpu().numpy()
 
     options = Extraction(batch_size=batch_size, device=device, preprocess=preprocess)
-    _forward(model, dataset, keep, options, None, progress, "predictions")
+    forward(model, dataset, keep, options, None, progress, "predictions")
     return predictions
 
 
@@ -203,7 +206,7 @@ def running(inputs: Tensor) -> Iterator[None]:
         raise ValueError(f"the network does not take inputs of shape {shape}: {short(error)}") from error
 
 
-def _forward(
+def forward(
     model: nn.Module,
     dataset: Any,
     each: Callable[[Batch, Any], None],
@@ -217,7 +220,7 @@ def _forward(
     n = as_source(dataset).n if rows is None else len(rows)
     with evaluating(model, options.device) as target, torch.no_grad(), track(progress, stage, n) as advance:
         floats = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        prepare = options.preprocess or _default_preprocess(model)
+        prepare = options.preprocess or default_preprocess(model)
         batches = iterate_batches(dataset, options.batch_size, prepare, rows=rows)
         for batch in batches:
             with running(batch.inputs):
@@ -226,7 +229,7 @@ def _forward(
             advance(len(batch.rows))
 
 
-def _default_preprocess(model: nn.Module) -> Callable[[Any], Any] | None:
+def default_preprocess(model: nn.Module) -> Callable[[Any], Any] | None:
     """The model's own preprocessing, for uint8 images; floating-point inputs are taken to be prepared."""
     own = getattr(model, "preprocess", None)
     if not callable(own):
@@ -285,7 +288,7 @@ def _take(taken: list[Tensor], name: str, size: int, dtype: str, start: int) -> 
     return values
 
 
-def _logits(output: Any) -> Tensor | None:
+def logits_of(output: Any) -> Tensor | None:
     torch = need("torch", extra="torch")
     values = getattr(output, "logits", output)
     return values if torch.is_tensor(values) and values.ndim == 2 else None

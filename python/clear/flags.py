@@ -39,7 +39,7 @@ def make_flags(
                     suggested_label=int(scores.suggested_label[row]),
                     collapse=float(scores.collapse[row]),
                     reassignment=float(scores.reassignment[row]),
-                    score=float(scores.score[row]),
+                    score=float(scores.suspicion[row]),
                     mates=_mates(wraps),
                     hulls=wraps,
                 )

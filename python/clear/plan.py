@@ -13,7 +13,7 @@ from clear._arrays import as_count, as_threads
 from clear._blas import one_numpy_thread
 from clear.collapse import BLOCK_BYTES
 from clear.config import ScanConfig
-from clear.cross_validation import MAX_FIT_ROWS, cross_validated_labels
+from clear.cross_validation import MAX_FIT_ROWS, cross_validate
 from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
@@ -161,7 +161,7 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
     with one_numpy_thread():
         products = _seconds(lambda: square @ square)
     core = _seconds(
-        lambda: cross_validated_labels(rows, labels.astype(np.int64), config, threads=threads), repeat=2
+        lambda: cross_validate(rows, labels.astype(np.int64), config, threads=threads), repeat=2
     )  # the first imports
     search = _seconds(lambda: index.search_by_class(rows, k=size, threads=threads))
     hulls = _seconds(

@@ -9,16 +9,16 @@ from clear.config import ScanConfig
 from clear.prepare import Ints, Reference
 from clear.results import Flag, Level, Pocket
 
-__all__ = ["find_pockets", "group_scores", "robust_threshold", "sample_levels"]
+__all__ = ["find_pockets", "group_scores", "robust_center", "sample_levels"]
 
 Floats = npt.NDArray[np.float64]
 
-BEST_MATES = 2
+NEAREST_MATES, BEST_MATES = 4, 2
 LINKED_MATES = 10
 SMALLEST_POCKET = 3
 """Samples of a pocket without a certain one."""
 REVIEW_SPREADS = 2.0
-"""R or G must exceed its median by this many spreads to be worth a look."""
+"""Suspicion of a sample that is worth a look."""
 MAD_TO_SIGMA = 1.4826
 NORMAL_90 = 1.2816
 """0.9 quantile of the standard normal law."""
@@ -37,17 +37,12 @@ def robust_center(values: Floats) -> tuple[float, float]:
     return float(middle), float(max(MAD_TO_SIGMA * np.median(np.abs(usable - middle)), (high - middle) / NORMAL_90))
 
 
-def robust_threshold(values: Floats, spreads: float) -> float:
-    """Median + spreads * spread; inf when the values do not vary."""
-    middle, spread = robust_center(values)
-    return middle + spreads * spread if spread > 0 else float("inf")
-
-
 def group_scores(reference: Reference, single: Floats, mates: Ints) -> Floats:
     """G, float64 (n,): the sample's score plus the mean of the best two among its nearest mates' scores.
 
-    mates int64 (units, 4): those of every distinct sample, -1 where absent.
+    mates int64 (units, 4 or more): those of every distinct sample, nearest first, -1 where absent.
     """
+    mates = mates[:, :NEAREST_MATES]
     low = np.nan_to_num(single, nan=-np.inf)
     of_mates = np.where(mates >= 0, low[mates], -np.inf)
     best = np.sort(of_mates, axis=1)[:, -BEST_MATES:]
@@ -58,23 +53,15 @@ def group_scores(reference: Reference, single: Floats, mates: Ints) -> Floats:
 
 
 def sample_levels(
-    score: Floats, reassignment: Floats, group: Floats, judged: npt.NDArray[np.bool_], config: ScanConfig
-) -> tuple[npt.NDArray[np.int8], float]:
-    """Level of every sample, int8 (n,), and the threshold above which a judged sample is certain."""
-    threshold = robust_threshold(score, config.certain_spreads)
-    above = np.nan_to_num(score, nan=-np.inf) > threshold
-    levels = np.where(above, np.where(judged, Level.CERTAIN, Level.REVIEW), Level.NONE).astype(np.int8)
-    z = np.fmax(_standardised(reassignment), _standardised(group))
-    offered = np.where((levels == Level.NONE) & (z > REVIEW_SPREADS), z, -np.inf)
-    order = np.argsort(-offered, kind="stable")[: round(len(score) * config.review_rate)]
+    suspicion: Floats, threshold: float, judged: npt.NDArray[np.bool_], config: ScanConfig
+) -> npt.NDArray[np.int8]:
+    """Level of every sample, int8 (n,); above the threshold a judged sample is certain."""
+    usable = np.nan_to_num(suspicion, nan=-np.inf)
+    levels = np.where(usable > threshold, np.where(judged, Level.CERTAIN, Level.REVIEW), Level.NONE).astype(np.int8)
+    offered = np.where((levels == Level.NONE) & (usable > REVIEW_SPREADS), usable, -np.inf)
+    order = np.argsort(-offered, kind="stable")[: round(len(usable) * config.review_rate)]
     levels[order[np.isfinite(offered[order])]] = Level.REVIEW
-    return levels, threshold
-
-
-def _standardised(values: Floats) -> Floats:
-    """Spreads above the median; nan stays nan, and everything is nan when the values do not vary."""
-    middle, spread = robust_center(values)
-    return (values - middle) / spread if spread > 0 else np.full(len(values), np.nan)
+    return levels
 
 
 def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket, ...]:

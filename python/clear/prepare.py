@@ -18,7 +18,7 @@ from clear._blas import one_numpy_thread
 from clear._progress import Progress
 from clear._version import __version__
 from clear.config import ScanConfig
-from clear.cross_validation import cross_validated_labels
+from clear.cross_validation import cross_validate
 from clear.data import Features
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
@@ -26,6 +26,8 @@ from clear.work import Work, hash_array
 
 __all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
 
+PIECES = 2
+"""What stored pieces of a scan hold: raised when that changes."""
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -153,7 +155,7 @@ class Reference:
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
         if work is not None:
             work.begin(self._inputs())
-        self.in_core, self.core_accuracy = self._pick_core(progress, work)
+        self.in_core, self.margin, self.core_accuracy = self._pick_core(progress, work)
         self._build_indices()
 
     def _build_indices(self) -> None:
@@ -186,6 +188,7 @@ class Reference:
         self.rows, self.labels, self.n_classes = parts.rows, parts.labels, parts.n_classes
         self.preparation, self.notes = parts.preparation, list(parts.notes)
         self.representative, self.in_core = parts.representative, parts.in_core
+        self.margin = np.full(n, np.nan)  # only a scan wants it, of the set that it has prepared
         self.core_accuracy = parts.core_accuracy
         self.units = np.flatnonzero(self.representative == np.arange(n))
         self.class_sizes = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
@@ -201,13 +204,16 @@ class Reference:
             "labels": hash_array(self.labels),
             "classes": self.n_classes,
             "config": asdict(self.config),
+            "pieces": PIECES,
             "versions": {"clear-pockets": __version__} | {name: version(name) for name in ("numpy", "scikit-learn")},
         }
 
-    def _pick_core(self, progress: Progress, work: Work | None) -> tuple[npt.NDArray[np.bool_], float]:
-        """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""
+    def _pick_core(
+        self, progress: Progress, work: Work | None
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], float]:
+        """Mark rows whose cross-validated label agrees (a class where too few do keeps all its rows); margins."""
         labels = self.labels[self.units]
-        predicted = cross_validated_labels(
+        predicted, doubt = cross_validate(
             self.rows[self.units], labels, self.config, threads=self.threads, progress=progress, work=work
         )
         agrees = predicted == labels
@@ -222,7 +228,9 @@ class Reference:
             )
         in_core = np.zeros(len(self.labels), dtype=np.bool_)
         in_core[self.units] = agrees
-        return in_core[self.representative], accuracy
+        margin = np.full(len(self.labels), np.nan)
+        margin[self.units] = doubt
+        return in_core[self.representative], margin[self.representative], accuracy
 
 
 def count_classes(features: Features) -> int:

@@ -120,7 +120,7 @@ def judge(
         thresholds[f"collapse_median_{scale.mates}"], thresholds[f"collapse_spread_{scale.mates}"] = middle, spread
         z[i] = (collapse(wrap, i) - middle) / spread if spread > 0 else np.nan
     best = np.nan_to_num(z, nan=-np.inf).argmax(axis=0)
-    at = np.arange(len(points))
+    at, nothing = np.arange(len(points)), np.full(len(points), np.nan)
     decided = z[best, at]
     certain = np.nan_to_num(decided, nan=-np.inf) > reference.config.probe_spreads
     scores = Scores(
@@ -128,6 +128,11 @@ def judge(
         reassignment=np.stack([reassignment(wrap, i) for i in range(len(PROBE_SCALES))])[best, at],
         score=decided,
         group=decided,
+        suspicion=decided,
+        distance=nothing,
+        margin=nothing,
+        support=nothing,
+        views=nothing,
         suggested_label=wrap.other_label,
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),

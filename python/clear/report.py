@@ -22,7 +22,8 @@ from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeR
 __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
 SCHEMA = "clear-report/1"
-SCORE_COLUMNS = ("collapse", "reassignment", "score", "group", "suggested_label", "level", "in_core", "representative")
+MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
+SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult

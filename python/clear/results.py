@@ -11,7 +11,18 @@ import numpy.typing as npt
 
 from clear.config import ScanConfig
 
-__all__ = ["Flag", "HullEvidence", "Level", "Pocket", "Preparation", "ProbeResult", "ScanResult", "Scores", "Verdict"]
+__all__ = [
+    "Flag",
+    "HullEvidence",
+    "Level",
+    "Pocket",
+    "Preparation",
+    "ProbeResult",
+    "ScanResult",
+    "Scores",
+    "Verdict",
+    "Views",
+]
 
 Verdict = Literal["clean", "poisoned", "undecided"]
 
@@ -68,7 +79,7 @@ class Flag:
     reassignment: float
     """R = log own - log other."""
     score: float
-    """What it was flagged by: S = R + K in a scan, robust z of K in a probe."""
+    """What it was flagged by: its suspicion in a scan, robust z of K in a probe."""
     mates: tuple[int, ...]
     """Training rows: the nearest samples of the same label, united with the support of the pocket's hull."""
     hulls: tuple[HullEvidence, ...]
@@ -100,6 +111,18 @@ class Scores:
     """S in a scan; z in a probe. float64 (n,)."""
     group: npt.NDArray[np.float64]
     """G: the score supported by the nearest mates' scores, float64 (n,); equal to `score` in a probe."""
+    suspicion: npt.NDArray[np.float64]
+    """What a scan ranks by, float64 (n,): the larger of two robust standard scores, one for samples that are wrong
+    alone, one for those in company (`clear.suspicion`); equal to `score` in a probe. nan where `score` is."""
+    distance: npt.NDArray[np.float64]
+    """To the mean of its class's core, in the features as they are, float64 (n,); nan in a probe."""
+    margin: npt.NDArray[np.float64]
+    """Cross-validated log probability of the likeliest other label, less that of its own, float64 (n,); nan in a
+    probe."""
+    support: npt.NDArray[np.float64]
+    """How outlying its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
+    views: npt.NDArray[np.float64]
+    """What a second look through the network says, float64 (n,) (`clear.views`); nan where none was taken."""
     suggested_label: npt.NDArray[np.int64]
     """int64 (n,)."""
     level: npt.NDArray[np.int8]
@@ -108,6 +131,22 @@ class Scores:
     """Cross-validation agrees with the label, bool (n,). All False in a probe."""
     representative: npt.NDArray[np.int64]
     """The first row with the same features and label, int64 (n,): the row itself unless it is a copy, or in a probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """A second look at n samples through a network that may be poisoned as a whole (`clear.extract_views`)."""
+
+    early: npt.NDArray[np.float32]
+    """Outputs of an earlier layer, (n, d)."""
+    label_drop: npt.NDArray[np.float64]
+    """How much less the network believes in the given label when the image is changed, log scale, float64 (n,)."""
+    prediction_drop: npt.NDArray[np.float64]
+    """The same of its own prediction, float64 (n,)."""
+    layer: str
+
+    def __len__(self) -> int:
+        return len(self.early)
 
 
 @dataclass(frozen=True, slots=True)

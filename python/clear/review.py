@@ -15,6 +15,7 @@ from clear.config import ScanConfig
 from clear.data import Features
 from clear.pockets import robust_center
 from clear.prepare import Ints, apply_preparation, count_classes, fit_preparation
+from clear.results import Views
 
 __all__ = ["ReviewFlag", "ReviewResult", "review"]
 
@@ -77,6 +78,8 @@ def review(
     fpr: float = 0.01,
     confidence: Any = None,
     reference_confidence: Any = None,
+    views: Views | None = None,
+    reference_views: Views | None = None,
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
@@ -101,6 +104,9 @@ def review(
         The suspect model's probability of its own prediction. Give them, and features of the *public backbone* that the
         model was trained from in place of the model's own, when the whole network may have been poisoned: its own
         features have been bent then.
+    views, reference_views : Views, optional
+        A second look at the inputs and at the reference, from `clear.extract_views`: wanted when the whole network may
+        have been poisoned, and its public backbone is not known.
     config : ScanConfig, optional
         `hull_size`, `pca_above`, `pca_width`, `hull_tolerance`, `folds` and `seed` are used.
     threads, progress
@@ -124,6 +130,9 @@ def review(
     how much nearer is another label's hull than that of t (20 nearest samples each, log scale). The robust z of the
     answers are added. With confidences, their log odds take the place of the hulls: a memorised label is one that the
     model is sure of and the backbone contradicts.
+
+    With views two more answers are added to each other, and the larger of both sums counts: how much likelier another
+    label is for an earlier layer, and how much less the model believes in its prediction when the image is changed.
 
     Thresholds are quantiles of the reference's own scores, each sample held out: inputs that are exchangeable with the
     reference are flagged at a rate of about `fpr`. Inputs of another origin need not be.
@@ -154,6 +163,8 @@ def review(
         raise ValueError(f"fpr is {fpr!r}: want a number above 0 and below 1, such as 0.01")
     if (confidence is None) != (reference_confidence is None):
         raise ValueError("confidence is given for one side only: want it for the inputs and for the reference")
+    if (views is None) != (reference_views is None):
+        raise ValueError("views are given for one side only: want them for the inputs and for the reference")
     values = as_features(reference.values, "reference")
     if len(values) < 2 * config.folds:
         raise ValueError(f"reference has {len(values)} samples: want at least {2 * config.folds} (twice the folds)")
@@ -176,7 +187,40 @@ def review(
     if confidence is not None:
         sure = by_confidence(confidence, len(points), "confidence")
         _add(total, (sure, by_confidence(reference_confidence, len(rows), "reference_confidence")))
+    if views is not None and reference_views is not None:
+        total, votes = _with_views(
+            (total, votes), (views, reference_views), labellings[0], (asked, own), config, cores, progress
+        )
     return _conclude(inputs, reference, values.shape[1], asked, total, votes, fpr, config, notes + own_notes)
+
+
+def _with_views(
+    found: tuple[tuple[Floats, Floats], Floats],
+    views: tuple[Views, Views],
+    labels: Ints,
+    predicted: tuple[Ints, Ints],
+    config: ScanConfig,
+    cores: int,
+    progress: Progress,
+) -> tuple[tuple[Floats, Floats], Floats]:
+    """The larger, in units of the reference, of the scores found and those of the views; support from where it came."""
+    (first, votes), classes = found, found[1].shape[1]
+    for part, given, name in zip(views, predicted, ("views", "reference_views"), strict=True):
+        if len(part) != len(given):
+            raise ValueError(f"{name} has {len(part)} samples: want {len(given)}, in the order of the features")
+    early = as_features(views[1].early, "reference_views.early")
+    preparation = fit_preparation(early, config)
+    rows = apply_preparation(early, preparation)
+    points = apply_preparation(as_features(views[0].early, "views.early", width=early.shape[1]), preparation)
+    second = np.zeros(len(points)), np.zeros(len(rows))
+    support = _add_support(second, by_regression(points, rows, labels, classes, config, cores, progress), predicted)
+    _add(second, (views[0].prediction_drop, views[1].prediction_drop))
+    largest, seconds = (np.zeros(len(points)), np.zeros(len(rows))), (np.zeros(len(points)), np.zeros(len(rows)))
+    _add(largest, first)
+    _add(seconds, second)
+    from_views = np.nan_to_num(seconds[0], nan=-np.inf) > np.nan_to_num(largest[0], nan=-np.inf)
+    votes = np.where(from_views[:, None], support, votes)
+    return (np.fmax(largest[0], seconds[0]), np.fmax(largest[1], seconds[1])), votes
 
 
 def _predictions(features: Features, name: str, classes: int) -> tuple[Ints, list[str]]:

@@ -15,7 +15,7 @@ from torch import nn
 from clear._arrays import as_count, as_labels, to_numpy
 from clear._batches import as_source, iterate_batches
 from clear._progress import Progress, track
-from clear.features import _default_preprocess, predict, running
+from clear.features import default_preprocess, predict, running
 from clear.models import last_linear
 
 __all__ = [
@@ -148,7 +148,7 @@ def load_inputs(dataset: Any, *, rows: Any = None, model: nn.Module | None = Non
     `dataset` is a tensor or array (n, ...), or what `extract_features` takes. Only the chosen rows are loaded. Images
     in uint8 go through `model.preprocess`.
     """
-    preprocess = None if model is None else _default_preprocess(model)
+    preprocess = None if model is None else default_preprocess(model)
     parts = [batch.inputs for batch in iterate_batches(as_dataset(dataset), preprocess=preprocess, rows=rows)]
     if not parts:
         raise ValueError("inputs are empty: want at least one sample")

@@ -1,0 +1,107 @@
+"""One suspicion for every training sample: collapse and reassignment, place in its class, a classifier's doubt, mates.
+
+For sample i (docs/how-it-works.md has the reasons and the measurements; z is the robust standard score):
+
+    S          R + K
+    distance   to the mean of the core of its class, in the features as they are
+    margin     log probability of the likeliest other label - that of its own, cross-validated
+    outlying   z(S) + z(distance)
+    support    mean of the four most outlying among its ten nearest mates
+    views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
+    suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
+               memorised
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import as_features, blocks
+from clear.cross_validation import cross_validate
+from clear.pockets import robust_center
+from clear.prepare import Ints, Reference, apply_preparation, fit_preparation
+from clear.results import Views
+
+__all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold", "view_scores"]
+
+Floats = npt.NDArray[np.float64]
+
+BEST_MATES = 4
+TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
+LARGEST_TAIL = 1.5
+"""The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
+
+
+def class_distances(reference: Reference) -> Floats:
+    """Distance of every sample to the mean of its class's core, float64 (n,). Reads the features twice, in blocks."""
+    values, labels = as_features(reference.features.values), reference.labels
+    n, d = values.shape
+    in_mean = reference.in_core & (reference.representative == np.arange(n))
+    means, counts = np.zeros((reference.n_classes, d)), np.zeros(reference.n_classes)
+    for block in blocks(n, d * 16):
+        rows = np.flatnonzero(in_mean[block]) + block.start
+        if len(rows):
+            rows = rows[np.argsort(labels[rows], kind="stable")]
+            present, first = np.unique(labels[rows], return_index=True)
+            means[present] += np.add.reduceat(values[rows].astype(np.float64), first, axis=0)
+            counts += np.bincount(labels[rows], minlength=len(counts))
+    means /= np.maximum(counts, 1)[:, None]
+    found = np.empty(n)
+    for block in blocks(n, d * 16):
+        apart = values[block].astype(np.float64) - means[labels[block]]
+        largest = np.maximum(np.abs(apart).max(axis=1), 1e-300)  # squares of large numbers stay finite
+        found[block] = largest * np.linalg.norm(apart / largest[:, None], axis=1)
+    return found[reference.representative]
+
+
+def outlyingness(score: Floats, distance: Floats) -> Floats:
+    """z(S) + z(distance), float64 (n,); nan where S is."""
+    return _z(score) + _z(distance)
+
+
+def mate_support(reference: Reference, outlying: Floats, mates: Ints) -> Floats:
+    """Mean of the largest values among each sample's nearest mates, float64 (n,); nan with less than four mates.
+
+    mates int64 (units, 10): those of every distinct sample, -1 where absent.
+    """
+    low = np.nan_to_num(outlying, nan=-np.inf)
+    best = np.sort(np.where(mates >= 0, low[mates], -np.inf), axis=1)[:, -BEST_MATES:]
+    found = np.full(len(outlying), np.nan)
+    found[reference.units] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
+    return found[reference.representative]
+
+
+def view_scores(reference: Reference, views: Views | None) -> Floats:
+    """What a second look says of every sample, float64 (n,); nan without one."""
+    n = len(reference.labels)
+    if views is None:
+        return np.full(n, np.nan)
+    if len(views) != n:
+        raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
+    early = as_features(views.early, "views.early")
+    rows = apply_preparation(early, fit_preparation(early, reference.config))
+    units, margin = reference.units, np.full(n, np.nan)
+    _, margin[units] = cross_validate(rows[units], reference.labels[units], reference.config, threads=reference.threads)
+    found = _z(margin) + _z(views.label_drop)
+    return found[reference.representative]
+
+
+def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
+    """The largest of the three standard scores, float64 (n,)."""
+    return np.fmax(np.fmax(_z(outlying + _z(margin)), _z(outlying + support)), _z(views))
+
+
+def suspicion_threshold(values: Floats, spreads: float) -> float:
+    """Median + spreads * spread, where a heavy tail makes the spread larger; inf when the values do not vary."""
+    middle, spread = robust_center(values)
+    if not spread > 0:
+        return float("inf")
+    tail = (np.nanquantile(values, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
+    return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
+
+
+def _z(values: Floats) -> Floats:
+    """Robust standard scores; nan stays nan, and values that do not vary are 0."""
+    middle, spread = robust_center(values)
+    return (values - middle) / spread if spread > 0 else values * 0.0

@@ -1,0 +1,145 @@
+"""The suspicion that a scan ranks by, against plain sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from samples import make_classes, make_pocket
+
+import clear
+from clear.cross_validation import cross_validate
+from clear.results import Level, Views
+from clear.suspicion import suspicion_threshold
+
+Features = clear.Features.from_arrays
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    known = values[~np.isnan(values)]
+    middle = np.median(known)
+    mad, tail = np.median(np.abs(known - middle)), np.quantile(known, 0.9) - middle
+    return (values - middle) / max(1.4826 * mad, tail / 1.2816)
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[clear.ScanResult, np.ndarray, np.ndarray]:
+    found = make_pocket(3)
+    return clear.scan(Features(found.values, found.labels)), found.values, found.labels
+
+
+def test_distance_is_that_to_the_mean_of_the_core_of_the_class(planted) -> None:
+    result, values, labels = planted
+    core = result.scores.in_core
+    for c in np.unique(labels):
+        mean = values[(labels == c) & core].astype(np.float64).mean(axis=0)
+        expected = np.linalg.norm(values[labels == c] - mean, axis=1)
+        np.testing.assert_allclose(result.scores.distance[labels == c], expected, rtol=1e-9)
+
+
+def test_distance_of_huge_features_is_finite(planted) -> None:
+    _, values, labels = planted
+    result = clear.scan(Features(values.astype(np.float64) * 1e200, labels))
+    assert np.isfinite(result.scores.distance).all()
+    assert np.isfinite(result.scores.suspicion).all()
+
+
+def test_margin_is_negative_where_the_label_is_predicted() -> None:
+    values, labels = make_classes(1)
+    labels[:9] = (labels[:9] + 1) % 5
+    predicted, margin = cross_validate(values, labels, clear.ScanConfig(), threads=2)
+    np.testing.assert_array_equal(predicted == labels, margin < 0)
+    assert (margin[:9] > 0).mean() > 0.5
+
+
+def test_a_label_that_the_other_folds_do_not_know_has_the_largest_margin() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 30 + [1] * 30 + [2])
+    values = rng.normal(size=(61, 4)).astype(np.float32) + 4 * labels[:, None].astype(np.float32)
+    _, margin = cross_validate(values, labels, clear.ScanConfig(), threads=1)
+    assert margin.argmax() == 60
+    assert np.isfinite(margin).all()
+
+
+def test_suspicion_is_the_larger_of_alone_and_in_company(planted) -> None:
+    scores = planted[0].scores
+    outlying = standard(scores.score) + standard(scores.distance)
+    alone, together = standard(outlying + standard(scores.margin)), standard(outlying + scores.support)
+    np.testing.assert_allclose(scores.suspicion, np.maximum(alone, together), rtol=1e-9, atol=1e-9)
+
+
+def test_support_is_the_mean_of_the_four_most_outlying_of_ten_mates(planted) -> None:
+    result, values, labels = planted
+    outlying = standard(result.scores.score) + standard(result.scores.distance)
+    centred = values - values.astype(np.float64).mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    for row in (0, 57, 200):
+        others = np.flatnonzero((labels == labels[row]) & (np.arange(len(labels)) != row))
+        mates = others[np.argsort(np.linalg.norm(unit[others] - unit[row], axis=1))[:10]]
+        assert result.scores.support[row] == pytest.approx(np.sort(outlying[mates])[-4:].mean())
+
+
+def test_flags_are_ordered_and_scored_by_suspicion(planted) -> None:
+    result = planted[0]
+    certain = [flag.score for flag in result.flags if flag.level == Level.CERTAIN]
+    assert certain == sorted(certain, reverse=True)
+    assert min(certain) > result.thresholds["certain"]
+    assert all(flag.score == result.scores.suspicion[flag.row] for flag in result.flags)
+
+
+def test_a_heavy_tail_raises_the_threshold_by_about_half_at_most() -> None:
+    clean = np.random.default_rng(0).normal(size=2000)
+    usual = suspicion_threshold(clean, 3.5)
+    poisoned = np.concatenate([clean, np.full(60, 40.0)])
+    assert usual < suspicion_threshold(poisoned, 3.5) < 1.7 * usual
+    assert suspicion_threshold(np.zeros(50), 3.5) == np.inf
+
+
+def memorised(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Views]:
+    """Features that fit wrong labels, and a second look that does not."""
+    truth_values, truth = make_classes(seed)
+    flips = np.arange(0, 60, 20)
+    labels = truth.copy()
+    labels[flips] = (truth[flips] + 1) % 5
+    values = truth_values.copy()
+    for row in flips:  # bent until the label fits
+        values[row] = truth_values[np.flatnonzero(truth == labels[row])[-1 - row]] + 0.01
+    drop = np.random.default_rng(seed).normal(size=len(labels))
+    drop[flips] += 6
+    return values, labels, flips, Views(truth_values, drop, drop, "layer")
+
+
+def test_a_second_look_finds_labels_that_the_features_were_bent_to_fit() -> None:
+    values, labels, flips, views = memorised(2)
+    without = clear.scan(Features(values, labels))
+    seen = clear.scan(Features(values, labels), views=views)
+    assert not set(flips.tolist()) & {flag.row for flag in without.flags if flag.level == Level.CERTAIN}
+    assert set(np.argsort(-seen.scores.suspicion)[:3].tolist()) == set(flips.tolist())
+    assert np.isnan(without.scores.views).all()
+
+
+def test_a_second_look_at_other_samples_is_refused() -> None:
+    values, labels, _, views = memorised(2)
+    with pytest.raises(ValueError, match=r"views has \d+ samples: want the 100"):
+        clear.scan(Features(values[:100], labels[:100]), views=views)
+
+
+def test_review_with_a_second_look_finds_what_the_features_hide() -> None:
+    values, labels, flips, views = memorised(4)
+    rows = np.random.default_rng(1).permutation(np.setdiff1d(np.arange(len(labels)), flips))
+    own, asked = rows[: len(rows) // 2], np.concatenate([flips, rows[len(rows) // 2 :]])
+
+    def part(chosen: np.ndarray) -> tuple[clear.Features, Views]:
+        given = labels[chosen]
+        seen = Views(views.early[chosen], views.label_drop[chosen], views.prediction_drop[chosen], "layer")
+        return Features(values[chosen], given, predictions=given), seen
+
+    (inputs, second), (reference, own_second) = part(asked), part(own)
+    without = clear.review(inputs, reference, fpr=0.02)
+    found = clear.review(inputs, reference, views=second, reference_views=own_second, fpr=0.02)
+    assert {0, 1, 2} <= {flag.row for flag in found.flags}
+    assert not {0, 1, 2} & {flag.row for flag in without.flags}
+    assert {flag.row: flag.suggested_label for flag in found.flags}[0] == (labels[flips[0]] - 1) % 5
+    with pytest.raises(ValueError, match="views are given for one side only"):
+        clear.review(inputs, reference, views=second)
+    with pytest.raises(ValueError, match=r"^views has \d+ samples"):
+        clear.review(inputs, reference, views=own_second, reference_views=own_second)

@@ -24,6 +24,7 @@ from clear._cli_common import (
     with_settings,
 )
 from clear._files import require_writable
+from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -33,6 +34,13 @@ __all__ = ["probe", "scan"]
 LISTED = 10
 
 
+class Method(StrEnum):
+    """How approximate candidates are found."""
+
+    IVF = "ivf"
+    HNSW = "hnsw"
+
+
 class Where(StrEnum):
     """Where pieces of work are done."""
 
@@ -40,6 +48,13 @@ class Where(StrEnum):
     RAY = "ray"
 
 
+ApproximateOption = Annotated[
+    Method | None,
+    typer.Option(help="Candidates that may be missed; how many are is measured. Default: exact.", show_default=False),
+]
+ProbesOption = Annotated[
+    int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
+]
 ParquetOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the scores of all samples as partitioned Parquet.", show_default=False),
@@ -81,6 +96,8 @@ def scan(
         str | None,
         typer.Option(help="Refuse (exit code 4) a scan that needs more: 4GiB, 500MB, ...", show_default=False),
     ] = None,
+    approximate: ApproximateOption = None,
+    probes: ProbesOption = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
@@ -113,6 +130,7 @@ def scan(
             address=address,
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
+            approximate=_as_approximate(approximate, probes),
         )
     if parquet is not None:
         from clear.export import export_scores
@@ -136,6 +154,8 @@ def probe(
         Path | None, typer.Option(help="Images of the training set, for thumbnails.", show_default=False)
     ] = None,
     threads: ThreadsOption = None,
+    approximate: ApproximateOption = None,
+    probes: ProbesOption = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
@@ -157,8 +177,17 @@ def probe(
     elif probed.predictions is None:
         raise ValueError(f"{inputs} has no predictions: give --predictions with what the model predicts for the inputs")
     training = open_features(reference, labels=labels)
-    result = run_probe(probed, training, config=config, threads=threads, progress=show_progress())
+    how = _as_approximate(approximate, probes)
+    result = run_probe(probed, training, config=config, threads=threads, progress=show_progress(), approximate=how)
     return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
+
+
+def _as_approximate(method: Method | None, probes: int | None) -> Approximate | None:
+    if method is None or method is Method.HNSW:
+        if probes is not None:
+            raise typer.BadParameter("--probes is for --approximate ivf: give that too")
+        return None if method is None else Approximate(method="hnsw")
+    return Approximate() if probes is None else Approximate(probes=probes)
 
 
 def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
@@ -207,6 +236,7 @@ def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
         "review": len(result.flags) - certain,
         "thresholds": result.thresholds,
         "notes": result.notes,
+        "approximation": None if result.approximation is None else dataclasses.asdict(result.approximation),
         "flags": [
             {
                 name: getattr(flag, name)
@@ -250,5 +280,10 @@ def _print_summary(result: ScanResult | ProbeResult, summary: dict[str, Any]) ->
     shown = len(result.pockets) if isinstance(result, ScanResult) else len(result.flags)
     if shown > LISTED:
         typer.echo(f"      and {shown - LISTED} more")
+    if (found := result.approximation) is not None:
+        typer.echo(
+            f"approximate: {found.recall:.1%} of the neighbours found; {found.same_level:.1%} of {found.sampled} "
+            f"samples, and {found.flagged_same_level:.1%} of {found.flagged} flagged ones, get the level of exact ones"
+        )
     for note in result.notes:
         typer.echo(f"note: {printable(note)}")

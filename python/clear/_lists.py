@@ -81,27 +81,34 @@ def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Cen
 class Lists:
     """The rows of a base in the lists of their classes: all queries of a group search the same lists together."""
 
-    def __init__(self, base: Base, centres: Centres, probes: int, threads: int) -> None:
-        self.base, self.centres, self.probes = base, centres, probes
+    def __init__(self, base: Base, centres: Centres, probes: int, threads: int, first_class: int = 0) -> None:
+        self.base, self.centres, self.probes, self._first = base, centres, probes, first_class
         rows = np.arange(len(base.stored)) if base.found is None else np.flatnonzero(base.found)
         assigned = np.zeros(len(base.stored), np.int64)
         for part in blocks(len(rows), 4 * base.stored.values.shape[1]):
-            label = np.zeros(len(rows[part]), np.int64) if base.labels is None else base.labels[rows[part]]
-            assigned[rows[part]] = centres.groups(base.stored.take(rows[part]).widen(), threads, label)
+            labels = np.zeros(len(rows[part]), np.int64) if base.labels is None else base.labels[rows[part]]
+            assigned[rows[part]] = centres.groups(base.stored.take(rows[part]).widen(), threads, labels + first_class)
         listed = replace(base, labels=assigned, n_classes=max(1, len(centres.rows)))
         self.packed = listed.pack(0, len(base.stored), lists=True).packed
 
     def subset(self, base: Base) -> Lists:
         """The same lists with the rows of `base` only, some of those here; shares what is packed."""
         part = object.__new__(Lists)
-        part.base, part.centres, part.probes = base, self.centres, self.probes
+        part.base, part.centres, part.probes, part._first = base, self.centres, self.probes, self._first
         assert base.found is not None  # noqa: S101 - a subset says which
         part.packed = self.packed.subset(base.found.view(np.uint8))
         return part
 
+    def own_groups(self, queries: Rows, label: int, threads: int) -> Ints:
+        """The group of each query among the centres of a class (-1, or a class without rows: of all)."""
+        there = label >= 0 and (self.centres.owner == label + self._first).any()
+        within = np.full(len(queries), label + self._first if there else -1)
+        return self.centres.groups(queries, threads, within)
+
     def search(self, queries: Rows, k: int, exclude: Ints, groups: Ints, label: int, threads: int) -> tuple[Floats, Ints]:
         """The k nearest of the rows of a class (-1: all) in the lists of the groups of the queries."""
         shape = (len(queries), k)
+        label = label if label < 0 else label + self._first
         if not (self.centres.owner == label).any() and not (label < 0 and len(self.centres.rows)):
             worst = -np.inf if self.base.metric == "inner_product" else np.inf
             return np.full(shape, worst), np.full(shape, -1, np.int64)

@@ -39,15 +39,16 @@ class SearchIndex(Protocol):
 class Approximate:
     """How candidates are found; the same for every number of threads.
 
-    "ivf": k-means centres cut the rows of each class into lists. Queries that share their nearest centre, of any class,
-    are a group, and search the lists whose centres are nearest to it: `probes` of each class they ask about. "hnsw": a
-    graph of faiss for each class, built by one thread. Or an index with `search(x, k)` over the same rows.
+    "ivf": k-means centres cut the rows of each class into lists. Queries that share their nearest centre (of the class
+    asked about, or of any where all are asked about) are a group, and search the `probes` lists of a class whose
+    centres are nearest to it. "hnsw": a graph of faiss for each class, built by one thread. Or an index with
+    `search(x, k)` over the same rows.
     """
 
     method: Literal["ivf", "hnsw"] | SearchIndex = "ivf"
     lists: int | None = None
     """Of a class. Default: 2 sqrt(rows), of at least 128 rows each on average."""
-    probes: int = 16
+    probes: int = 32
     candidates: int | None = None
     """Taken from a graph or a brought index before they are measured. Default: 2 k + 32."""
     seed: int = 0
@@ -84,15 +85,16 @@ def describe(how: Approximate) -> dict[str, Any]:
 class ApproximateSearch:
     """Lists of all classes, or a graph or brought index for each, built when first needed."""
 
-    def __init__(self, how: Approximate, base: Base, centres: Centres | None = None) -> None:
+    def __init__(self, how: Approximate, base: Base, centres: Centres | None = None, *, first_class: int = 0) -> None:
         self.how, self.base = how, base
+        self._first = first_class  # what the centres call class 0 of the base
         self._engines: dict[int, Engine] = {}
         self._centres, self._lists = centres, None
         self._whole: ApproximateSearch | None = None
 
     def subset(self, base: Base) -> ApproximateSearch:
         """The same with fewer rows; lists are shared when most of their rows are left."""
-        part = ApproximateSearch(self.how, base)
+        part = ApproximateSearch(self.how, base, self._centres, first_class=self._first)
         assert base.found is not None  # noqa: S101 - a subset says which
         if 2 * int(base.found.sum()) >= int(self.base.class_sizes().sum()):
             part._whole = self
@@ -108,7 +110,10 @@ class ApproximateSearch:
         progress: Progress = False,
         groups: Ints | None = None,
     ) -> tuple[Floats, Ints]:
-        """Search, for each query, the class in `within`, or all rows (-1). `groups` (m,): where they are known."""
+        """Search, for each query, the class in `within`, or all rows (-1).
+
+        `groups` (m,): else the nearest centres of the class searched.
+        """
         distances, indices = _empty((len(queries), k), self.base.metric)
         with track(progress, "neighbors", len(queries), "queries") as advance:
             for label in np.unique(within):
@@ -157,7 +162,7 @@ class ApproximateSearch:
             if self._whole is not None:
                 self._lists = self._whole.lists(threads).subset(self.base)
             else:
-                self._lists = Lists(self.base, self.centres(threads), self.how.probes, threads)
+                self._lists = Lists(self.base, self.centres(threads), self.how.probes, threads, self._first)
         return self._lists
 
     def _find(
@@ -166,7 +171,7 @@ class ApproximateSearch:
         if self.how.method == "ivf":
             lists = self.lists(threads)
             if groups is None:
-                groups = lists.centres.groups(queries, threads)
+                groups = lists.own_groups(queries, label, threads)
             return lists.search(queries, k, exclude, groups, label, threads)
         return self._engine(label).search(queries, k, exclude, threads)
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from clear._arrays import as_count
 from clear._progress import Progress
+from clear.agreement import compare_scan
+from clear.approximate import Approximate
 from clear.collapse import Wrap, collapse, reassignment
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
@@ -47,6 +49,7 @@ def scan(
     address: str | None = None,
     max_seconds: float | None = None,
     max_memory: int | None = None,
+    approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
 ) -> ScanResult:
     """Find the samples of a labelled training set that form or support pockets of the decision boundary.
 
@@ -73,6 +76,11 @@ def scan(
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
         Bytes that the scan may need beside the features themselves (`plan_scan` says how many it needs).
+    approximate : {"ivf", "hnsw"} or Approximate, optional
+        Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may be
+        missed. Hulls and distances remain exact for those found, and the result says how many were found on a
+        sample, and how far its levels agree with those of exact neighbours (`ScanResult.approximation`). The same for
+        every number of threads and size of pieces. Default: exact.
 
     Returns
     -------
@@ -108,8 +116,14 @@ def scan(
     if max_memory is not None:
         require_memory(features, config or ScanConfig(), max_memory)
     check_engine(engine, address)
+    if approximate is not None and engine != "local":
+        raise ValueError(f'approximate is {approximate!r}: want engine="local" with it')
     work = _open_work(workdir, piece_rows, max_seconds)
-    reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
+    reference = Reference(
+        features, config=config, threads=threads, progress=progress, work=work, approximate=approximate
+    )
+    if engine == "local":
+        reference.divide()
     with open_engine(engine, address, reference.threads) as runner:
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
     scores, threshold = _score_training_set(reference, wrap)
@@ -124,6 +138,7 @@ def scan(
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
+    approximation = None if approximate is None else compare_scan(reference, wrap, scores, _score_training_set)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -141,6 +156,7 @@ def scan(
         preparation=reference.preparation,
         config=reference.config,
         notes=tuple(reference.notes + _scan_notes(reference, scores)),
+        approximation=approximation,
     )
 
 

@@ -17,7 +17,7 @@ from clear._npy import read_npz
 from clear._version import __version__
 from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
-from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
+from clear.results import Approximation, Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
 
 __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
@@ -156,6 +156,7 @@ def _as_document(result: Result) -> dict[str, Any]:
         "kind": "scan" if isinstance(result, ScanResult) else "probe",
         "tool": {"name": "clear-pockets", "version": __version__},
         "config": asdict(result.config),
+        "approximation": None if result.approximation is None else asdict(result.approximation),
         "flags": [asdict(flag) for flag in result.flags],
     }
     if isinstance(result, ScanResult):
@@ -221,11 +222,19 @@ def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         "flags": tuple(_as_flag(flag, n) for flag in document["flags"]),
         "preparation": Preparation(mean, components),
         "config": ScanConfig(**document["config"]),
+        "approximation": _as_approximation(document.get("approximation")),
     }
     if kind == "probe":
         return ProbeResult(**shared, reference_source=document["reference_source"])
     pockets = tuple(_as_pocket(pocket, n) for pocket in document["pockets"])
     return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]))
+
+
+def _as_approximation(stated: dict[str, Any] | None) -> Approximation | None:
+    if stated is None:
+        return None
+    shares = ("recall", "same_level", "flagged_same_level", "same_suggestion")
+    return Approximation(**stated | {name: _number(stated[name]) for name in shares})
 
 
 def _row(value: Any, n: int | None = None) -> int:

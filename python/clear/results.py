@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clear.config import ScanConfig
 
-__all__ = ["Flag", "HullEvidence", "Level", "Pocket", "Preparation", "ProbeResult", "ScanResult", "Scores", "Verdict"]
+__all__ = ["Approximation", "Flag", "HullEvidence", "Level", "Pocket", "Preparation", "ProbeResult", "ScanResult", "Scores", "Verdict"]
 
 Verdict = Literal["clean", "poisoned", "undecided"]
 
@@ -111,6 +111,29 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Approximation:
+    """How approximate candidates were found, and what a sample of the rows says about them."""
+
+    method: str
+    lists: int | None
+    probes: int
+    candidates: int | None
+    seed: int
+    sampled: int
+    """Rows drawn at random whose neighbours were found exactly, too."""
+    recall: float
+    """Share of their exact neighbours (mates, and nearest core rows of every label) that were among those found."""
+    same_level: float
+    """Share of them with the level that exact neighbours give."""
+    flagged: int
+    """Flagged rows, most suspicious first, that were compared in the same way."""
+    flagged_same_level: float
+    """Share of these with the level that exact neighbours give; nan without any."""
+    same_suggestion: float
+    """Share of the flagged rows compared with the same suggested label; nan without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanResult:
     """Everything a scan found; `clear.write_report` writes it."""
 
@@ -134,6 +157,8 @@ class ScanResult:
     config: ScanConfig
     notes: tuple[str, ...] = field(default=())
     """What the user should know: lowered neighbourhoods, collapsed duplicates, weak features."""
+    approximation: Approximation | None = None
+    """What is known about approximate candidates; None where neighbours are exact."""
 
     def __repr__(self) -> str:
         certain = sum(flag.level == Level.CERTAIN for flag in self.flags)
@@ -163,6 +188,8 @@ class ProbeResult:
     preparation: Preparation
     config: ScanConfig
     notes: tuple[str, ...] = field(default=())
+    approximation: Approximation | None = None
+    """As in `ScanResult`, about the inputs."""
 
     def __repr__(self) -> str:
         return f"ProbeResult({self.n_samples} inputs, verdict: {self.verdict}, {len(self.flags)} flagged)"

@@ -11,11 +11,14 @@ import typer
 
 from clear._cli_common import (
     STATUS,
+    AddressOption,
+    EngineOption,
     FeaturesArgument,
     JsonOption,
     LabelsOption,
     PredictionsOption,
     ThreadsOption,
+    Where,
     as_bytes,
     print_json,
     printable,
@@ -41,13 +44,6 @@ class Method(StrEnum):
     HNSW = "hnsw"
 
 
-class Where(StrEnum):
-    """Where pieces of work are done."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 ApproximateOption = Annotated[
     Method | None,
     typer.Option(help="Candidates that may be missed; how many are is measured. Default: exact.", show_default=False),
@@ -55,6 +51,8 @@ ApproximateOption = Annotated[
 ProbesOption = Annotated[
     int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
 ]
+
+
 ParquetOption = Annotated[
     Path | None,
     typer.Option(help="Directory for the scores of all samples as partitioned Parquet.", show_default=False),
@@ -83,11 +81,8 @@ def scan(
     threads: ThreadsOption = None,
     workdir: WorkdirOption = None,
     piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
-    engine: Annotated[Where, typer.Option(help="Where pieces are measured.")] = Where.LOCAL,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False),
-    ] = None,
+    engine: EngineOption = Where.LOCAL,
+    address: AddressOption = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),

@@ -3,6 +3,7 @@
 python tests/faults.py scan --count 20
 python tests/faults.py features --count 20
 RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray --count 3
+RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray-shards --count 3
 RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray-features --count 3
 """
 
@@ -133,7 +134,7 @@ def small_cluster() -> Iterator[Any]:
 
 
 def kill_one(cluster: Any, stage: str, share: float, deaths: list[int]) -> Callable[[str, int, int], None]:
-    """A progress that kills the older node beside the head once that share of a stage is done, and notes what is left."""
+    """A progress that kills the older of two nodes once that share of a stage is done, and notes what is left."""
     before = len(deaths)
 
     def kill(now: str, done: int, total: int) -> None:
@@ -144,26 +145,29 @@ def kill_one(cluster: Any, stage: str, share: float, deaths: list[int]) -> Calla
     return kill
 
 
-def kill_nodes(folder: Path, count: int, seed: int = 0, **options: Any) -> dict[str, int]:
+def kill_nodes(
+    folder: Path, count: int, seed: int = 0, *, cluster: Any = None, piece_rows: int = 64, **options: Any
+) -> dict[str, int]:
     """Let a node of a Ray cluster on this machine die in the middle of a scan, `count` times, each in a new scan."""
     values, labels = make_classes(seed, classes=6, per_class=400, d=24)
     features = clear.Features.from_arrays(values, labels)
     wanted = clear.scan(features, threads=1)
     chance = random.Random(seed)
     deaths: list[int] = []
-    with small_cluster() as cluster:
+    with contextlib.nullcontext(cluster) if cluster else small_cluster() as cluster:
         for number in range(count):
             cluster.add_node(**NODE)
             stage = "cross-validated core" if number % 3 == 2 else "hulls"
             kill = kill_one(cluster, stage, chance.uniform(0.1, 0.8), deaths)
             work = folder / f"work{number}"
-            found = clear.scan(features, engine="ray", piece_rows=64, workdir=work, progress=kill, **options)
+            chosen = {"engine": "ray", "piece_rows": piece_rows, "workdir": work} | options
+            found = clear.scan(features, progress=kill, **chosen)
             same_results(wanted, found)
-            assert len(list(work.glob("hulls-*.npz"))) == -(-len(labels) // 64)
+            assert len(list(work.glob("hulls-*.npz"))) == -(-len(labels) // piece_rows)
     return {"node deaths": len(deaths), "in the middle": sum(left > 0 for left in deaths)}
 
 
-def kill_extractors(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
+def kill_extractors(folder: Path, count: int, seed: int = 0, *, cluster: Any = None) -> dict[str, int]:
     """Let a node die in the middle of an extraction, `count` times; the stores must hold the same bytes."""
     import torch
 
@@ -176,7 +180,7 @@ def kill_extractors(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
     clear.extract_to_store(model, images, folder / "whole", **options)
     chance = random.Random(seed)
     deaths: list[int] = []
-    with small_cluster() as cluster:
+    with contextlib.nullcontext(cluster) if cluster else small_cluster() as cluster:
         for number in range(count):
             cluster.add_node(**NODE)
             kill = kill_one(cluster, "features", chance.uniform(0.1, 0.7), deaths)
@@ -196,14 +200,24 @@ def same_bytes(wanted: Path, found: Path, names: list[str] | tuple[str, ...]) ->
         assert (wanted / name).read_bytes() == (found / name).read_bytes(), f"{name} differs"
 
 
+def kill_shards(folder: Path, count: int, seed: int = 0, *, cluster: Any = None) -> dict[str, int]:
+    """As `kill_nodes`, with the training set in three shards."""
+    return kill_nodes(folder, count, seed, cluster=cluster, node_memory=200_000, piece_rows=256)
+
+
+RUNS = {
+    "scan": kill_scan,
+    "features": kill_extraction,
+    "ray": kill_nodes,
+    "ray-shards": kill_shards,
+    "ray-features": kill_extractors,
+}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scan", "features", "ray", "ray-features"])
+    parser.add_argument("what", choices=list(RUNS))
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    run = {"scan": kill_scan, "features": kill_extraction, "ray": kill_nodes, "ray-features": kill_extractors}[
-        chosen.what
-    ]
     with tempfile.TemporaryDirectory() as place:
-        print(run(Path(place), chosen.count, chosen.seed))
+        print(RUNS[chosen.what](Path(place), chosen.count, chosen.seed))

@@ -31,6 +31,7 @@ LAYERS = [
     {"images", "prepare"},
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"agreement", "pockets", "pieces", "plan", "models"},
+    {"shards"},
     {"ray_engine", "flags"},
     {"probing"},
     {"detect", "guard", "features", "review"},

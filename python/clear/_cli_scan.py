@@ -83,6 +83,10 @@ def scan(
     piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
     engine: EngineOption = Where.LOCAL,
     address: AddressOption = None,
+    node_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory for the set on a node of Ray (4GiB, ...); beyond it in shards.", show_default=False),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
@@ -123,6 +127,7 @@ def scan(
             piece_rows=piece_rows,
             engine=engine.value,
             address=address,
+            node_memory=None if node_memory is None else as_bytes(node_memory, "--node-memory"),
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
             approximate=_as_approximate(approximate, probes),

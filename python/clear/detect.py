@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_count
+from clear._arrays import as_count, as_threads
 from clear._progress import Progress
 from clear.agreement import compare_scan
 from clear.approximate import Approximate
@@ -47,6 +47,7 @@ def scan(
     piece_rows: int = PIECE_ROWS,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    node_memory: int | None = None,
     max_seconds: float | None = None,
     max_memory: int | None = None,
     approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
@@ -69,9 +70,13 @@ def scan(
     piece_rows : int
         Samples in a piece: at most so many are measured again after a kill.
     engine : {"local", "ray"}
-        Where pieces are measured: in this process, or as tasks of a Ray cluster; the result is equal (==).
+        Where folds are fitted and pieces measured: in this process, or as tasks of a Ray cluster; the result is equal
+        (==).
     address : str, optional
         Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this scan.
+    node_memory : int, optional
+        Bytes that the training set may take on a node of the Ray cluster; beyond it the set is split into shards.
+        Default: half of what Ray has on the smallest node.
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
@@ -115,16 +120,22 @@ def scan(
     """
     if max_memory is not None:
         require_memory(features, config or ScanConfig(), max_memory)
-    check_engine(engine, address)
+    check_engine(engine, address, node_memory)
     if approximate is not None and engine != "local":
         raise ValueError(f'approximate is {approximate!r}: want engine="local" with it')
     work = _open_work(workdir, piece_rows, max_seconds)
-    reference = Reference(
-        features, config=config, threads=threads, progress=progress, work=work, approximate=approximate
-    )
-    if engine == "local":
-        reference.divide()
-    with open_engine(engine, address, reference.threads) as runner:
+    with open_engine(engine, address, as_threads(threads), node_memory) as runner:
+        reference = Reference(
+            features,
+            config=config,
+            threads=threads,
+            progress=progress,
+            work=work,
+            approximate=approximate,
+            engine=runner,
+        )
+        if engine == "local":
+            reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
     scores, threshold = _score_training_set(reference, wrap)
     flags = make_flags(

@@ -24,7 +24,7 @@ from clear._version import __version__
 from clear.approximate import Approximate, as_approximate, describe
 from clear.class_index import ClassIndex, Run, base_of, class_runs
 from clear.config import ScanConfig
-from clear.cross_validation import cross_validated_labels
+from clear.cross_validation import FoldEngine, cross_validated_labels
 from clear.data import Features
 from clear.errors import need
 from clear.neighbors import NeighborIndex
@@ -124,6 +124,8 @@ class Reference:
         Where finished pieces are kept.
     approximate : optional
         How candidates for the hulls are found, as in `scan`.
+    engine : FoldEngine, optional
+        Where the folds of the core are fitted. Default: here.
 
     Raises
     ------
@@ -141,6 +143,7 @@ class Reference:
         progress: Progress = False,
         work: Work | None = None,
         approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
+        engine: FoldEngine | None = None,
     ) -> None:
         self.approximate = require_by_class(approximate)
         self.config = config or ScanConfig()
@@ -165,7 +168,7 @@ class Reference:
         self.notes: list[str] = _describe(n, self.units, self.class_sizes)
         if work is not None:
             work.begin(self._inputs())
-        self.in_core, self.core_accuracy = self._pick_core(progress, work)
+        self.in_core, self.core_accuracy = self._pick_core(progress, work, engine)
         self._plan_indices()
 
     def _plan_indices(self) -> None:
@@ -176,7 +179,10 @@ class Reference:
         if self.approximate is not None and self.approximate.method == "ivf":
             whole = base_of(self.rows, self.labels, self.distinct, (0, self.n_classes))
             self.centres = train_centres(whole, self.approximate.lists, self.approximate.seed, self.threads)
-        self.order, self.order_groups = self.units, self.groups(self.rows[self.units] if self.centres else self.rows[:0])
+        self.order, self.order_groups = (
+            self.units,
+            self.groups(self.rows[self.units] if self.centres else self.rows[:0]),
+        )
         if self.order_groups is not None:  # samples that search the same lists lie side by side
             place = np.argsort(self.order_groups, kind="stable")
             self.order, self.order_groups = self.units[place], self.order_groups[place]
@@ -290,12 +296,20 @@ class Reference:
             "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},
         }
 
-    def _pick_core(self, progress: Progress, work: Work | None) -> tuple[npt.NDArray[np.bool_], float]:
+    def _pick_core(
+        self, progress: Progress, work: Work | None, engine: FoldEngine | None
+    ) -> tuple[npt.NDArray[np.bool_], float]:
         """Mark rows whose cross-validated label agrees; a class where too few do keeps all its rows."""
         labels = self.labels[self.units]
         rows = self.rows if len(self.units) == len(self.rows) else self.rows[self.units]
         predicted = cross_validated_labels(
-            rows, labels, self.config, threads=self.threads, progress=progress, work=work
+            rows,
+            labels,
+            self.config,
+            threads=self.threads,
+            progress=progress,
+            work=work,
+            engine=engine,
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())
@@ -316,7 +330,9 @@ def require_by_class(value: Approximate | str | None) -> Approximate | None:
     """Return how candidates are found, or refuse what cannot be asked about each class of prepared rows."""
     how = as_approximate(value)
     if how is not None and not isinstance(how.method, str):
-        raise ValueError('approximate: a brought index does not hold the prepared rows of each class: want "ivf" or "hnsw"')
+        raise ValueError(
+            'approximate: a brought index does not hold the prepared rows of each class: want "ivf" or "hnsw"'
+        )
     if how is not None and how.method == "hnsw":
         need("faiss", extra="ann")
     return how

@@ -1,7 +1,7 @@
 """The goals of large scans, measured: what pieces, a kill, Ray and node deaths cost; results/cluster.json.
 
-OMP_NUM_THREADS=1 python -m bench.bench_goals pieces ray resume guard faults     any of them; the others stay as they are
-python -m bench.report                                                          the table in docs/scaling.md
+OMP_NUM_THREADS=1 python -m bench.bench_goals pieces ray resume guard faults    any of them; the others stay
+python -m bench.report                                                         the table in docs/scaling.md
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from bench.goals import RESULTS  # noqa: E402
-from bench.report import condense, version  # noqa: E402
 from workloads import features  # noqa: E402
 
 import clear  # noqa: E402
+from bench.goals import RESULTS  # noqa: E402
+from bench.report import condense, version  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 FAULTS = {"scan": 20, "features": 20, "ray": 3, "ray-shards": 3, "ray-features": 3}

@@ -87,6 +87,10 @@ def scan(
         str | None,
         typer.Option(help="Memory for the set on a node of Ray (4GiB, ...); beyond it in shards.", show_default=False),
     ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(help="The --workdir of a scan of the first samples: the others join it.", show_default=False),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
@@ -128,6 +132,7 @@ def scan(
             engine=engine.value,
             address=address,
             node_memory=None if node_memory is None else as_bytes(node_memory, "--node-memory"),
+            previous=previous,
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
             approximate=_as_approximate(approximate, probes),
@@ -247,6 +252,8 @@ def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
         ],
     }
     if isinstance(result, ScanResult):
+        if result.joined is not None:
+            summary["joined"] = dataclasses.asdict(result.joined)
         summary["pockets"] = [
             dataclasses.asdict(pocket) | {"level": pocket.level.name.lower()} for pocket in result.pockets
         ]

@@ -26,7 +26,18 @@ from clear.neighbors import Neighbors
 from clear.prepare import Ints, Reference, Rows
 from clear.results import HullEvidence
 
-__all__ = ["Wrap", "collapse", "empty_wrap", "evidence", "keep_nearer", "measure", "measure_run", "reassignment"]
+__all__ = [
+    "Wrap",
+    "collapse",
+    "count_peeled",
+    "empty_wrap",
+    "evidence",
+    "keep_nearer",
+    "measure",
+    "measure_run",
+    "nearest_other",
+    "reassignment",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -117,9 +128,7 @@ def measure_run(
     wrap = empty_wrap(len(points), len(scales))
     for block in _blocks(reference, index.run, points, scales, True):
         of = None if groups is None else groups[block]
-        _measure_block(
-            reference, index, points[block], labels[block], exclude[block], of, scales, True, wrap, block
-        )
+        _measure_block(reference, index, points[block], labels[block], exclude[block], of, scales, True, wrap, block)
     return wrap
 
 
@@ -210,14 +219,19 @@ def _own_vertices(
     most = max(scale.mates for scale in scales)
     mates = index.own(points, labels, most, exclude)
     pool = index.own(points, labels, most + reference.config.hull_size, exclude, core=True)
-    available = reference.class_sizes[labels] - (exclude >= 0)
     result = []
     for scale in scales:
-        peeled_count = np.minimum(scale.mates, np.maximum(1, available // 2))
+        peeled_count = count_peeled(reference.class_sizes, labels, exclude, scale)
         peeled = np.where(np.arange(scale.mates) < peeled_count[:, None], mates.indices[:, : scale.mates], -1)
         pocket = np.ascontiguousarray(peeled[:, : scale.tight])
         result.append((pocket, _without(pool, peeled, reference.config.hull_size)))
     return mates.indices, result
+
+
+def count_peeled(class_sizes: Ints, labels: Ints, exclude: Ints, scale: Scale) -> Ints:
+    """How many mates are peeled off each sample, int64 (m,)."""
+    available = class_sizes[labels] - (exclude >= 0)
+    return np.minimum(scale.mates, np.maximum(1, available // 2))
 
 
 def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,13 +17,14 @@ from clear.collapse import Wrap, collapse, reassignment
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
+from clear.incremental import join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Level, Pocket, ScanResult, Scores, Verdict
+from clear.results import Change, Joined, Level, Pocket, ScanResult, Scores, Verdict
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
@@ -48,6 +50,7 @@ def scan(
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     node_memory: int | None = None,
+    previous: str | os.PathLike[str] | None = None,
     max_seconds: float | None = None,
     max_memory: int | None = None,
     approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
@@ -77,6 +80,10 @@ def scan(
     node_memory : int, optional
         Bytes that the training set may take on a node of the Ray cluster; beyond it the set is split into shards.
         Default: half of what Ray has on the smallest node.
+    previous : path, optional
+        The `workdir` of a finished scan of the first rows: the others join it, at the cost of the new rows and of what
+        they come near to. Mean, projection and core classifier stay those of that scan; `result.joined` says which of
+        its verdicts changed (docs/scaling.md). Takes the place of `workdir`; local engine only.
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
@@ -121,6 +128,10 @@ def scan(
     if max_memory is not None:
         require_memory(features, config or ScanConfig(), max_memory)
     check_engine(engine, address, node_memory)
+    if previous is not None:
+        if workdir is not None or approximate is not None or engine != "local" or max_seconds is not None:
+            raise ValueError('previous goes with engine="local", and without workdir, max_seconds and approximate')
+        return _scan_joining(features, previous, config, threads, progress)
     if approximate is not None and engine != "local":
         raise ValueError(f'approximate is {approximate!r}: want engine="local" with it')
     work = _open_work(workdir, piece_rows, max_seconds)
@@ -137,6 +148,37 @@ def scan(
         if engine == "local":
             reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
+    return _judge(features, reference, wrap)
+
+
+def _scan_joining(
+    features: Features,
+    previous: str | os.PathLike[str],
+    config: ScanConfig | None,
+    threads: int | None,
+    progress: Progress,
+) -> ScanResult:
+    """A scan whose first rows have been scanned."""
+    joining = join_scan(features, previous, config=config, threads=threads, progress=progress)
+    known = len(joining.before.labels)
+    result = _judge(features, joining.reference, joining.wrap)
+    before = _score_training_set(joining.before, joining.wrap_before)[0].level
+    after = result.scores.level[:known]
+    changed = tuple(
+        Change(row, features.ids[row].item(), Level(int(before[row])), Level(int(after[row])))
+        for row in np.flatnonzero(before != after).tolist()
+    )
+    note = (
+        f"incremental: {len(features.labels) - known} samples joined a scan of {known}; mean, projection and core "
+        f"classifier are that scan's; of its samples {joining.measured_again} were measured again, "
+        f"{len(changed)} have another level"
+    )
+    joined = Joined(known, joining.measured_again, changed)
+    return replace(result, notes=(note, *result.notes), joined=joined)
+
+
+def _judge(features: Features, reference: Reference, wrap: Wrap) -> ScanResult:
+    """Scores, flags, pockets and the verdict from hull distances."""
     scores, threshold = _score_training_set(reference, wrap)
     flags = make_flags(
         scores,
@@ -149,7 +191,7 @@ def scan(
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
-    approximation = None if approximate is None else compare_scan(reference, wrap, scores, _score_training_set)
+    approximation = None if reference.approximate is None else compare_scan(reference, wrap, scores, _score_training_set)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],

@@ -12,9 +12,20 @@ from clear.class_index import Run
 from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
 from clear.prepare import Ints, Reference
+from clear.reach import Recorder
 from clear.work import PIECE_ROWS, Arrays, Work
 
-__all__ = ["Engine", "LocalEngine", "Piece", "measure_in_pieces", "measure_piece"]
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "Piece",
+    "add_piece",
+    "cut_pieces",
+    "measure_in_pieces",
+    "measure_piece",
+    "name_piece",
+    "of_run",
+]
 
 STAGE = "hulls"
 LOCAL_ROWS = 1 << 16
@@ -53,16 +64,18 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
     units = reference.order[piece.start : piece.stop]
     run = piece.run or (0, reference.n_classes)
     labels = reference.labels[units]
+    recorder = Recorder(reference.index(run))
     wrap = measure_run(
         reference,
-        reference.index(run),
+        recorder.as_index(),
         reference.rows[units],
         labels,
         (SCAN_SCALE,),
         exclude=units,
         groups=None if reference.order_groups is None else reference.order_groups[piece.start : piece.stop],
     )
-    mine = _owned(labels, run)
+    mine = of_run(labels, run)
+    reach, own_reach = recorder.reach(labels, mine)
     return {
         "pocket": wrap.pocket[0][mine],
         "own": wrap.own[0][mine],
@@ -70,6 +83,8 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
         "other": wrap.other,
         "other_label": wrap.other_label,
         "mates": wrap.mates[mine],
+        "reach": reach,
+        "own_reach": own_reach,
     }
 
 
@@ -89,8 +104,8 @@ def measure_in_pieces(
     wrap = empty_wrap(count, 1)
     if work is None and engine is None:
         piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
-    pieces = _cut(reference, piece_rows)
-    names = {piece: _name(piece) for piece in pieces}
+    pieces = cut_pieces(reference, piece_rows)
+    names = {piece: name_piece(piece) for piece in pieces}
     done = 0
     with track(progress, STAGE, count * len(reference.runs)) as advance:
         missing = []
@@ -99,21 +114,21 @@ def measure_in_pieces(
             if arrays is None:
                 missing.append(piece)
                 continue
-            _add(reference, wrap, piece, arrays)
+            add_piece(reference, wrap, piece, arrays)
             advance(piece.stop - piece.start)
             done += 1
         _check_time(work, done, len(pieces))
         for piece, arrays in (engine or LocalEngine()).run(reference, missing):
             if work is not None:
                 work.save(*names[piece], arrays)
-            _add(reference, wrap, piece, arrays)
+            add_piece(reference, wrap, piece, arrays)
             advance(piece.stop - piece.start)
             done += 1
             _check_time(work, done, len(pieces))
     return wrap
 
 
-def _cut(reference: Reference, piece_rows: int) -> list[Piece]:
+def cut_pieces(reference: Reference, piece_rows: int) -> list[Piece]:
     """Pieces of one run after another, so that one index is needed at a time."""
     count = len(reference.units)
     pieces = []
@@ -124,20 +139,22 @@ def _cut(reference: Reference, piece_rows: int) -> list[Piece]:
     return pieces
 
 
-def _name(piece: Piece) -> tuple[str, int]:
+def name_piece(piece: Piece) -> tuple[str, int]:
+    """Stage and number under which a piece is stored."""
     return (STAGE if piece.run is None else f"{STAGE}-{piece.run[0]}-{piece.run[1]}"), piece.number
 
 
-def _owned(labels: Ints, run: Run) -> Ints:
+def of_run(labels: Ints, run: Run) -> Ints:
+    """Positions of the labels of a run."""
     return np.flatnonzero((labels >= run[0]) & (labels < run[1]))
 
 
-def _add(reference: Reference, wrap: Wrap, piece: Piece, arrays: Arrays) -> None:
+def add_piece(reference: Reference, wrap: Wrap, piece: Piece, arrays: Arrays) -> None:
     """Enter a piece in the result; those of a range of samples come in any order of their runs."""
     units = reference.order[piece.start : piece.stop]
     at = np.searchsorted(reference.units, units)
     keep_nearer(wrap, at, arrays["other"], arrays["other_label"])
-    at = at[_owned(reference.labels[units], piece.run or (0, reference.n_classes))]
+    at = at[of_run(reference.labels[units], piece.run or (0, reference.n_classes))]
     wrap.pocket[0][at], wrap.own[0][at] = arrays["pocket"], arrays["own"]
     wrap.own_size[0][at], wrap.mates[at] = arrays["own_size"], arrays["mates"]
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
-from clear._blas import one_numpy_thread
 from clear._backend import release_memory
+from clear._blas import one_numpy_thread
 from clear._lists import Centres, train_centres
 from clear._progress import Progress
 from clear._version import __version__
@@ -31,15 +31,28 @@ from clear.neighbors import NeighborIndex
 from clear.results import Preparation
 from clear.work import Work, hash_array
 
-__all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
+__all__ = [
+    "Parts",
+    "Reference",
+    "apply_preparation",
+    "count_classes",
+    "describe_samples",
+    "find_representatives",
+    "fit_preparation",
+    "scan_inputs",
+    "thin_classes",
+]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
-    """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks."""
-    n, d = values.shape
+def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None = None) -> Preparation:
+    """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks.
+
+    `rows`: so many of the first rows alone.
+    """
+    n, d = len(values) if rows is None else rows, values.shape[1]
     mean = np.zeros(d)
     for block in blocks(n, d * 8):
         mean += values[block].astype(np.float64).sum(axis=0)
@@ -165,9 +178,9 @@ class Reference:
                 "(twice the folds)"
             )
         self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
-        self.notes: list[str] = _describe(n, self.units, self.class_sizes)
+        self.notes: list[str] = describe_samples(n, self.units, self.class_sizes)
         if work is not None:
-            work.begin(self._inputs())
+            work.begin(scan_inputs(self.rows, self.labels, self.n_classes, self.config, self.approximate))
         self.in_core, self.core_accuracy = self._pick_core(progress, work, engine)
         self._plan_indices()
 
@@ -281,21 +294,6 @@ class Reference:
         self._plan_indices()
         return self
 
-    def _inputs(self) -> dict[str, Any]:
-        """Everything that the pieces of a scan depend on."""
-        from importlib.metadata import version
-
-        graph = self.approximate is not None and self.approximate.method == "hnsw"
-        libraries = ("numpy", "scikit-learn", *(["faiss-cpu"] if graph else []))
-        return {
-            "features": hash_array(self.rows),
-            "labels": hash_array(self.labels),
-            "classes": self.n_classes,
-            "config": asdict(self.config),
-            "approximate": None if self.approximate is None else describe(self.approximate),
-            "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},
-        }
-
     def _pick_core(
         self, progress: Progress, work: Work | None, engine: FoldEngine | None
     ) -> tuple[npt.NDArray[np.bool_], float]:
@@ -313,8 +311,7 @@ class Reference:
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())
-        kept = np.bincount(labels[agrees], minlength=self.n_classes)
-        thin = np.flatnonzero(kept < np.minimum(self.class_sizes, self.config.hull_size))
+        thin = thin_classes(labels, agrees, self.class_sizes, self.config)
         if len(thin):
             agrees |= np.isin(labels, thin)
             self.notes.append(
@@ -338,6 +335,31 @@ def require_by_class(value: Approximate | str | None) -> Approximate | None:
     return how
 
 
+def scan_inputs(
+    rows: Rows, labels: Ints, n_classes: int, config: ScanConfig, how: Approximate | None = None
+) -> dict[str, Any]:
+    """Everything that the pieces of a scan depend on."""
+    from importlib.metadata import version
+
+    graph = how is not None and how.method == "hnsw"
+    libraries = ("numpy", "scikit-learn", *(["faiss-cpu"] if graph else []))
+    return {
+        "samples": len(rows),
+        "features": hash_array(rows),
+        "labels": hash_array(labels),
+        "classes": n_classes,
+        "config": asdict(config),
+        "approximate": None if how is None else describe(how),
+        "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},
+    }
+
+
+def thin_classes(labels: Ints, agrees: npt.NDArray[np.bool_], class_sizes: Ints, config: ScanConfig) -> Ints:
+    """Classes where too few samples are predicted as such to span a hull."""
+    kept = np.bincount(labels[agrees], minlength=len(class_sizes))
+    return np.flatnonzero(kept < np.minimum(class_sizes, config.hull_size))
+
+
 def count_classes(features: Features) -> int:
     """Return the number of classes, named or counted from the labels; a stray label must not cost memory."""
     present = np.unique(features.labels)
@@ -352,7 +374,8 @@ def count_classes(features: Features) -> int:
     return largest + 1
 
 
-def _describe(n: int, units: Ints, class_sizes: Ints) -> list[str]:
+def describe_samples(n: int, units: Ints, class_sizes: Ints) -> list[str]:
+    """Notes on copies and empty classes."""
     notes = []
     if len(units) < n:
         notes.append(

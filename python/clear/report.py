@@ -17,7 +17,19 @@ from clear._npy import read_npz
 from clear._version import __version__
 from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
-from clear.results import Approximation, Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
+from clear.results import (
+    Approximation,
+    Change,
+    Flag,
+    HullEvidence,
+    Joined,
+    Level,
+    Pocket,
+    Preparation,
+    ProbeResult,
+    ScanResult,
+    Scores,
+)
 
 __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
@@ -160,6 +172,8 @@ def _as_document(result: Result) -> dict[str, Any]:
         "flags": [asdict(flag) for flag in result.flags],
     }
     if isinstance(result, ScanResult):
+        if result.joined is not None:
+            document["joined"] = asdict(result.joined)
         return document | {"core_accuracy": result.core_accuracy, "pockets": [asdict(p) for p in result.pockets]}
     return document | {"reference_source": result.reference_source}
 
@@ -227,7 +241,8 @@ def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
     if kind == "probe":
         return ProbeResult(**shared, reference_source=document["reference_source"])
     pockets = tuple(_as_pocket(pocket, n) for pocket in document["pockets"])
-    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]))
+    joined = _as_joined(document["joined"], n) if "joined" in document else None
+    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]), joined=joined)
 
 
 def _as_approximation(stated: dict[str, Any] | None) -> Approximation | None:
@@ -267,6 +282,14 @@ def _as_flag(flag: dict[str, Any], n: int) -> Flag:
         tuple(map(_row, flag["mates"])),
         hulls,
     )
+
+
+def _as_joined(joined: dict[str, Any], n: int) -> Joined:
+    changed = tuple(
+        Change(_row(change["row"], n), change["id"], *(Level[change[name].upper()] for name in ("before", "after")))
+        for change in joined["changed"]
+    )
+    return Joined(_row(joined["n_before"], n), int(joined["measured_again"]), changed)
 
 
 def _as_pocket(pocket: dict[str, Any], n: int) -> Pocket:

@@ -11,7 +11,20 @@ import numpy.typing as npt
 
 from clear.config import ScanConfig
 
-__all__ = ["Approximation", "Flag", "HullEvidence", "Level", "Pocket", "Preparation", "ProbeResult", "ScanResult", "Scores", "Verdict"]
+__all__ = [
+    "Approximation",
+    "Change",
+    "Flag",
+    "HullEvidence",
+    "Joined",
+    "Level",
+    "Pocket",
+    "Preparation",
+    "ProbeResult",
+    "ScanResult",
+    "Scores",
+    "Verdict",
+]
 
 Verdict = Literal["clean", "poisoned", "undecided"]
 
@@ -134,6 +147,27 @@ class Approximation:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """An old sample whose level is another one since new samples have joined its scan."""
+
+    row: int
+    id: int | str
+    before: Level
+    after: Level
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What an incremental scan took from the finished one, and what the new samples changed in it."""
+
+    n_before: int
+    """Samples of the finished scan, whose mean, projection and core classifier stay: rows from here on are new."""
+    measured_again: int
+    """Distinct old samples of which a hull was measured again, because a new one is among the nearest rows."""
+    changed: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScanResult:
     """Everything a scan found; `clear.write_report` writes it."""
 
@@ -159,6 +193,8 @@ class ScanResult:
     """What the user should know: lowered neighbourhoods, collapsed duplicates, weak features."""
     approximation: Approximation | None = None
     """What is known about approximate candidates; None where neighbours are exact."""
+    joined: Joined | None = None
+    """Of an incremental scan (`previous`)."""
 
     def __repr__(self) -> str:
         certain = sum(flag.level == Level.CERTAIN for flag in self.flags)

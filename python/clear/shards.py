@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from clear.class_index import Run
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.neighbors import NeighborIndex, Neighbors
 from clear.pieces import Piece, measure_piece
@@ -142,18 +143,19 @@ def gather_rows(shard: Shard, found: Found) -> tuple[Ints, Rows]:
 
 def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]) -> Arrays:
     """What `measure_piece` gives, from the rows found alone: numbered anew, behind the samples themselves."""
-    m = len(question.points)
+    m, run = len(question.points), (0, len(question.class_sizes))
     numbers = np.concatenate([part for part, _ in gathered])
-    mates, pool, others = (np.where(n.indices >= 0, m + np.searchsorted(numbers, n.indices), -1) for n in found)
+    found = Found(*(Neighbors(d, np.where(rows >= 0, m + np.searchsorted(numbers, rows), -1)) for d, rows in found))
+    known = _Known(run, found)
     reference = SimpleNamespace(
         config=question.config,
-        n_classes=len(question.class_sizes),
+        n_classes=run[1],
         class_sizes=question.class_sizes,
         rows=np.concatenate([question.points, *(rows for _, rows in gathered)]),
         labels=question.labels,
-        units=np.arange(m),
-        all_index=_Known(Neighbors(found.mates.distances, mates)),
-        core_index=_Known(Neighbors(found.pool.distances, pool), Neighbors(found.others.distances, others)),
+        order=np.arange(m),
+        order_groups=None,
+        index=lambda _: known,
         threads=1,
     )
     arrays = measure_piece(cast("Reference", reference), Piece(0, 0, m))
@@ -165,21 +167,21 @@ def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]
 class _Known:
     """An index whose answers are known: they are given out in the order of the samples that are asked about."""
 
-    def __init__(self, plain: Neighbors, by_class: Neighbors | None = None) -> None:
-        self._answers = {"search": plain, "search_by_class": by_class or plain}
-        self._given = dict.fromkeys(self._answers, 0)
+    def __init__(self, run: Run, found: Found) -> None:
+        self.run, self._found = run, found
+        self._given = [0, 0, 0]
 
-    def search(self, points: Rows, **_: Any) -> Neighbors:
-        return self._next("search", len(points))
+    def own(self, points: Rows, _labels: Ints, _k: int, _exclude: Ints, *, core: bool = False) -> Neighbors:
+        return self._next(1 if core else 0, len(points))
 
-    def search_by_class(self, points: Rows, **_: Any) -> Neighbors:
-        return self._next("search_by_class", len(points))
+    def others(self, points: Rows, _labels: Ints, _k: int, _groups: Ints | None) -> Neighbors:
+        return self._next(2, len(points))
 
-    def _next(self, name: str, count: int) -> Neighbors:
-        start = self._given[name]
-        self._given[name] += count
-        distances, indices = self._answers[name]
-        return Neighbors(distances[start : start + count], indices[start : start + count])
+    def _next(self, which: int, count: int) -> Neighbors:
+        part = slice(self._given[which], self._given[which] + count)
+        self._given[which] = part.stop
+        distances, indices = self._found[which]
+        return Neighbors(distances[part], indices[part])
 
 
 def join_parts(*parts: Arrays) -> Arrays:

@@ -1,6 +1,6 @@
 """The goals of large scans, measured: what pieces, a kill, Ray and node deaths cost; results/cluster.json.
 
-OMP_NUM_THREADS=1 python -m bench.bench_goals pieces ray resume guard faults    any of them; the others stay
+OMP_NUM_THREADS=1 python -m bench.bench_goals pieces ray resume guard join faults    any of them; others stay
 python -m bench.report                                                         the table in docs/scaling.md
 """
 
@@ -96,6 +96,27 @@ def resume(folder: Path, n: int = 50_000, piece_rows: int = 1024) -> dict[str, A
     return {"samples": n, "pieces": count, "done_at_the_kill": done, "finished_pieces_repeated": again, "begun": 1}
 
 
+def join(folder: Path, n: int = 50_000, new: tuple[int, ...] = (50, 500)) -> dict[str, Any]:
+    """CPU time of letting new samples join a finished scan over that of a scan of all, one thread."""
+    whole = training(n + max(new))
+    order = np.random.default_rng(0).permutation(n + max(new))
+
+    def part(count: int) -> clear.Features:
+        return clear.Features.from_arrays(whole.values[order[:count]], whole.labels[order[:count]])
+
+    begun = time.process_time()
+    clear.scan(part(n), threads=1, workdir=folder)
+    scanned, found = time.process_time() - begun, {}
+    for count in new:
+        begun = time.process_time()
+        joined = clear.scan(part(n + count), threads=1, previous=folder).joined
+        taken = time.process_time() - begun
+        changed = len(joined.changed)
+        found[str(count)] = {"over_whole": taken / scanned, "seconds": taken, "changed": changed}
+        found[str(count)]["measured_again"] = joined.measured_again
+    return {"samples": n, "whole_seconds": scanned, "new": found}
+
+
 def guard(folder: Path) -> dict[str, Any]:
     """Batches of 1 and 256 against 50,000 and 1,000,000 training samples, for each input."""
     raw = folder / "guard.json"
@@ -119,7 +140,7 @@ def faults(folder: Path) -> dict[str, Any]:
     return found
 
 
-STEPS = {step.__name__: step for step in (pieces, ray, resume, guard, faults)}
+STEPS = {step.__name__: step for step in (pieces, ray, resume, guard, join, faults)}
 
 
 def main() -> None:

@@ -77,3 +77,9 @@ def test_a_network_that_fails_is_named_with_its_rows(tmp_path: Path, cluster: ob
         clear.extract_to_store(
             torch.nn.Linear(3, 2), (inputs, [0] * 40), tmp_path / "set", batch_size=4, shard_rows=8, engine="ray"
         )
+
+
+def test_a_single_file_is_not_extracted_by_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--engine", "ray"]
+    assert main([*words, "--out", "set.npy"]) == 64
+    assert "want a name without a suffix" in capsys.readouterr().err

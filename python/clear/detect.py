@@ -191,7 +191,8 @@ def _judge(features: Features, reference: Reference, wrap: Wrap) -> ScanResult:
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
-    approximation = None if reference.approximate is None else compare_scan(reference, wrap, scores, _score_training_set)
+    exact = reference.approximate is None
+    approximation = None if exact else compare_scan(reference, wrap, scores, _score_training_set)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],

@@ -1,7 +1,7 @@
 """New samples join a finished scan: they are measured, and of the old ones those that a new one comes near to.
 
-What is fitted stays that of the finished scan: mean and projection, the classifier that picks the core (for new samples:
-its first fold's), classes. Measured under these, every number is the one that a scan of all samples would give: a new
+What is fitted stays that of the finished scan: mean and projection, classes, the classifier that picks the core (for new
+samples: its first fold's). Measured under these, every number is the one that a scan of all samples would give: a new
 sample changes an old one's hull only where it is nearer than the farthest row that the hull was chosen from, and this
 distance is kept in the pieces (`clear.reach`).
 """

@@ -149,7 +149,7 @@ def main() -> None:
     for what in parser.parse_args().what:
         with tempfile.TemporaryDirectory() as place:
             measured = STEPS[what](Path(place))
-        measured |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "ray": version("ray")}
+        measured |= {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "ray_version": version("ray")}
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps(known | {what: measured}, indent=1) + "\n", encoding="utf-8")
         sys.stdout.write(f"{what}: {json.dumps(measured)}\n")

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import report_plots  # noqa: E402
+from bench import goals, report_plots  # noqa: E402
 from bench.report_tables import best_peer, hull_summary, seconds, sections, table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,9 @@ SCALING = SPEED.with_name("scaling.json")
 FIGURE = ROOT / "docs" / "figures" / "scaling.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
+SCALE = ROOT / "docs" / "scaling.md"
 MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
+GOALS = ("<!-- goals:start -->", "<!-- goals:end -->")
 HULL_TEXT = """\
 Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out sample of
 the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call them,
@@ -145,11 +147,11 @@ def headline(speed: dict[str, Any]) -> str:
     )
 
 
-def with_block(text: str, block: str) -> str:
-    start, end = MARKERS
+def with_block(text: str, block: str, markers: tuple[str, str] = MARKERS) -> str:
+    start, end = markers
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no {start} ... {end}")
+        raise SystemExit(f"no {start} ... {end} in the document")
     return pattern.sub(lambda _: f"{start}\n{block}\n{end}", text)
 
 
@@ -164,10 +166,11 @@ def main() -> int:
         SPEED.write_text(json.dumps(condense(runs), indent=1) + "\n", encoding="utf-8")
     speed = json.loads(SPEED.read_text(encoding="utf-8"))
     wanted = {DOCUMENT: benchmarks_page(speed), README: with_block(README.read_text(encoding="utf-8"), headline(speed))}
+    wanted[SCALE] = with_block(SCALE.read_text(encoding="utf-8"), goals.block(), GOALS)
     for path, text in wanted.items():
         if options.check:
             if path.read_text(encoding="utf-8") != text:
-                sys.stderr.write(f"{path.name} differs from {SPEED.name}: run python -m bench.report\n")
+                sys.stderr.write(f"{path.name} differs from bench/results: run python -m bench.report\n")
                 return 1
         else:
             path.write_text(text, encoding="utf-8")

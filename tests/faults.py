@@ -3,6 +3,8 @@
 python tests/faults.py scan --count 20
 python tests/faults.py features --count 20
 RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray --count 3
+RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray-shards --count 3
+RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray-features --count 3
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,39 +114,79 @@ def kill_extraction(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
     return {"kills": killed, "extractions": runs}
 
 
-def kill_nodes(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
-    """Let a node of a Ray cluster on this machine die in the middle of a scan, `count` times, each in a new scan."""
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@contextlib.contextmanager
+def small_cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine: a head and one further node of one core each, connected."""
     import ray
     from ray.cluster_utils import Cluster
 
-    values, labels = make_classes(seed, classes=6, per_class=400, d=24)
-    features = clear.Features.from_arrays(values, labels)
-    wanted = clear.scan(features, threads=1)
-    chance, deaths, repeated = random.Random(seed), 0, 0
-    size = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
-    nodes = [cluster.add_node(**size)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     try:
-        for number in range(count):
-            nodes.append(cluster.add_node(**size))
-            due, done_after = chance.uniform(0.1, 0.8), 0
-
-            def kill(stage: str, done: int, total: int, due: float = due) -> None:
-                nonlocal deaths, done_after
-                if stage == "hulls" and done >= due * total and len(nodes) == 2:
-                    cluster.remove_node(nodes.pop(0), allow_graceful=False)
-                    deaths, done_after = deaths + 1, total - done
-
-            work = folder / f"work{number}"
-            found = clear.scan(features, engine="ray", piece_rows=64, workdir=work, progress=kill)
-            same_results(wanted, found)
-            repeated += done_after > 0
-            assert len(list(work.glob("hulls-*.npz"))) == -(-len(labels) // 64)
+        cluster.add_node(**NODE)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
-    return {"node deaths": deaths, "in the middle": repeated}
+
+
+def kill_one(cluster: Any, stage: str, share: float, deaths: list[int]) -> Callable[[str, int, int], None]:
+    """A progress that kills the older of two nodes once that share of a stage is done, and notes what is left."""
+    before = len(deaths)
+
+    def kill(now: str, done: int, total: int) -> None:
+        if now == stage and done >= share * total and len(deaths) == before:
+            cluster.remove_node(next(node for node in cluster.worker_nodes), allow_graceful=False)
+            deaths.append(total - done)
+
+    return kill
+
+
+def kill_nodes(
+    folder: Path, count: int, seed: int = 0, *, cluster: Any = None, piece_rows: int = 64, **options: Any
+) -> dict[str, int]:
+    """Let a node of a Ray cluster on this machine die in the middle of a scan, `count` times, each in a new scan."""
+    values, labels = make_classes(seed, classes=6, per_class=400, d=24)
+    features = clear.Features.from_arrays(values, labels)
+    wanted = clear.scan(features, threads=1)
+    chance = random.Random(seed)
+    deaths: list[int] = []
+    with contextlib.nullcontext(cluster) if cluster else small_cluster() as cluster:
+        for number in range(count):
+            cluster.add_node(**NODE)
+            stage = "cross-validated core" if number % 3 == 2 else "hulls"
+            kill = kill_one(cluster, stage, chance.uniform(0.1, 0.8), deaths)
+            work = folder / f"work{number}"
+            chosen = {"engine": "ray", "piece_rows": piece_rows, "workdir": work} | options
+            found = clear.scan(features, progress=kill, **chosen)
+            same_results(wanted, found)
+            assert len(list(work.glob("hulls-*.npz"))) == -(-len(labels) // piece_rows)
+    return {"node deaths": len(deaths), "in the middle": sum(left > 0 for left in deaths)}
+
+
+def kill_extractors(folder: Path, count: int, seed: int = 0, *, cluster: Any = None) -> dict[str, int]:
+    """Let a node die in the middle of an extraction, `count` times; the stores must hold the same bytes."""
+    import torch
+
+    from clear.architectures import digits_cnn
+
+    torch.manual_seed(seed)
+    model, rng, n = digits_cnn(), np.random.default_rng(seed), 1000
+    images = rng.normal(size=(n, 1, 8, 8)).astype(np.float32), np.arange(n) % 10
+    options = {"batch_size": 32, "shard_rows": 64}
+    clear.extract_to_store(model, images, folder / "whole", **options)
+    chance = random.Random(seed)
+    deaths: list[int] = []
+    with contextlib.nullcontext(cluster) if cluster else small_cluster() as cluster:
+        for number in range(count):
+            cluster.add_node(**NODE)
+            kill = kill_one(cluster, "features", chance.uniform(0.1, 0.7), deaths)
+            clear.extract_to_store(model, images, folder / str(number), engine="ray", progress=kill, **options)
+            same_bytes(folder / "whole", folder / str(number), [path.name for path in (folder / "whole").iterdir()])
+    return {"node deaths": len(deaths), "in the middle": sum(left > 0 for left in deaths)}
 
 
 def same_results(wanted: Any, found: Any) -> None:
@@ -157,12 +200,24 @@ def same_bytes(wanted: Path, found: Path, names: list[str] | tuple[str, ...]) ->
         assert (wanted / name).read_bytes() == (found / name).read_bytes(), f"{name} differs"
 
 
+def kill_shards(folder: Path, count: int, seed: int = 0, *, cluster: Any = None) -> dict[str, int]:
+    """As `kill_nodes`, with the training set in three shards."""
+    return kill_nodes(folder, count, seed, cluster=cluster, node_memory=200_000, piece_rows=256)
+
+
+RUNS = {
+    "scan": kill_scan,
+    "features": kill_extraction,
+    "ray": kill_nodes,
+    "ray-shards": kill_shards,
+    "ray-features": kill_extractors,
+}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["scan", "features", "ray"])
+    parser.add_argument("what", choices=list(RUNS))
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    run = {"scan": kill_scan, "features": kill_extraction, "ray": kill_nodes}[chosen.what]
     with tempfile.TemporaryDirectory() as place:
-        print(run(Path(place), chosen.count, chosen.seed))
+        print(RUNS[chosen.what](Path(place), chosen.count, chosen.seed))

@@ -232,6 +232,7 @@ def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) ->
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
         "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
+        "node_memory", "previous", "approximate", "probes",
     }  # fmt: skip
     assert names_of(command) - own == settings
 

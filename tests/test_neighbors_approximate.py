@@ -57,9 +57,25 @@ def test_all_lists_probed_give_the_exact_answer(metric, faiss):
     assert_same(index.search(QUERIES, k=5, within=LABELS[:60]), exact.search(QUERIES, k=5, within=LABELS[:60]))
     found = index.search_by_class(QUERIES, k=5, without=LABELS[:60])
     assert_same(found, exact.search_by_class(QUERIES, k=5, without=LABELS[:60]))
-    half = np.arange(0, 3000, 2)
-    assert_same(index.subset(half).search(QUERIES, k=5), exact.subset(half).search(QUERIES, k=5))
+    for some in (np.arange(0, 3000, 2), np.arange(0, 3000, 7)):  # shares the lists; has lists of its own
+        part = index.subset(some)
+        assert_same(part.search(QUERIES, k=5), exact.subset(some).search(QUERIES, k=5))
     assert index.recall(QUERIES, k=5, sample=7) == 1.0
+
+
+def test_lists_are_the_same_for_every_number_of_threads_and_every_cut_of_the_queries():
+    found = clear.NeighborIndex(X, LABELS, approximate="ivf").search_by_class(QUERIES, k=7, threads=1)
+    index = clear.NeighborIndex(X, LABELS, approximate="ivf")
+    for queries in np.array_split(np.arange(60), 7):
+        part = index.search_by_class(QUERIES[queries], k=7, threads=3)
+        assert_same(part, clear.Neighbors(found.distances[queries], found.indices[queries]))
+
+
+def test_a_class_without_rows_gives_none():
+    index = clear.NeighborIndex(X, LABELS, n_classes=5, approximate="ivf")
+    assert (index.search_by_class(QUERIES, k=3).indices[:, 3:] == -1).all()
+    assert (index.search(QUERIES, k=3, within=np.full(60, 4)).indices == -1).all()
+    assert (clear.NeighborIndex(X[:0], approximate="ivf").search(QUERIES, k=3).indices == -1).all()
 
 
 def test_float16_lists_give_the_exact_answer_when_all_are_probed(faiss):
@@ -104,10 +120,10 @@ def test_the_recall_counts_rows_that_exist():
     assert share_found(np.array([[-1]]), np.array([[-1]])) == 1.0
 
 
-@pytest.mark.parametrize("method", ["ivf", "hnsw"])
-def test_without_faiss_the_line_that_installs_it_is_given(method, monkeypatch):
+def test_only_a_graph_needs_faiss_and_without_it_the_line_that_installs_it_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    index = clear.NeighborIndex(X, approximate=method)
+    assert clear.NeighborIndex(X, approximate="ivf").recall(QUERIES, k=1) > 0.8
+    index = clear.NeighborIndex(X, approximate="hnsw")
     with pytest.raises(clear.MissingExtra, match=r'this needs faiss: pip install "clear-pockets\[ann\]"'):
         index.search(QUERIES, k=1)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import faults
+import numpy as np
 import pytest
 from samples import make_pocket
 
@@ -21,18 +24,12 @@ def test_an_engine_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch, 
         clear.scan(FEATURES, engine="dask")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='want engine="ray" with it'):
         clear.scan(FEATURES, address="auto")
+    with pytest.raises(ValueError, match='node_memory is 9: want engine="ray" with it'):
+        clear.scan(FEATURES, node_memory=9)
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtra, match=r'pip install "clear-pockets\[ray\]"'):
         clear.scan(FEATURES, engine="ray", workdir=tmp_path / "work")
     assert not (tmp_path / "work").exists()
-
-
-@pytest.mark.filterwarnings("ignore")  # what Ray warns about is not this package's
-def test_a_node_that_dies_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head, two further nodes, one of them killed. More of them: python tests/faults.py ray --count 3"""
-    pytest.importorskip("ray", reason="the ray extra is not installed")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    assert faults.kill_nodes(tmp_path, 1) == {"node deaths": 1, "in the middle": 1}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -42,3 +39,47 @@ def test_no_cluster_at_an_address_is_one_line(capsys, tmp_path, monkeypatch) -> 
     clear.save_features(FEATURES, "train.npz")
     assert main(["scan", "train.npz", "--engine", "ray", "--address", "auto"]) == 3
     assert "no Ray cluster answers there" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    """A head and a further node of one core each: three raylets with the node that each test adds."""
+    pytest.importorskip("ray", reason="the ray extra is not installed")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        warnings.simplefilter("ignore")  # what Ray warns about is not this package's
+        with faults.small_cluster() as cluster:
+            yield cluster
+
+
+@pytest.mark.filterwarnings("ignore")
+class TestANodeThatDies:
+    """A head, two further nodes, one of them killed. More of them: python tests/faults.py ray --count 3, and so on."""
+
+    def test_changes_no_result(self, tmp_path: Path, cluster: object) -> None:
+        assert faults.kill_nodes(tmp_path, 1, cluster=cluster) == {"node deaths": 1, "in the middle": 1}
+
+    def test_changes_no_result_of_a_set_in_shards(self, tmp_path: Path, cluster: object) -> None:
+        assert faults.kill_shards(tmp_path, 1, cluster=cluster) == {"node deaths": 1, "in the middle": 1}
+
+    @pytest.mark.torch
+    def test_changes_no_feature(self, tmp_path: Path, cluster: object) -> None:
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+        assert faults.kill_extractors(tmp_path, 1, cluster=cluster) == {"node deaths": 1, "in the middle": 1}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_fails_is_named_with_its_rows(tmp_path: Path, cluster: object) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    inputs = np.ones((40, 3), np.float32)
+    inputs[30] = np.nan
+    with pytest.raises(clear.ClearError, match=r"shard 3 \(rows 24 to 32\) failed on Ray: .*nan or inf"):
+        clear.extract_to_store(
+            torch.nn.Linear(3, 2), (inputs, [0] * 40), tmp_path / "set", batch_size=4, shard_rows=8, engine="ray"
+        )
+
+
+def test_a_single_file_is_not_extracted_by_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--engine", "ray"]
+    assert main([*words, "--out", "set.npy"]) == 64
+    assert "want a name without a suffix" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_an_interrupted_scan_goes_on(training, undisturbed, tmp_path, threads) -
 
 def test_a_finished_scan_repeats_no_piece(training, undisturbed, tmp_path, monkeypatch) -> None:
     clear.scan(training, workdir=tmp_path / "work", piece_rows=PIECE)
-    monkeypatch.setattr("clear.pieces.measure", None)
+    monkeypatch.setattr("clear.pieces.measure_run", None)
     monkeypatch.setattr("clear.cross_validation._fit_predict", None)
     assert report_of(training, tmp_path, workdir=tmp_path / "work", piece_rows=PIECE) == undisturbed
 

@@ -19,8 +19,9 @@ class NeighborIndex {
 public:
     // base: (n, d), finite. rows: which rows of base can be found, ascending; their numbers are what searches return.
     // labels: class of each of `rows`, in [0, n_classes). The same length as rows.
+    // lists: the classes are lists for search_lists: each has panels of its own, however small it is.
     NeighborIndex(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
-                  Metric metric = Metric::euclidean);
+                  Metric metric = Metric::euclidean, bool lists = false);
     ~NeighborIndex();
     NeighborIndex(NeighborIndex&&) noexcept;
     NeighborIndex& operator=(NeighborIndex&&) noexcept;
@@ -43,6 +44,12 @@ public:
     // without: per query, a class that is not searched and gets no rows (-1: none).
     void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> without,
                          Index k, int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
+
+    // The k nearest rows of some classes for each query: of probes.row(group[i]), nearest classes first (-1: none).
+    // Queries of one group are searched together. The index was made for lists.
+    void search_lists(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> group,
+                      MatrixView<Index const> probes, int threads, MatrixView<double> distances,
+                      MatrixView<Index> indices) const;
 
 private:
     struct Packed;

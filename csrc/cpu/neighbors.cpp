@@ -221,7 +221,7 @@ void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<doub
 }  // namespace
 
 NeighborIndex::NeighborIndex(StoredRows base, std::span<Index const> rows, std::span<Index const> labels,
-                             Index n_classes, Metric metric) {
+                             Index n_classes, Metric metric, bool lists) {
     require(n_classes >= 0, "n_classes is ", n_classes, ": want at least 0");
     require(rows.size() == labels.size(), "rows has ", rows.size(), " entries but labels has ", labels.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -229,7 +229,7 @@ NeighborIndex::NeighborIndex(StoredRows base, std::span<Index const> rows, std::
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
     }
     KeepDenormals const mode;
-    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric)});
+    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric, !lists)});
 }
 NeighborIndex::NeighborIndex(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
 NeighborIndex NeighborIndex::subset(std::span<std::uint8_t const> found) const {
@@ -306,6 +306,51 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
         load_queries(work, request, order.data() + begin, std::min(block, m - begin));
         for (Index u = first; u < std::min(first + share, n_units); ++u)
             search_unit(work, units[at(u)], begin, distances, indices);
+    });
+    restore_sign(packed_->rows->metric, distances);
+}
+
+void NeighborIndex::search_lists(MatrixView<float const> queries, std::span<Index const> exclude,
+                                 std::span<Index const> group, MatrixView<Index const> probes, int threads,
+                                 MatrixView<double> distances, MatrixView<Index> indices) const {
+    check_queries(queries, dimension(), exclude);
+    require(static_cast<Index>(group.size()) == queries.rows, "group has ", group.size(), " entries: want ", queries.rows);
+    for (Index const g : group) require(g >= 0 && g < probes.rows, "group holds ", g, ": want rows of probes, below ", probes.rows);
+    for (Index g = 0; g < probes.rows; ++g)
+        for (Index j = 0; j < probes.cols; ++j)
+            require(probes.row(g)[j] < n_classes() && !is_bundled(*packed_, std::max<Index>(probes.row(g)[j], -1)),
+                    "probes hold ", probes.row(g)[j], ": want lists below ", n_classes());
+    check_results(queries.rows, distances.cols, distances, indices);
+    if (distances.empty()) return;
+    std::vector<Index> order(at(queries.rows));
+    std::iota(order.begin(), order.end(), Index{0});
+    std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return group[at(a)] < group[at(b)]; });
+    Request const request{*packed_, neighbor_kernels_for(current_isa()), queries, exclude, {}, distances.cols};
+    Index const most = block_size(queries.rows, buffer_capacity(request.k, most_queries), 1);
+    std::vector<Group> blocks;  // the label of each is its row of probes
+    for (Index i = 0; i < queries.rows; ++i) {
+        Index const g = group[at(order[at(i)])];
+        if (blocks.empty() || blocks.back().label != g || blocks.back().end - blocks.back().begin == most) blocks.push_back({g, i, i});
+        blocks.back().end = i + 1;
+    }
+    std::vector<Workspace> workspaces(at(threads));
+    parallel_for(static_cast<Index>(blocks.size()), 1, threads, [&](Index b, Index, int worker) {
+        KeepDenormals const mode;
+        Group const& block = blocks[at(b)];
+        Workspace& work = workspaces[at(worker)];
+        std::vector<Segment> segments;
+        for (Index j = 0; j < probes.cols; ++j) {
+            Index const list = probes.row(block.label)[j];
+            if (list < 0) continue;
+            auto const own = packed_->segments_of(list);
+            segments.insert(segments.end(), own.begin(), own.end());
+        }
+        load_queries(work, request, order.data() + block.begin, block.end - block.begin);
+        propose(work, segments, -1);
+        for (Index slot = 0; slot < work.slots; ++slot) {
+            Index const row = order[at(block.begin + slot)];
+            decide(work, slot, segments, -1, distances.row(row), indices.row(row));
+        }
     });
     restore_sign(packed_->rows->metric, distances);
 }

@@ -210,7 +210,8 @@ void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> s
 
 }  // namespace
 
-PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric) {
+PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric,
+                     bool bundles) {
     PackedBase packed;
     auto const shared = std::make_shared<PackedRows>();
     shared->metric = metric;
@@ -226,13 +227,13 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
         packed.class_size.push_back(static_cast<Index>(members.size()));
         if (members.empty()) continue;
         arrange(members);
-        if (!is_small(members)) plan_class(packed, members, panels);
+        if (!bundles || !is_small(members)) plan_class(packed, members, panels);
     }
     packed.class_begin.push_back(static_cast<Index>(packed.segments.size()));
     packed.first_position.assign(classes.size(), 0);
     packed.last_position.assign(classes.size(), 0);
     packed.bundle_of.assign(classes.size(), -1);
-    plan_bundles(packed, classes, panels);
+    if (bundles) plan_bundles(packed, classes, panels);
     require(panels * panel_rows < std::numeric_limits<std::int32_t>::max(), "base has ", rows.size(),
             " rows: want fewer than 2^31, split it");
 

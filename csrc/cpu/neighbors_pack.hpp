@@ -81,7 +81,7 @@ struct PackedBase {
 };
 
 PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
-                     Metric metric = Metric::euclidean);
+                     Metric metric = Metric::euclidean, bool bundles = true);
 
 // The rows of `whole` with found[row of the base] != 0.
 PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found);

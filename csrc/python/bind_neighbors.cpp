@@ -23,15 +23,15 @@ Metric metric_named(std::string const& name) {
 void bind_neighbors(py::module_& module) {
     py::class_<NeighborIndex>(module, "NeighborIndex")
         .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels, Index n_classes,
-                         std::string const& metric) {
+                         std::string const& metric, bool lists) {
                  auto const base_view = stored_rows(base, storage, "base");
                  auto const row_span = vector(rows, "rows");
                  auto const label_span = vector(labels, "labels");
                  py::gil_scoped_release release;
-                 return NeighborIndex(base_view, row_span, label_span, n_classes, metric_named(metric));
+                 return NeighborIndex(base_view, row_span, label_span, n_classes, metric_named(metric), lists);
              }),
              py::arg("base"), py::arg("storage"), py::arg("rows").noconvert(), py::arg("labels").noconvert(),
-             py::arg("n_classes"), py::arg("metric"), py::keep_alive<1, 2>())
+             py::arg("n_classes"), py::arg("metric"), py::arg("lists"), py::keep_alive<1, 2>())
         .def(
             "search",
             [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> within, int threads,
@@ -60,6 +60,22 @@ void bind_neighbors(py::module_& module) {
             },
             py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("without").noconvert(),
             py::arg("k"), py::arg("threads"), py::arg("distances").noconvert(), py::arg("indices").noconvert())
+        .def(
+            "search_lists",
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> group, Array<Index> probes,
+               int threads, Array<double> distances, Array<Index> indices) {
+                auto const query_view = matrix(queries, "queries");
+                auto const exclude_span = vector(exclude, "exclude");
+                auto const group_span = vector(group, "group");
+                auto const probe_view = matrix(probes, "probes");
+                auto const to_distances = output_matrix(distances, query_view.rows);
+                auto const to_indices = output_matrix(indices, query_view.rows);
+                py::gil_scoped_release release;
+                index.search_lists(query_view, exclude_span, group_span, probe_view, threads, to_distances, to_indices);
+            },
+            py::arg("queries").noconvert(), py::arg("exclude").noconvert(), py::arg("group").noconvert(),
+            py::arg("probes").noconvert(), py::arg("threads"), py::arg("distances").noconvert(),
+            py::arg("indices").noconvert())
         .def(
             "subset",
             [](NeighborIndex const& index, Array<std::uint8_t> found) {

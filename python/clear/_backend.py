@@ -33,6 +33,9 @@ class Index(Protocol):
     def search_by_class(
         self, queries: Rows, exclude: Ints, without: Ints, k: int, threads: int, distances: Floats, indices: Ints
     ) -> None: ...
+    def search_lists(
+        self, queries: Rows, exclude: Ints, group: Ints, probes: Ints, threads: int, distances: Floats, indices: Ints
+    ) -> None: ...
 
 
 class Hull(Protocol):
@@ -54,7 +57,15 @@ class Backend(Protocol):
     device: str
 
     def build_index(
-        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+        self,
+        base: npt.NDArray[Any],
+        storage: str,
+        rows: Ints,
+        labels: Ints,
+        n_classes: int,
+        metric: str,
+        *,
+        lists: bool = False,
     ) -> Index: ...
     def build_hull(self, vertices: Rows) -> Hull: ...
     def measure_candidates(
@@ -89,9 +100,17 @@ class CpuBackend:
     device = "cpu"
 
     def build_index(
-        self, base: npt.NDArray[Any], storage: str, rows: Ints, labels: Ints, n_classes: int, metric: str
+        self,
+        base: npt.NDArray[Any],
+        storage: str,
+        rows: Ints,
+        labels: Ints,
+        n_classes: int,
+        metric: str,
+        *,
+        lists: bool = False,
     ) -> Index:
-        return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric)
+        return _core.NeighborIndex(base, storage, rows, labels, n_classes, metric, lists)
 
     def build_hull(self, vertices: Rows) -> Hull:
         return _core.SharedHull(vertices)

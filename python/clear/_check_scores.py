@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_listed", "check_pockets", "check_scores", "check_verdict", "failed", "number", "read_arrays", "same"]
+__all__ = [
+    "check_approximation",
+    "check_listed",
+    "check_pockets",
+    "check_scores",
+    "check_verdict",
+    "failed",
+    "number",
+    "read_arrays",
+    "same",
+]
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
@@ -172,6 +182,23 @@ def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
         (_close(arrays["suspicion"], score).all(), "scores: suspicion is not the score"),
         (limits["z"] == report["config"]["probe_spreads"], "thresholds: z is not probe_spreads"),
         ((arrays["level"] == level).all(), "scores: level does not follow from the scores"),
+    )
+
+
+def check_approximation(report: Any) -> list[str]:
+    """What a report says about approximate candidates is a count and shares that can be."""
+    stated = report.get("approximation")
+    if stated is None:
+        return []
+    shares = [number(stated[name]) for name in ("recall", "same_level")]
+    shares += [number(stated[name]) for name in ("flagged_same_level", "same_suggestion")] if stated["flagged"] else []
+    whole = [round(stated["same_level"] * stated["sampled"], 6)]
+    whole += [round(number(stated["flagged_same_level"]) * stated["flagged"], 6)] if stated["flagged"] else []
+    return failed(
+        (all(0 <= share <= 1 for share in shares), "approximation: want shares from 0 to 1"),
+        (0 < stated["sampled"] <= report["n_samples"], "approximation: the sample is empty, or larger than the data"),
+        (stated["flagged"] <= len(report["flags"]), "approximation: more flags were compared than there are"),
+        (all(count == round(count) for count in whole), "approximation: a share is not that of whole samples"),
     )
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +29,14 @@ __all__ = [
     "REFUSED",
     "STATUS",
     "USAGE",
+    "AddressOption",
+    "EngineOption",
     "FeaturesArgument",
     "JsonOption",
     "LabelsOption",
     "PredictionsOption",
     "ThreadsOption",
+    "Where",
     "as_bytes",
     "one_line",
     "print_json",
@@ -44,6 +48,14 @@ __all__ = [
 
 CLEAN, POISONED, UNDECIDED, REFUSED, LIMIT, USAGE, CANCELLED = 0, 1, 2, 3, 4, 64, 130
 STATUS = {"clean": CLEAN, "poisoned": POISONED, "undecided": UNDECIDED}
+
+
+class Where(StrEnum):
+    """Where work is done."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
 
 FeaturesArgument = Annotated[
     Path, typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder).", show_default=False)
@@ -60,6 +72,10 @@ PredictionsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Threads to use; default: the cores this process may use.", show_default=False)
+]
+EngineOption = Annotated[Where, typer.Option(help="Where the work is done: in this process, or on a Ray cluster.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False)
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="TOML file with settings; options given here go before it.", show_default=False)

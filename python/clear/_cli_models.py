@@ -10,7 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from clear._cli_common import CLEAN, STATUS, UNDECIDED, JsonOption, ThreadsOption, print_json, printable, show_progress
+from clear._cli_common import (
+    CLEAN,
+    STATUS,
+    UNDECIDED,
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    ThreadsOption,
+    Where,
+    print_json,
+    printable,
+    show_progress,
+)
 from clear._files import atomic_write, require_writable
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -102,6 +114,8 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
     shard_rows: Annotated[int, typer.Option(min=1, help="Images in a shard of a feature store.")] = 1 << 16,
+    engine: EngineOption = Where.LOCAL,
+    address: AddressOption = None,
     json: JsonOption = False,
 ) -> int:
     """Save what one layer of a network says about images.
@@ -113,6 +127,8 @@ def features(
 
     Example: clear-pockets features net.safetensors train.parquet --architecture resnet20 --out train.npy
     """
+    if out.suffix != "" and engine is Where.RAY:
+        raise typer.BadParameter(f"--out is {out}: --engine ray writes a feature store, want a name without a suffix")
     need("torch", extra="torch")
     require_writable(out.parent)
     from clear.data import save_features
@@ -122,7 +138,9 @@ def features(
     options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "progress": show_progress()}
     model, dataset = _load(weights, architecture, classes), _open(images)
     if out.suffix == "":
-        taken = extract_to_store(model, dataset, out, shard_rows=shard_rows, **options)
+        taken = extract_to_store(
+            model, dataset, out, shard_rows=shard_rows, engine=engine.value, address=address, **options
+        )
     else:
         taken = extract_features(model, dataset, **options)
         save_features(taken, out)

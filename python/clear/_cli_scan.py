@@ -11,11 +11,14 @@ import typer
 
 from clear._cli_common import (
     STATUS,
+    AddressOption,
+    EngineOption,
     FeaturesArgument,
     JsonOption,
     LabelsOption,
     PredictionsOption,
     ThreadsOption,
+    Where,
     as_bytes,
     print_json,
     printable,
@@ -24,6 +27,7 @@ from clear._cli_common import (
     with_settings,
 )
 from clear._files import require_writable
+from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -33,11 +37,20 @@ __all__ = ["probe", "scan"]
 LISTED = 10
 
 
-class Where(StrEnum):
-    """Where pieces of work are done."""
+class Method(StrEnum):
+    """How approximate candidates are found."""
 
-    LOCAL = "local"
-    RAY = "ray"
+    IVF = "ivf"
+    HNSW = "hnsw"
+
+
+ApproximateOption = Annotated[
+    Method | None,
+    typer.Option(help="Candidates that may be missed; how many are is measured. Default: exact.", show_default=False),
+]
+ProbesOption = Annotated[
+    int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
+]
 
 
 ParquetOption = Annotated[
@@ -68,10 +81,15 @@ def scan(
     threads: ThreadsOption = None,
     workdir: WorkdirOption = None,
     piece_rows: Annotated[int, typer.Option(min=1, help="Samples in a piece of work.")] = 1 << 13,
-    engine: Annotated[Where, typer.Option(help="Where pieces are measured.")] = Where.LOCAL,
-    address: Annotated[
+    engine: EngineOption = Where.LOCAL,
+    address: AddressOption = None,
+    node_memory: Annotated[
         str | None,
-        typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False),
+        typer.Option(help="Memory for the set on a node of Ray (4GiB, ...); beyond it in shards.", show_default=False),
+    ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(help="The --workdir of a scan of the first samples: the others join it.", show_default=False),
     ] = None,
     max_seconds: Annotated[
         float | None,
@@ -81,6 +99,8 @@ def scan(
         str | None,
         typer.Option(help="Refuse (exit code 4) a scan that needs more: 4GiB, 500MB, ...", show_default=False),
     ] = None,
+    approximate: ApproximateOption = None,
+    probes: ProbesOption = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
@@ -111,8 +131,11 @@ def scan(
             piece_rows=piece_rows,
             engine=engine.value,
             address=address,
+            node_memory=None if node_memory is None else as_bytes(node_memory, "--node-memory"),
+            previous=previous,
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
+            approximate=_as_approximate(approximate, probes),
         )
     if parquet is not None:
         from clear.export import export_scores
@@ -136,6 +159,8 @@ def probe(
         Path | None, typer.Option(help="Images of the training set, for thumbnails.", show_default=False)
     ] = None,
     threads: ThreadsOption = None,
+    approximate: ApproximateOption = None,
+    probes: ProbesOption = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> int:
@@ -157,8 +182,17 @@ def probe(
     elif probed.predictions is None:
         raise ValueError(f"{inputs} has no predictions: give --predictions with what the model predicts for the inputs")
     training = open_features(reference, labels=labels)
-    result = run_probe(probed, training, config=config, threads=threads, progress=show_progress())
+    how = _as_approximate(approximate, probes)
+    result = run_probe(probed, training, config=config, threads=threads, progress=show_progress(), approximate=how)
     return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
+
+
+def _as_approximate(method: Method | None, probes: int | None) -> Approximate | None:
+    if method is None or method is Method.HNSW:
+        if probes is not None:
+            raise typer.BadParameter("--probes is for --approximate ivf: give that too")
+        return None if method is None else Approximate(method="hnsw")
+    return Approximate() if probes is None else Approximate(probes=probes)
 
 
 def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
@@ -207,6 +241,7 @@ def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
         "review": len(result.flags) - certain,
         "thresholds": result.thresholds,
         "notes": result.notes,
+        "approximation": None if result.approximation is None else dataclasses.asdict(result.approximation),
         "flags": [
             {
                 name: getattr(flag, name)
@@ -217,6 +252,8 @@ def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
         ],
     }
     if isinstance(result, ScanResult):
+        if result.joined is not None:
+            summary["joined"] = dataclasses.asdict(result.joined)
         summary["pockets"] = [
             dataclasses.asdict(pocket) | {"level": pocket.level.name.lower()} for pocket in result.pockets
         ]
@@ -250,5 +287,10 @@ def _print_summary(result: ScanResult | ProbeResult, summary: dict[str, Any]) ->
     shown = len(result.pockets) if isinstance(result, ScanResult) else len(result.flags)
     if shown > LISTED:
         typer.echo(f"      and {shown - LISTED} more")
+    if (found := result.approximation) is not None:
+        typer.echo(
+            f"approximate: {found.recall:.1%} of the neighbours found; {found.same_level:.1%} of {found.sampled} "
+            f"samples, and {found.flagged_same_level:.1%} of {found.flagged} flagged ones, get the level of exact ones"
+        )
     for note in result.notes:
         typer.echo(f"note: {printable(note)}")

@@ -20,6 +20,17 @@ class NeighborIndex:
         labels: npt.NDArray[np.int64],
         n_classes: int,
         metric: str,
+        lists: bool,
+    ) -> None: ...
+    def search_lists(
+        self,
+        queries: npt.NDArray[np.float32],
+        exclude: npt.NDArray[np.int64],
+        group: npt.NDArray[np.int64],
+        probes: npt.NDArray[np.int64],
+        threads: int,
+        distances: npt.NDArray[np.float64],
+        indices: npt.NDArray[np.int64],
     ) -> None: ...
     def subset(self, found: npt.NDArray[np.uint8]) -> NeighborIndex: ...
     @property

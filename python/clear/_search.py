@@ -53,19 +53,24 @@ class Base:
     metric: str
     device: str
 
-    def pack(self, start: int, stop: int) -> Tile:
-        """Pack rows [start, stop)."""
+    def pack(self, start: int, stop: int, *, lists: bool = False) -> Tile:
+        """Pack rows [start, stop); `lists`: for `search_lists`."""
         stored = self.stored.pack(slice(start, stop))
         rows = np.arange(stop - start) if self.found is None else np.flatnonzero(self.found[start:stop])
         labels = np.zeros(len(rows), np.int64) if self.labels is None else self.labels[start:stop][rows]
         index = get_backend(self.device).build_index(
-            stored.values, stored.storage, rows, labels, self.n_classes, self.metric
+            stored.values, stored.storage, rows, labels, self.n_classes, self.metric, lists=lists
         )
         return Tile(index, start, stop - start)
 
     def subset(self, found: npt.NDArray[np.bool_]) -> Base:
         """The same with fewer rows."""
         return replace(self, found=found if self.found is None else found & self.found)
+
+    def rows_of(self, label: int) -> Ints:
+        """Rows of a class that may be found, ascending."""
+        mine = np.ones(len(self.stored), np.bool_) if self.labels is None else self.labels == label
+        return np.flatnonzero(mine if self.found is None else mine & self.found)
 
     def class_sizes(self) -> Ints:
         """Rows that may be found of each class, int64 (classes,)."""

@@ -1,33 +1,32 @@
 """Neighbours that may be missed, on request only: candidates from lists, a graph or any index, measured exactly.
 
-Every distance reported is the true one, in float64; only the choice of the rows may err. Needs faiss (the `ann` extra),
-except for an index of the caller's own.
+Every distance reported is the true one, in float64; only the choice of the rows may err. A graph needs faiss (the `ann`
+extra).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import blocks
+from clear._arrays import as_count, blocks
 from clear._backend import Floats, Ints, get_backend
+from clear._lists import Centres, Lists, train_centres
 from clear._progress import Progress, track
-from clear._search import Base, Tile
+from clear._search import Base
 from clear._stored import StoredRows
 from clear.errors import need
 
-__all__ = ["Approximate", "ApproximateSearch", "SearchIndex", "share_found"]
+__all__ = ["Approximate", "ApproximateSearch", "SearchIndex", "as_approximate", "describe", "share_found"]
 
 Rows = npt.NDArray[np.float32]
-TRAINING_ROWS = 64
-"""Rows a list that train its centre."""
 LINKS = 32
 """Of a node of the graph."""
-PAIR_BYTES = 64 << 20
 
 
 class SearchIndex(Protocol):
@@ -38,19 +37,22 @@ class SearchIndex(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approximate:
-    """How candidates are found.
+    """How candidates are found; the same for every number of threads.
 
-    "ivf": k-means centres (trained by faiss) cut the base into lists; the exact kernel searches the nearest `probes`
-    lists of each query, list by list. "hnsw": a graph of faiss. Or an index with `search(x, k)` over the same rows.
+    "ivf": k-means centres cut the rows of each class into lists. Queries that share their nearest centre (of the class
+    asked about, or of any where all are asked about) are a group, and search the `probes` lists of a class whose
+    centres are nearest to it. "hnsw": a graph of faiss for each class, built by one thread. Or an index with
+    `search(x, k)` over the same rows.
     """
 
     method: Literal["ivf", "hnsw"] | SearchIndex = "ivf"
     lists: int | None = None
-    """Default: 4 sqrt(n)."""
-    probes: int = 16
+    """Of a class. Default: 2 sqrt(rows), of at least 128 rows each on average."""
+    probes: int = 32
     candidates: int | None = None
     """Taken from a graph or a brought index before they are measured. Default: 2 k + 32."""
     seed: int = 0
+    """Of the sample that trains the centres."""
 
 
 class Engine(Protocol):
@@ -59,62 +61,137 @@ class Engine(Protocol):
     def search(self, queries: Rows, k: int, exclude: Ints, threads: int) -> tuple[Floats, Ints]: ...
 
 
-class ApproximateSearch:
-    """Engines over a base, one for all rows and one for each class, built when first needed."""
+def as_approximate(value: Approximate | str | None) -> Approximate | None:
+    """Return the settings that a user's `approximate` stands for, or raise ValueError."""
+    how = Approximate(method=value) if isinstance(value, str) else value  # type: ignore[arg-type]
+    if how is None:
+        return None
+    if not isinstance(how, Approximate):
+        raise TypeError(f'approximate is {how!r}: want "ivf", "hnsw", Approximate(...) or None')
+    if not (isinstance(how.method, str) and how.method in ("ivf", "hnsw")) and not hasattr(how.method, "search"):
+        raise ValueError(f'approximate="{how.method}": want "ivf", "hnsw" or an index with search(x, k)')
+    for name, least in (("lists", how.lists), ("probes", how.probes), ("candidates", how.candidates)):
+        if least is not None:
+            as_count(least, name)
+    as_count(how.seed, "seed", low=0)
+    return how
 
-    def __init__(self, how: Approximate, base: Base) -> None:
-        if not (isinstance(how.method, str) and how.method in ("ivf", "hnsw")) and not hasattr(how.method, "search"):
-            raise ValueError(f'approximate="{how.method}": want "ivf", "hnsw" or an index with search(x, k)')
+
+def describe(how: Approximate) -> dict[str, Any]:
+    """The settings as plain data."""
+    return {name: getattr(how, name) for name in ("method", "lists", "probes", "candidates", "seed")}
+
+
+class ApproximateSearch:
+    """Lists of all classes, or a graph or brought index for each, built when first needed."""
+
+    def __init__(self, how: Approximate, base: Base, centres: Centres | None = None, *, first_class: int = 0) -> None:
         self.how, self.base = how, base
+        self._first = first_class  # what the centres call class 0 of the base
         self._engines: dict[int, Engine] = {}
+        self._centres, self._lists = centres, None
+        self._whole: ApproximateSearch | None = None
+
+    def subset(self, base: Base) -> ApproximateSearch:
+        """The same with fewer rows; lists are shared when most of their rows are left."""
+        part = ApproximateSearch(self.how, base, self._centres, first_class=self._first)
+        assert base.found is not None  # noqa: S101 - a subset says which
+        if 2 * int(base.found.sum()) >= int(self.base.class_sizes().sum()):
+            part._whole = self
+        return part
 
     def search(
-        self, queries: StoredRows, k: int, exclude: Ints, within: Ints, threads: int, progress: Progress
+        self,
+        queries: StoredRows,
+        k: int,
+        exclude: Ints,
+        within: Ints,
+        threads: int,
+        progress: Progress = False,
+        groups: Ints | None = None,
     ) -> tuple[Floats, Ints]:
-        """Search, for each query, the class in `within`, or all rows (-1)."""
+        """Search, for each query, the class in `within`, or all rows (-1).
+
+        `groups` (m,): else the nearest centres of the class searched.
+        """
         distances, indices = _empty((len(queries), k), self.base.metric)
         with track(progress, "neighbors", len(queries), "queries") as advance:
             for label in np.unique(within):
                 asked = np.flatnonzero(within == label)
-                rows = queries.take(asked).widen()
-                found = self._engine(int(label), threads).search(rows, k, exclude[asked], threads)
-                distances[asked], indices[asked] = found
+                for part in blocks(len(asked), 4 * queries.values.shape[1] + 16 * k):
+                    chosen = asked[part]
+                    known = None if groups is None else groups[chosen]
+                    found = self._find(queries.take(chosen).widen(), k, exclude[chosen], int(label), threads, known)
+                    distances[chosen], indices[chosen] = found
                 advance(len(asked))
         return distances, indices
 
     def search_by_class(
-        self, queries: StoredRows, k: int, exclude: Ints, without: Ints, threads: int, progress: Progress
+        self,
+        queries: StoredRows,
+        k: int,
+        exclude: Ints,
+        without: Ints,
+        threads: int,
+        progress: Progress = False,
+        groups: Ints | None = None,
     ) -> tuple[Floats, Ints]:
         """Search every class for each query, but the one in `without`."""
         distances, indices = _empty((len(queries), self.base.n_classes, k), self.base.metric)
+        if groups is None and self.how.method == "ivf":
+            groups = self.centres(threads).groups(queries.widen(), threads)
         for label in range(self.base.n_classes):
             asked = np.flatnonzero(without != label)
-            rows = queries.take(asked)
             within = np.full(len(asked), label, np.int64)
-            found = self.search(rows, k, exclude[asked], within, threads, progress)
+            known = None if groups is None else groups[asked]
+            found = self.search(queries.take(asked), k, exclude[asked], within, threads, progress, known)
             distances[asked, label], indices[asked, label] = found
         return distances, indices
 
-    def _engine(self, label: int, threads: int) -> Engine:
+    def centres(self, threads: int) -> Centres:
+        """Centres of the lists, trained when first asked for."""
+        if self._whole is not None:
+            return self._whole.centres(threads)
+        if self._centres is None:
+            self._centres = train_centres(self.base, self.how.lists, self.how.seed, threads)
+        return self._centres
+
+    def lists(self, threads: int) -> Lists:
+        """The lists, packed when first asked for."""
+        if self._lists is None:
+            if self._whole is not None:
+                self._lists = self._whole.lists(threads).subset(self.base)
+            else:
+                self._lists = Lists(self.base, self.centres(threads), self.how.probes, threads, self._first)
+        return self._lists
+
+    def _find(
+        self, queries: Rows, k: int, exclude: Ints, label: int, threads: int, groups: Ints | None
+    ) -> tuple[Floats, Ints]:
+        if self.how.method == "ivf":
+            lists = self.lists(threads)
+            if groups is None:
+                groups = lists.own_groups(queries, label, threads)
+            return lists.search(queries, k, exclude, groups, label, threads)
+        return self._engine(label).search(queries, k, exclude, threads)
+
+    def _engine(self, label: int) -> Engine:
         if label not in self._engines:
             base = self.base
             if label >= 0:
                 assert base.labels is not None or label == 0  # noqa: S101 - `within` was checked against the classes
                 mine = base.labels == label if base.labels is not None else np.ones(len(base.stored), np.bool_)
                 base = base.subset(mine)
-            self._engines[label] = build_engine(self.how, base, threads)
+            self._engines[label] = build_engine(self.how, base)
         return self._engines[label]
 
 
-def build_engine(how: Approximate, base: Base, threads: int) -> Engine:
-    """Build the engine for the rows of `base` that may be found; labels play no part."""
+def build_engine(how: Approximate, base: Base) -> Engine:
+    """Build the graph of the rows of `base` that may be found, or take the brought index; labels play no part."""
     base = replace(base, labels=None, n_classes=1)
     if not isinstance(how.method, str):
         return _Brought(how, base, how.method, None)
-    faiss = need("faiss", extra="ann")
-    if how.method == "hnsw":
-        return _Brought(how, base, *_build_graph(faiss, base))
-    return _Lists(how, base, faiss, threads)
+    return _Brought(how, base, *_build_graph(need("faiss", extra="ann"), base))
 
 
 def share_found(found: Ints, wanted: Ints) -> float:
@@ -124,44 +201,6 @@ def share_found(found: Ints, wanted: Ints) -> float:
     pairs = zip(found.reshape(-1, found.shape[-1]), wanted.reshape(-1, wanted.shape[-1]), strict=True)
     hits = sum(int(np.isin(want[want >= 0], got).sum()) for got, want in pairs)
     return hits / int((wanted >= 0).sum())
-
-
-class _Lists:
-    """Inverted lists as the classes of an exact index: all queries of a list are searched together."""
-
-    def __init__(self, how: Approximate, base: Base, faiss: Any, threads: int) -> None:
-        rows = _rows_of(base)
-        self.base, self.probes = base, how.probes
-        if not len(rows):
-            self.lists = 0
-            return
-        lists = how.lists or max(1, min(len(rows) // 8, round(4 * math.sqrt(len(rows)))))
-        centres = _train(faiss, base, rows, lists, how.seed)
-        near = "euclidean" if base.metric == "inner_product" else base.metric
-        assigner = _pack_centres(centres, base, near)
-        assigned = np.zeros(len(base.stored), np.int64)
-        for part in blocks(len(rows), 4 * centres.shape[1]):
-            assigned[rows[part]] = _nearest(assigner, _take(base, rows[part]), 1, threads)[:, 0]
-        self.centres = _pack_centres(centres, base, base.metric)
-        self.packed = replace(base, labels=assigned, n_classes=len(centres)).pack(0, len(base.stored))
-        self.lists = len(centres)
-
-    def search(self, queries: Rows, k: int, exclude: Ints, threads: int) -> tuple[Floats, Ints]:
-        """Search the lists whose centres are nearest, and merge."""
-        distances, indices = _empty((len(queries), k), self.base.metric)
-        probes = min(self.probes, self.lists)
-        if not probes:
-            return distances, indices
-        for part in blocks(len(queries), probes * (4 * queries.shape[1] + 32 * k), budget=PAIR_BYTES):
-            lists = _nearest(self.centres, queries[part], probes, threads)
-            pairs = np.repeat(np.arange(part.start, part.stop), probes)
-            found = np.empty((len(pairs), k)), np.empty((len(pairs), k), np.int64)
-            self.packed.packed.search(queries[pairs], exclude[pairs], lists.ravel(), threads, *found)
-            shape = (part.stop - part.start, probes * k)
-            distances[part], indices[part] = _best(
-                found[0].reshape(shape), found[1].reshape(shape), k, self.base.metric
-            )
-        return distances, indices
 
 
 class _Brought:
@@ -199,32 +238,21 @@ def _build_graph(faiss: Any, base: Base) -> tuple[SearchIndex, Ints]:
     kind = faiss.METRIC_L2 if base.metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
     graph = faiss.IndexHNSWFlat(width, LINKS, kind)
     graph.hnsw.efSearch = 128
-    for part in blocks(len(rows), 4 * width):
-        values = _take(base, rows[part])
-        graph.add(_unit(values) if base.metric == "cosine" else values)
+    with _one_thread(faiss):  # several would link it differently each time
+        for part in blocks(len(rows), 4 * width):
+            values = _take(base, rows[part])
+            graph.add(_unit(values) if base.metric == "cosine" else values)
     return graph, rows
 
 
-def _train(faiss: Any, base: Base, rows: Ints, lists: int, seed: int) -> Rows:
-    """Centres of k-means, (lists, width) float32; unit rows for the cosine."""
-    most = min(len(rows), max(lists, TRAINING_ROWS * lists))
-    sample = _take(base, np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)))
-    sample = _unit(sample) if base.metric == "cosine" else sample
-    lists = max(1, min(lists, most))
-    kmeans = faiss.Kmeans(sample.shape[1], lists, niter=10, seed=seed, min_points_per_centroid=1)
-    kmeans.train(sample)
-    return np.ascontiguousarray(kmeans.centroids)
-
-
-def _pack_centres(centres: Rows, base: Base, metric: str) -> Tile:
-    return Base(StoredRows(centres, False), None, None, 1, metric, base.device).pack(0, len(centres))
-
-
-def _nearest(tile: Tile, queries: Rows, k: int, threads: int) -> Ints:
-    nobody = np.full(len(queries), -1, np.int64)
-    distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    tile.packed.search(queries, nobody, nobody, threads, distances, indices)
-    return indices
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _rows_of(base: Base) -> Ints:

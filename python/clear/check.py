@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clear._check_scores import (
+    check_approximation,
     check_listed,
     check_pockets,
     check_scores,
@@ -195,7 +196,7 @@ def _check_all(report: Any, folder: Path, features: Any, queries: Any) -> list[s
     wrong += check_listed(report, arrays) + check_scores(report, arrays)
     if report["kind"] == "scan":
         wrong += check_pockets(report, arrays)
-    return wrong + check_verdict(report, arrays)
+    return wrong + check_approximation(report) + check_verdict(report, arrays)
 
 
 def _carried(report: Any, queries: Any) -> Any:

@@ -11,6 +11,7 @@ For a sample x of label a (docs/how-it-works.md has the reasons and the measurem
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,25 @@ import numpy.typing as npt
 
 from clear._arrays import blocks
 from clear._progress import Progress, track
+from clear.class_index import ClassIndex, Run
 from clear.config import Scale
 from clear.hull import HullResult, solve_hulls
 from clear.neighbors import Neighbors
 from clear.prepare import Ints, Reference, Rows
 from clear.results import HullEvidence
 
-__all__ = ["Wrap", "collapse", "evidence", "measure", "reassignment"]
+__all__ = [
+    "Wrap",
+    "collapse",
+    "count_peeled",
+    "empty_wrap",
+    "evidence",
+    "keep_nearer",
+    "measure",
+    "measure_run",
+    "nearest_other",
+    "reassignment",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -88,46 +101,88 @@ def measure(
     training row that is the sample itself.
     Time O(m n width) for the neighbours plus m * (classes + scales) small hulls.
     """
-    m = len(points)
-    nothing = np.full(m, np.nan)
-    wrap = Wrap(
-        [nothing.copy() for _ in scales],
-        [nothing.copy() for _ in scales],
-        [np.zeros(m, np.int64) for _ in scales],
-        nothing,
+    wrap = empty_wrap(len(points), len(scales))
+    groups = reference.groups(points)
+    with track(progress, stage, len(points) * len(reference.runs)) as advance:
+        for run in reference.runs:
+            index = reference.index(run)
+            for block in _blocks(reference, run, points, scales, others):
+                skip = np.full(block.stop - block.start, -1) if exclude is None else exclude[block]
+                of = None if groups is None else groups[block]
+                _measure_block(reference, index, points[block], labels[block], skip, of, scales, others, wrap, block)
+                advance(block.stop - block.start)
+    return wrap
+
+
+def measure_run(
+    reference: Reference,
+    index: ClassIndex,
+    points: Rows,
+    labels: Ints,
+    scales: tuple[Scale, ...],
+    *,
+    exclude: Ints,
+    groups: Ints | None,
+) -> Wrap:
+    """`measure` against the classes of one index, for points whose groups are known."""
+    wrap = empty_wrap(len(points), len(scales))
+    for block in _blocks(reference, index.run, points, scales, True):
+        of = None if groups is None else groups[block]
+        _measure_block(reference, index, points[block], labels[block], exclude[block], of, scales, True, wrap, block)
+    return wrap
+
+
+def _blocks(reference: Reference, run: Run, points: Rows, scales: tuple[Scale, ...], others: bool) -> Iterator[slice]:
+    size = reference.config.hull_size
+    row_bytes = 16 * (size + max(s.mates for s in scales)) + (24 * size * (run[1] - run[0]) if others else 0)
+    return blocks(len(points), row_bytes + 4 * points.shape[1], budget=BLOCK_BYTES)
+
+
+def empty_wrap(m: int, scales: int) -> Wrap:
+    """Nothing measured yet of m samples: no label's hull is near."""
+    return Wrap(
+        [np.full(m, np.nan) for _ in range(scales)],
+        [np.full(m, np.nan) for _ in range(scales)],
+        [np.zeros(m, np.int64) for _ in range(scales)],
+        np.full(m, np.nan),
         np.full(m, -1),
         np.full((m, NEAREST_MATES), -1),
     )
-    size = reference.config.hull_size
-    row_bytes = 16 * (size + max(s.mates for s in scales)) + (24 * size * reference.n_classes if others else 0)
-    with track(progress, stage, m) as advance:
-        for block in blocks(m, row_bytes + 4 * points.shape[1], budget=BLOCK_BYTES):
-            skip = np.full(block.stop - block.start, -1) if exclude is None else exclude[block]
-            _measure_block(reference, points[block], labels[block], skip, scales, others, wrap, block)
-            advance(block.stop - block.start)
-    return wrap
 
 
 def _measure_block(
     reference: Reference,
+    index: ClassIndex,
     points: Rows,
     labels: Ints,
     exclude: Ints,
+    groups: Ints | None,
     scales: tuple[Scale, ...],
     others: bool,
     wrap: Wrap,
     block: slice,
 ) -> None:
-    """Fill `wrap` for one block."""
-    mates, hulls = vertices(reference, points, labels, exclude, scales)
-    wrap.mates[block] = mates[:, :NEAREST_MATES]
-    for i, (pocket, own) in enumerate(hulls):
-        wrap.pocket[i][block] = _distances(reference, points, pocket)
-        wrap.own[i][block] = _distances(reference, points, own)
-        wrap.own_size[i][block] = (own >= 0).sum(axis=1)
+    """Fill `wrap` for one block, as far as the classes of the index go."""
+    mine = np.flatnonzero((labels >= index.run[0]) & (labels < index.run[1]))
+    if len(mine):
+        rows, at = points[mine], block.start + mine
+        mates, hulls = _own_vertices(reference, index, rows, labels[mine], exclude[mine], scales)
+        wrap.mates[at] = mates[:, :NEAREST_MATES]
+        for i, (pocket, own) in enumerate(hulls):
+            wrap.pocket[i][at] = _distances(reference, rows, pocket)
+            wrap.own[i][at] = _distances(reference, rows, own)
+            wrap.own_size[i][at] = (own >= 0).sum(axis=1)
     if others:
-        distance, label, _ = nearest_other(reference, points, labels)
-        wrap.other[block], wrap.other_label[block] = distance, label
+        distance, label, _ = _nearest_of_run(reference, index, points, labels, groups)
+        keep_nearer(wrap, block, distance, label)
+
+
+def keep_nearer(wrap: Wrap, block: slice | Ints, distance: Floats, label: Ints) -> None:
+    """Keep the nearer of the other hull that is known and a further one; of equally near ones that of the smaller label."""
+    known, known_label = wrap.other[block], wrap.other_label[block]
+    nearer = (known_label < 0) | (distance < known) | ((distance == known) & (label < known_label))
+    wrap.other[block] = np.where(nearer, distance, known)
+    wrap.other_label[block] = np.where(nearer, label, known_label)
 
 
 def vertices(
@@ -137,19 +192,46 @@ def vertices(
 
     -1 marks an absent vertex. In a label with few samples at most half of them are peeled, so that some are left.
     """
+    m, size = len(points), reference.config.hull_size
+    mates = np.full((m, max(scale.mates for scale in scales)), -1)
+    hulls = [(np.full((m, scale.tight), -1), np.full((m, size), -1)) for scale in scales]
+    for run in reference.runs:
+        mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+        if not len(mine):
+            continue
+        index = reference.index(run)
+        found = _own_vertices(reference, index, points[mine], labels[mine], exclude[mine], scales)
+        mates[mine] = found[0]
+        for (pocket, own), (pocket_found, own_found) in zip(hulls, found[1], strict=True):
+            pocket[mine], own[mine] = pocket_found, own_found
+    return mates, hulls
+
+
+def _own_vertices(
+    reference: Reference,
+    index: ClassIndex,
+    points: Rows,
+    labels: Ints,
+    exclude: Ints,
+    scales: tuple[Scale, ...],
+) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+    """`vertices` of points whose labels the index has."""
     most = max(scale.mates for scale in scales)
-    mates = reference.all_index.search(points, k=most, within=labels, exclude=exclude, threads=reference.threads)
-    pool = reference.core_index.search(
-        points, k=most + reference.config.hull_size, within=labels, exclude=exclude, threads=reference.threads
-    )
-    available = reference.class_sizes[labels] - (exclude >= 0)
+    mates = index.own(points, labels, most, exclude)
+    pool = index.own(points, labels, most + reference.config.hull_size, exclude, core=True)
     result = []
     for scale in scales:
-        peeled_count = np.minimum(scale.mates, np.maximum(1, available // 2))
+        peeled_count = count_peeled(reference.class_sizes, labels, exclude, scale)
         peeled = np.where(np.arange(scale.mates) < peeled_count[:, None], mates.indices[:, : scale.mates], -1)
         pocket = np.ascontiguousarray(peeled[:, : scale.tight])
         result.append((pocket, _without(pool, peeled, reference.config.hull_size)))
     return mates.indices, result
+
+
+def count_peeled(class_sizes: Ints, labels: Ints, exclude: Ints, scale: Scale) -> Ints:
+    """How many mates are peeled off each sample, int64 (m,)."""
+    available = class_sizes[labels] - (exclude >= 0)
+    return np.minimum(scale.mates, np.maximum(1, available // 2))
 
 
 def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:
@@ -162,14 +244,28 @@ def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:
 
 def nearest_other(reference: Reference, points: Rows, labels: Ints) -> tuple[Floats, Ints, Ints]:
     """Distance (m,), label (m,) and vertices (m, hull_size) of the nearest hull of another label."""
+    groups = reference.groups(points)
+    best = _nearest_of_run(reference, reference.index(reference.runs[0]), points, labels, groups)
+    for run in reference.runs[1:]:
+        found = _nearest_of_run(reference, reference.index(run), points, labels, groups)
+        nearer = found[0] < best[0]
+        for kept, new in zip(best, found, strict=True):
+            kept[nearer] = new[nearer]
+    return best
+
+
+def _nearest_of_run(
+    reference: Reference, index: ClassIndex, points: Rows, labels: Ints, groups: Ints | None
+) -> tuple[Floats, Ints, Ints]:
+    """`nearest_other` among the labels of the index; infinitely far where it has no other."""
     size = reference.config.hull_size
-    near = reference.core_index.search_by_class(points, k=size, without=labels, threads=reference.threads)
-    m = len(points)
-    owner = np.repeat(np.arange(m), reference.n_classes)
+    near = index.others(points, labels, size, groups)
+    m, classes = near.indices.shape[:2]
+    owner = np.repeat(np.arange(m), classes)
     distances = _distances(reference, points, near.indices.reshape(-1, size), owner).reshape(m, -1)
     label = distances.argmin(axis=1)
     at = np.arange(m)
-    return distances[at, label], label, near.indices[at, label]
+    return distances[at, label], label + index.run[0], near.indices[at, label]
 
 
 def _distances(reference: Reference, points: Rows, members: Ints, owner: Ints | None = None) -> Floats:

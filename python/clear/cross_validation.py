@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +15,31 @@ from clear._arrays import blocks
 from clear._blas import one_blas_thread
 from clear._progress import Progress, track
 from clear.config import ScanConfig
-from clear.work import Arrays, Work, finish
+from clear.work import Arrays, Work
 
-__all__ = ["MAX_FIT_ROWS", "cross_validate"]
+__all__ = ["MAX_FIT_ROWS", "Fold", "FoldEngine", "cross_validate", "fit_predict", "split_folds"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Fold = tuple[Ints, Ints]
+"""Rows that a fold is fitted on, and rows that it predicts."""
+
+STAGE = "core"
 
 LEAST_PROBABILITY = 1e-12
 LARGEST = -float(np.log(LEAST_PROBABILITY))
 """Margin of a label that is as unlikely, or as sure, as can be told."""
 MAX_FIT_ROWS = 100_000
 """The cross-validated classifier is fitted on at most this many rows a fold (a seeded sample of them)."""
+
+
+class FoldEngine(Protocol):
+    """Something that fits folds elsewhere."""
+
+    def fit_folds(self, rows: Rows, labels: Ints, folds: dict[int, Fold]) -> Iterator[tuple[int, Arrays]]:
+        """Yield the number of a fold and `fit_predict` of its rows, in any order."""
+        ...
 
 
 def cross_validate(
@@ -35,6 +50,7 @@ def cross_validate(
     threads: int,
     progress: Progress = False,
     work: Work | None = None,
+    engine: FoldEngine | None = None,
 ) -> tuple[Ints, Floats]:
     """Judge every row by logistic regression fitted on the other folds (standardised, L2, C = 0.01).
 
@@ -44,55 +60,96 @@ def cross_validate(
     Folds run side by side, each on one BLAS thread: that is several times faster than threads within a fold, and the
     result does not depend on `threads`.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import KFold
-
     predicted, margin = np.empty_like(labels), np.empty(len(labels))
-    folds = KFold(config.folds, shuffle=True, random_state=config.seed).split(rows)
-    rng = np.random.default_rng(config.seed)
-    jobs = []
-    for train, held_out in folds:
-        picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
-        jobs.append((picked, held_out))
-    with (
-        one_blas_thread(),
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-        track(progress, "cross-validated core", len(jobs), "folds") as advance,
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a filter needs no last digit
-        futures = {pool.submit(_fold, rows, labels, jobs, i, work): job[1] for i, job in enumerate(jobs)}
-        for future in as_completed(futures):
-            found, rows_held = future.result(), futures[future]
-            predicted[rows_held], margin[rows_held] = found["predicted"], found["margin"]
+    jobs = dict(enumerate(split_folds(len(rows), config)))
+    with track(progress, "cross-validated core", len(jobs), "folds") as advance:
+        for fold, found in _run_folds(rows, labels, jobs, threads, work, engine):
+            held_out = jobs[fold][1]
+            predicted[held_out], margin[held_out] = found["predicted"], found["margin"]
             advance(1)
     return predicted, margin
 
 
-def _fold(rows: Rows, labels: Ints, jobs: list[tuple[Ints, Ints]], fold: int, work: Work | None) -> Arrays:
-    """Predictions of one fold: stored ones, where the work has them."""
-    if work is not None:
-        work.check_time("core", fold, len(jobs))
-    return finish(work, "core", fold, lambda: _fit_predict(rows, labels, *jobs[fold]))
+def split_folds(n: int, config: ScanConfig) -> list[Fold]:
+    """Return what each fold is fitted on and what it predicts: functions of the settings and of `n` alone."""
+    from sklearn.model_selection import KFold
+
+    rng = np.random.default_rng(config.seed)
+    jobs = []
+    for train, held_out in KFold(config.folds, shuffle=True, random_state=config.seed).split(np.empty((n, 0))):
+        picked = train if len(train) <= MAX_FIT_ROWS else np.sort(rng.choice(train, MAX_FIT_ROWS, replace=False))
+        jobs.append((picked, held_out))
+    return jobs
 
 
-def _fit_predict(rows: Rows, labels: Ints, picked: Ints, held_out: Ints) -> Arrays:
-    """Fit on the rows picked; predicted labels and margins of those held out."""
+def _run_folds(
+    rows: Rows, labels: Ints, jobs: dict[int, Fold], threads: int, work: Work | None, engine: FoldEngine | None
+) -> Iterator[tuple[int, Arrays]]:
+    """Folds that are stored first, then the others, as they get done and are stored."""
+    missing = dict(jobs)
+    for fold in jobs:
+        stored = None if work is None else work.load(STAGE, fold)
+        if stored is not None:
+            del missing[fold]
+            yield fold, stored
+    if engine is None:
+        found = _fit_here(rows, labels, missing, threads, work)
+    else:
+        found = engine.fit_folds(rows, labels, missing)
+    for fold, arrays in found:
+        if work is not None:
+            work.save(STAGE, fold, arrays)
+        yield fold, arrays
+
+
+def _fit_here(
+    rows: Rows, labels: Ints, jobs: dict[int, Fold], threads: int, work: Work | None
+) -> Iterator[tuple[int, Arrays]]:
+    def fit(fold: int) -> Arrays:
+        picked, held_out = jobs[fold]
+        if work is not None:
+            work.check_time(STAGE, fold, len(jobs))
+        return _fit_predict(rows[picked], labels[picked], rows, labels, held_out)
+
+    with one_blas_thread(), _no_last_digit(), ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(fit, fold): fold for fold in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def fit_predict(rows: Rows, labels: Ints, held_out: Rows, held_labels: Ints) -> Arrays:
+    """Fit a fold's classifier on rows with their labels, on one BLAS thread: labels and margins of those held out."""
+    with one_blas_thread(), _no_last_digit():
+        return _fit_predict(rows, labels, held_out, held_labels, np.arange(len(held_out)))
+
+
+@contextmanager
+def _no_last_digit() -> Iterator[None]:
+    """Keep quiet about the last digits of a fit: a filter does not need them."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _fit_predict(rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints) -> Arrays:
+    """Fit on rows; predicted labels and margins of others[held_out]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known = np.unique(labels[picked])
+    known = np.unique(labels)
     if len(known) == 1:
-        alike = labels[held_out] == known[0]
+        alike = other_labels[held_out] == known[0]
         return {"predicted": np.full(len(held_out), known[0]), "margin": np.where(alike, -LARGEST, LARGEST)}
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    model.fit(rows[picked], labels[picked])
+    model.fit(rows, labels)
     found, margin = np.empty(len(held_out), dtype=np.int64), np.empty(len(held_out))
-    for block in blocks(len(held_out), rows.shape[1] * 8 + len(known) * 24):
-        chances = model.predict_proba(rows[held_out[block]])
+    for block in blocks(len(held_out), others.shape[1] * 8 + len(known) * 24):
+        chances = model.predict_proba(others[held_out[block]])
         found[block] = known[chances.argmax(axis=1)]
-        margin[block] = _margin(chances, known, labels[held_out[block]])
+        margin[block] = _margin(chances, known, other_labels[held_out[block]])
     return {"predicted": found, "margin": margin}
 
 

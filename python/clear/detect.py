@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_count
+from clear._arrays import as_count, as_threads
 from clear._progress import Progress
+from clear.agreement import compare_scan
+from clear.approximate import Approximate
 from clear.collapse import Wrap, collapse, reassignment
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
+from clear.incremental import join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Level, Pocket, ScanResult, Scores, Verdict, Views
+from clear.results import Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
 from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
 from clear.work import PIECE_ROWS, Work
 
@@ -49,8 +53,11 @@ def scan(
     piece_rows: int = PIECE_ROWS,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    node_memory: int | None = None,
+    previous: str | os.PathLike[str] | None = None,
     max_seconds: float | None = None,
     max_memory: int | None = None,
+    approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
 ) -> ScanResult:
     """Find the samples of a labelled training set that form or support pockets of the decision boundary.
 
@@ -73,13 +80,26 @@ def scan(
     piece_rows : int
         Samples in a piece: at most so many are measured again after a kill.
     engine : {"local", "ray"}
-        Where pieces are measured: in this process, or as tasks of a Ray cluster; the result is equal (==).
+        Where folds are fitted and pieces measured: in this process, or as tasks of a Ray cluster; the result is equal
+        (==).
     address : str, optional
         Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this scan.
+    node_memory : int, optional
+        Bytes that the training set may take on a node of the Ray cluster; beyond it the set is split into shards.
+        Default: half of what Ray has on the smallest node.
+    previous : path, optional
+        The `workdir` of a finished scan of the first rows: the others join it, at the cost of the new rows and of what
+        they come near to. Mean, projection and core classifier stay those of that scan; `result.joined` says which of
+        its verdicts changed (docs/scaling.md). Takes the place of `workdir`; local engine only.
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
         Bytes that the scan may need beside the features themselves (`plan_scan` says how many it needs).
+    approximate : {"ivf", "hnsw"} or Approximate, optional
+        Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may be
+        missed. Hulls and distances remain exact for those found, and the result says how many were found on a
+        sample, and how far its levels agree with those of exact neighbours (`ScanResult.approximation`). The same for
+        every number of threads and size of pieces. Default: exact.
 
     Returns
     -------
@@ -114,11 +134,61 @@ def scan(
     """
     if max_memory is not None:
         require_memory(features, config or ScanConfig(), max_memory)
-    check_engine(engine, address)
+    check_engine(engine, address, node_memory)
+    if previous is not None:
+        others = (workdir, approximate, max_seconds, views)
+        if engine != "local" or any(other is not None for other in others):
+            raise ValueError(
+                'previous goes with engine="local", and without workdir, max_seconds, approximate and views'
+            )
+        return _scan_joining(features, previous, config, threads, progress)
+    if approximate is not None and engine != "local":
+        raise ValueError(f'approximate is {approximate!r}: want engine="local" with it')
     work = _open_work(workdir, piece_rows, max_seconds)
-    reference = Reference(features, config=config, threads=threads, progress=progress, work=work)
-    with open_engine(engine, address, reference.threads) as runner:
+    with open_engine(engine, address, as_threads(threads), node_memory) as runner:
+        reference = Reference(
+            features,
+            config=config,
+            threads=threads,
+            progress=progress,
+            work=work,
+            approximate=approximate,
+            engine=runner,
+        )
+        if engine == "local":
+            reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
+    return _judge(features, reference, wrap, views)
+
+
+def _scan_joining(
+    features: Features,
+    previous: str | os.PathLike[str],
+    config: ScanConfig | None,
+    threads: int | None,
+    progress: Progress,
+) -> ScanResult:
+    """A scan whose first rows have been scanned."""
+    joining = join_scan(features, previous, config=config, threads=threads, progress=progress)
+    known = len(joining.before.labels)
+    result = _judge(features, joining.reference, joining.wrap, None)
+    before = _score_training_set(joining.before, joining.wrap_before, None)[0].level
+    after = result.scores.level[:known]
+    changed = tuple(
+        Change(row, features.ids[row].item(), Level(int(before[row])), Level(int(after[row])))
+        for row in np.flatnonzero(before != after).tolist()
+    )
+    note = (
+        f"incremental: {len(features.labels) - known} samples joined a scan of {known}; mean, projection and core "
+        f"classifier are that scan's; of its samples {joining.measured_again} were measured again, "
+        f"{len(changed)} have another level"
+    )
+    joined = Joined(known, joining.measured_again, changed)
+    return replace(result, notes=(note, *result.notes), joined=joined)
+
+
+def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | None) -> ScanResult:
+    """Scores, flags, pockets and the verdict from hull distances."""
     scores, threshold = _score_training_set(reference, wrap, views)
     flags = make_flags(
         scores,
@@ -131,6 +201,8 @@ def scan(
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
+    exact = reference.approximate is None
+    approximation = None if exact else compare_scan(reference, wrap, scores, _score_training_set)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -148,6 +220,7 @@ def scan(
         preparation=reference.preparation,
         config=reference.config,
         notes=tuple(reference.notes + _scan_notes(reference, scores)),
+        approximation=approximation,
     )
 
 

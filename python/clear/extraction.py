@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clear._arrays import as_count
+from clear._arrays import as_count, as_threads
 from clear._batches import Source, as_source
 from clear._files import MANIFEST, require_writable, sha256
 from clear._progress import Progress, track
 from clear._version import __version__
 from clear.data import Features, open_features
 from clear.errors import need
-from clear.features import Extraction, extract_rows
+from clear.features import Extracted, Extraction, extract_rows
+from clear.ray_engine import check_engine, open_engine
+from clear.ray_extraction import extract_shards
 from clear.store import SHARD_ROWS, add_shard, finished_rows, read_manifest, start_store
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ def extract_to_store(
     device: str = "auto",
     preprocess: Callable[[Any], Any] | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     progress: Progress = False,
 ) -> Features:
     """Extract features as `extract_features` does, into a feature store; the same call goes on after a kill.
@@ -52,11 +57,17 @@ def extract_to_store(
         package, and the data set (SHA-256 of its file or arrays where it has them, else its length, labels and ids).
     shard_rows : int
         Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill.
+    engine : {"local", "ray"}
+        Where the network runs: in this process, or in actors of a Ray cluster, one for each GPU or else for each core.
+        A data set goes there as it is pickled: Parquet images and Hugging Face data sets by their path, which every
+        node must be able to read, arrays whole.
+    address : str, optional
+        Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this call.
 
     Returns
     -------
     Features
-        Memory-mapped, equal (==) to those of one undisturbed run.
+        Memory-mapped, equal (==) to those of one undisturbed run; with Ray too, where its devices are like this one's.
 
     Raises
     ------
@@ -64,6 +75,7 @@ def extract_to_store(
         As `extract_features`; also when the folder was begun with other inputs (what differs is named), or the data set
         is a DataLoader.
     """
+    check_engine(engine, address)
     source = as_source(dataset)
     if source.load is None:
         raise ValueError("dataset is a DataLoader: pass its dataset, whose rows can be asked for by number")
@@ -78,17 +90,28 @@ def extract_to_store(
     if (place / MANIFEST).exists():  # the model tells the width only once it has run
         manifest = _begin(place, source, read_manifest(place)["width"], options, made_by)
     done = 0 if manifest is None else finished_rows(manifest)
-    with track(progress, "features", source.n) as advance:
-        advance(done)
-        for start in range(done, source.n, step):
-            rows = np.arange(start, min(source.n, start + step))
-            values, labels, predictions = extract_rows(model, dataset, options, rows=rows)
-            if manifest is None:
-                manifest = _begin(place, source, values.shape[1], options, made_by)
-            ids = None if source.ids is None else source.ids[rows]
-            manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions)
-            advance(len(rows))
+    shards = [range(start, min(source.n, start + step)) for start in range(done, source.n, step)]
+    with open_engine(engine if shards else "local", address, as_threads(None)) as cluster:
+        extract = _extract_here if cluster is None else extract_shards
+        with (
+            track(progress, "features", source.n) as advance,
+            closing(extract(model, dataset, options, shards)) as parts,
+        ):
+            advance(done)
+            for shard, (values, labels, predictions) in zip(shards, parts, strict=True):
+                if manifest is None:
+                    manifest = _begin(place, source, values.shape[1], options, made_by)
+                ids = None if source.ids is None else source.ids[shard.start : shard.stop]
+                manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions)
+                advance(len(shard))
     return open_features(place)
+
+
+def _extract_here(
+    model: nn.Module, dataset: Any, options: Extraction, shards: Sequence[range]
+) -> Generator[Extracted, None, None]:
+    for shard in shards:
+        yield extract_rows(model, dataset, options, rows=np.arange(shard.start, shard.stop))
 
 
 def _begin(place: Path, source: Source, width: int, options: Extraction, made_by: dict[str, Any]) -> dict[str, Any]:

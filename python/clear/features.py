@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "Extracted",
     "Extraction",
     "default_preprocess",
     "evaluating",
@@ -35,6 +36,8 @@ __all__ = [
     "running",
 ]
 
+Extracted = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]
+"""Features (m, d), labels (m,) and predictions (m,) or None."""
 NO_MEMORY = ("out of memory", "allocate memory", "enough memory", "ALLOC_FAILED")
 
 
@@ -120,8 +123,8 @@ def extract_rows(
     *,
     rows: npt.NDArray[np.int64] | None = None,
     progress: Progress = False,
-) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Features (m, d), labels (m,) and predictions (m,) or None of consecutive rows of a data set; default: all."""
+) -> Extracted:
+    """Features, labels and predictions of consecutive rows of a data set; default: all."""
     if options.dtype not in ("float32", "float16"):
         raise ValueError(f'dtype is {options.dtype!r}: want "float32" or "float16"')
     n = as_source(dataset).n if rows is None else len(rows)

@@ -12,7 +12,7 @@ from clear._arrays import as_count, as_ids, as_labels, as_threads
 from clear._progress import Progress
 from clear._search import LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile, search_tiles
 from clear._stored import StoredRows, as_stored
-from clear.approximate import Approximate, ApproximateSearch, share_found
+from clear.approximate import Approximate, ApproximateSearch, as_approximate, share_found
 
 __all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
 
@@ -61,7 +61,7 @@ class NeighborIndex:
         base that is a memory map larger than memory.
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find candidates by inverted lists, a graph, or an index of your own (`Approximate`), and measure them exactly:
-        rows may be missed, distances are true. See `recall`. Needs faiss. Default: exact.
+        rows may be missed, distances are true. See `recall`. A graph needs faiss. Default: exact.
     device : str
         "cpu" or "auto".
 
@@ -112,13 +112,12 @@ class NeighborIndex:
             n_classes = 1 if of_row is None else int(of_row.max(initial=0)) + 1
         self.metric: Metric = metric
         self.max_memory = None if max_memory is None else as_count(max_memory, "max_memory", low=LEAST_MEMORY)
-        if isinstance(approximate, str):
-            approximate = Approximate(method=approximate)
-        self._set_base(Base(stored, of_row, found, n_classes, metric, device), approximate)
+        how, base_rows = as_approximate(approximate), Base(stored, of_row, found, n_classes, metric, device)
+        self._set_base(base_rows, None if how is None else ApproximateSearch(how, base_rows))
 
-    def _set_base(self, base: Base, how: Approximate | None, tile: Tile | None = None) -> None:
+    def _set_base(self, base: Base, how: ApproximateSearch | None, tile: Tile | None = None) -> None:
         """Pack the rows (or take them packed), unless they have to be packed in tiles, at each search."""
-        self._approximate = None if how is None else ApproximateSearch(how, base)
+        self._approximate = how
         self._base = base
         self._sizes = base.class_sizes()
         self.n_rows = int(self._sizes.sum())
@@ -142,8 +141,8 @@ class NeighborIndex:
         part = object.__new__(NeighborIndex)
         part.metric, part.max_memory = self.metric, self.max_memory
         tile = self._tile and self._tile._replace(packed=self._tile.packed.subset(found.view(np.uint8)))
-        how = None if self._approximate is None else self._approximate.how
-        part._set_base(self._base.subset(found), how, tile)
+        base = self._base.subset(found)
+        part._set_base(base, None if self._approximate is None else self._approximate.subset(base), tile)
         return part
 
     @property

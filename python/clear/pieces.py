@@ -1,4 +1,4 @@
-"""The hulls of a training set in pieces: each a function of the prepared set and a range of its samples."""
+"""The hulls of a training set in pieces: each a function of the prepared set, a range of its samples and some classes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from clear._progress import Progress, track
-from clear.collapse import Wrap, measure
+from clear.class_index import Run
+from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
-from clear.prepare import Reference
+from clear.prepare import Ints, Reference
+from clear.reach import Recorder
 from clear.work import PIECE_ROWS, Arrays, Work
 
-__all__ = ["Engine", "LocalEngine", "Piece", "measure_in_pieces", "measure_piece"]
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "Piece",
+    "add_piece",
+    "cut_pieces",
+    "measure_in_pieces",
+    "measure_piece",
+    "name_piece",
+    "of_run",
+]
 
 STAGE = "hulls"
+LOCAL_ROWS = 1 << 16
+"""Samples in a piece that is not stored."""
 
 
 class Engine(Protocol):
@@ -33,24 +47,44 @@ class LocalEngine:
 
 
 class Piece(NamedTuple):
-    """A range of the distinct samples of a training set."""
+    """A range of the distinct samples of a training set in their order, measured against a run of its classes."""
 
     number: int
     start: int
     stop: int
+    run: Run | None = None
+    """None for all classes."""
 
 
 def measure_piece(reference: Reference, piece: Piece) -> Arrays:
-    """Hull distances of one range of distinct samples; the same wherever and however often it is computed."""
-    units = reference.units[piece.start : piece.stop]
-    wrap = measure(reference, reference.rows[units], reference.labels[units], (SCAN_SCALE,), exclude=units)
+    """Hull distances of one range of distinct samples; the same wherever and however often it is computed.
+
+    Against a run of classes: own hulls and mates of the samples with a label of the run, in order.
+    """
+    units = reference.order[piece.start : piece.stop]
+    run = piece.run or (0, reference.n_classes)
+    labels = reference.labels[units]
+    recorder = Recorder(reference.index(run))
+    wrap = measure_run(
+        reference,
+        recorder.as_index(),
+        reference.rows[units],
+        labels,
+        (SCAN_SCALE,),
+        exclude=units,
+        groups=None if reference.order_groups is None else reference.order_groups[piece.start : piece.stop],
+    )
+    mine = of_run(labels, run)
+    reach, own_reach = recorder.reach(labels, mine)
     return {
-        "pocket": wrap.pocket[0],
-        "own": wrap.own[0],
-        "own_size": wrap.own_size[0],
+        "pocket": wrap.pocket[0][mine],
+        "own": wrap.own[0][mine],
+        "own_size": wrap.own_size[0][mine],
         "other": wrap.other,
         "other_label": wrap.other_label,
-        "mates": wrap.mates,
+        "mates": wrap.mates[mine],
+        "reach": reach,
+        "own_reach": own_reach,
     }
 
 
@@ -62,39 +96,69 @@ def measure_in_pieces(
     piece_rows: int = PIECE_ROWS,
     progress: Progress = False,
 ) -> Wrap:
-    """Measure all distinct samples; with `work` each piece is stored when done, and done ones are not repeated."""
-    units = reference.units
-    if work is None and engine is None:  # nothing to gain from pieces
-        rows, labels = reference.rows[units], reference.labels[units]
-        return measure(reference, rows, labels, (SCAN_SCALE,), exclude=units, progress=progress, stage=STAGE)
-    starts = range(0, len(units), piece_rows)
-    pieces = [Piece(i, start, min(len(units), start + piece_rows)) for i, start in enumerate(starts)]
-    found = {} if work is None else _load_finished(work, pieces)
-    missing = [piece for piece in pieces if piece.number not in found]
-    with track(progress, STAGE, len(units)) as advance:
-        advance(sum(len(arrays["other"]) for arrays in found.values()))
-        _check_time(work, len(found), len(pieces))
+    """Measure all distinct samples; with `work` each piece is stored when done, and done ones are not repeated.
+
+    The entries of the result are those of `reference.units`.
+    """
+    count = len(reference.units)
+    wrap = empty_wrap(count, 1)
+    if work is None and engine is None:
+        piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
+    pieces = cut_pieces(reference, piece_rows)
+    names = {piece: name_piece(piece) for piece in pieces}
+    done = 0
+    with track(progress, STAGE, count * len(reference.runs)) as advance:
+        missing = []
+        for piece in pieces:
+            arrays = None if work is None else work.load(*names[piece])
+            if arrays is None:
+                missing.append(piece)
+                continue
+            add_piece(reference, wrap, piece, arrays)
+            advance(piece.stop - piece.start)
+            done += 1
+        _check_time(work, done, len(pieces))
         for piece, arrays in (engine or LocalEngine()).run(reference, missing):
             if work is not None:
-                work.save(STAGE, piece.number, arrays)
-            found[piece.number] = arrays
+                work.save(*names[piece], arrays)
+            add_piece(reference, wrap, piece, arrays)
             advance(piece.stop - piece.start)
-            _check_time(work, len(found), len(pieces))
-    return _as_wrap([found[piece.number] for piece in pieces])
+            done += 1
+            _check_time(work, done, len(pieces))
+    return wrap
 
 
-def _load_finished(work: Work, pieces: list[Piece]) -> dict[int, Arrays]:
-    loaded = ((piece.number, work.load(STAGE, piece.number)) for piece in pieces)
-    return {number: arrays for number, arrays in loaded if arrays is not None}
+def cut_pieces(reference: Reference, piece_rows: int) -> list[Piece]:
+    """Pieces of one run after another, so that one index is needed at a time."""
+    count = len(reference.units)
+    pieces = []
+    for run in reference.runs:
+        whole = None if len(reference.runs) == 1 else run
+        for start in range(0, count, piece_rows):
+            pieces.append(Piece(start // piece_rows, start, min(count, start + piece_rows), whole))
+    return pieces
+
+
+def name_piece(piece: Piece) -> tuple[str, int]:
+    """Stage and number under which a piece is stored."""
+    return (STAGE if piece.run is None else f"{STAGE}-{piece.run[0]}-{piece.run[1]}"), piece.number
+
+
+def of_run(labels: Ints, run: Run) -> Ints:
+    """Positions of the labels of a run."""
+    return np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+
+
+def add_piece(reference: Reference, wrap: Wrap, piece: Piece, arrays: Arrays) -> None:
+    """Enter a piece in the result; those of a range of samples come in any order of their runs."""
+    units = reference.order[piece.start : piece.stop]
+    at = np.searchsorted(reference.units, units)
+    keep_nearer(wrap, at, arrays["other"], arrays["other_label"])
+    at = at[of_run(reference.labels[units], piece.run or (0, reference.n_classes))]
+    wrap.pocket[0][at], wrap.own[0][at] = arrays["pocket"], arrays["own"]
+    wrap.own_size[0][at], wrap.mates[at] = arrays["own_size"], arrays["mates"]
 
 
 def _check_time(work: Work | None, done: int, count: int) -> None:
     if work is not None and done < count:
         work.check_time(STAGE, done, count)
-
-
-def _as_wrap(parts: list[Arrays]) -> Wrap:
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Wrap(
-        [whole["pocket"]], [whole["own"]], [whole["own_size"]], whole["other"], whole["other_label"], whole["mates"]
-    )

@@ -22,7 +22,7 @@ __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
 SAMPLE_ROWS = 4096
 PIECE_BYTES = 80
-"""Of a sample in a piece of the stage "hulls": 72 and its share of the file's head."""
+"""Of a sample in a piece of the stage "hulls", beside its reach: 72 and its share of the file's head."""
 PRODUCT_SIDE = 384
 
 
@@ -113,7 +113,7 @@ def plan_scan(
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], 0),
         Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], peak["core"], 8 * n),
         Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], peak["neighbours"], 0),
-        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], PIECE_BYTES * n),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], (PIECE_BYTES + 4 * (classes + 1)) * n),
     )
     return Plan(n, d, classes, width, workers, stages, kept_bytes=_memory(n, d, config)[0])
 

@@ -79,9 +79,7 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
     position[rows] = np.arange(len(rows))
     suggested = np.array([flag.suggested_label for flag in flags])
     unit = reference.representative[rows]
-    near = reference.all_index.search(
-        reference.rows[unit], k=LINKED_MATES, within=reference.labels[unit], exclude=unit, threads=reference.threads
-    ).indices
+    near = reference.nearest(reference.rows[unit], reference.labels[unit], LINKED_MATES, unit)
     other = np.where(near >= 0, position[near], -1)
     here = np.repeat(np.arange(len(rows)), near.shape[1])[other.ravel() >= 0]
     there = other.ravel()[other.ravel() >= 0]

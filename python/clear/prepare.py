@@ -6,25 +6,42 @@ copy is no mate.
 
 from __future__ import annotations
 
+import copy
+import threading
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
+from clear._backend import release_memory
 from clear._blas import one_numpy_thread
+from clear._lists import Centres, train_centres
 from clear._progress import Progress
 from clear._version import __version__
+from clear.approximate import Approximate, as_approximate, describe
+from clear.class_index import ClassIndex, Run, base_of, class_runs
 from clear.config import ScanConfig
-from clear.cross_validation import cross_validate
+from clear.cross_validation import FoldEngine, cross_validate
 from clear.data import Features
+from clear.errors import need
 from clear.neighbors import NeighborIndex
 from clear.results import Preparation
 from clear.work import Work, hash_array
 
-__all__ = ["Parts", "Reference", "apply_preparation", "count_classes", "fit_preparation"]
+__all__ = [
+    "Parts",
+    "Reference",
+    "apply_preparation",
+    "count_classes",
+    "describe_samples",
+    "find_representatives",
+    "fit_preparation",
+    "scan_inputs",
+    "thin_classes",
+]
 
 PIECES = 2
 """What stored pieces of a scan hold: raised when that changes."""
@@ -32,9 +49,12 @@ Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def fit_preparation(values: FloatArray, config: ScanConfig) -> Preparation:
-    """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks."""
-    n, d = values.shape
+def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None = None) -> Preparation:
+    """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks.
+
+    `rows`: so many of the first rows alone.
+    """
+    n, d = len(values) if rows is None else rows, values.shape[1]
     mean = np.zeros(d)
     for block in blocks(n, d * 8):
         mean += values[block].astype(np.float64).sum(axis=0)
@@ -100,6 +120,7 @@ class Parts:
     preparation: Preparation
     config: ScanConfig
     notes: tuple[str, ...]
+    approximate: Approximate | None = None
 
 
 class Reference:
@@ -116,6 +137,10 @@ class Reference:
     progress : bool or callable
     work : Work, optional
         Where finished pieces are kept.
+    approximate : optional
+        How candidates for the hulls are found, as in `scan`.
+    engine : FoldEngine, optional
+        Where the folds of the core are fitted. Default: here.
 
     Raises
     ------
@@ -132,7 +157,10 @@ class Reference:
         threads: int | None = None,
         progress: Progress = False,
         work: Work | None = None,
+        approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
+        engine: FoldEngine | None = None,
     ) -> None:
+        self.approximate = require_by_class(approximate)
         self.config = config or ScanConfig()
         self.features = features
         self.threads = as_threads(threads)
@@ -152,15 +180,88 @@ class Reference:
                 "(twice the folds)"
             )
         self.class_sizes: Ints = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
-        self.notes: list[str] = _describe(n, self.units, self.class_sizes)
+        self.notes: list[str] = describe_samples(n, self.units, self.class_sizes)
         if work is not None:
-            work.begin(self._inputs())
-        self.in_core, self.margin, self.core_accuracy = self._pick_core(progress, work)
-        self._build_indices()
+            work.begin(scan_inputs(self.rows, self.labels, self.n_classes, self.config, self.approximate))
+        self.in_core, self.margin, self.core_accuracy = self._pick_core(progress, work, engine)
+        self._plan_indices()
 
-    def _build_indices(self) -> None:
-        self.all_index = NeighborIndex(self.rows, self.labels, rows=self.units, n_classes=self.n_classes)
-        self.core_index = self.all_index.subset(self.in_core)
+    def _plan_indices(self) -> None:
+        """Indices are packed when asked for: all classes together, unless `divide` is called."""
+        self.distinct = self.representative == np.arange(len(self.rows))
+        self.runs: list[Run] = [(0, self.n_classes)]
+        self.centres: Centres | None = None
+        if self.approximate is not None and self.approximate.method == "ivf":
+            whole = base_of(self.rows, self.labels, self.distinct, (0, self.n_classes))
+            self.centres = train_centres(whole, self.approximate.lists, self.approximate.seed, self.threads)
+        self.order, self.order_groups = (
+            self.units,
+            self.groups(self.rows[self.units] if self.centres else self.rows[:0]),
+        )
+        if self.order_groups is not None:  # samples that search the same lists lie side by side
+            place = np.argsort(self.order_groups, kind="stable")
+            self.order, self.order_groups = self.units[place], self.order_groups[place]
+        self._held: dict[Run, ClassIndex] = {}
+        self._lock = threading.Lock()
+
+    def divide(self) -> None:
+        """From now on pack only some classes at a time, where all take much memory."""
+        self.runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16)
+
+    def index(self, run: Run) -> ClassIndex:
+        """The index of a run of classes; one is held at a time."""
+        with self._lock:
+            found = self._held.get(run)
+            if found is None:
+                self._held.clear()
+                release_memory()
+                found = ClassIndex(
+                    self.rows,
+                    self.labels,
+                    self.distinct,
+                    self.in_core,
+                    run,
+                    self.approximate,
+                    self.centres,
+                    self.threads,
+                )
+                self._held[run] = found
+        return found
+
+    @property
+    def all_index(self) -> NeighborIndex:
+        """Exact index of all distinct rows."""
+        return self.exact().index((0, self.n_classes)).all
+
+    @property
+    def core_index(self) -> NeighborIndex:
+        """Exact index of the core."""
+        return self.exact().index((0, self.n_classes)).core
+
+    def groups(self, points: Rows) -> Ints | None:
+        """The group of each point where lists are searched, else None."""
+        if self.centres is None:
+            return None
+        parts = blocks(len(points), 4 * points.shape[1])
+        return np.concatenate([np.zeros(0, np.int64), *(self.centres.groups(points[p], self.threads) for p in parts)])
+
+    def nearest(self, points: Rows, labels: Ints, k: int, exclude: Ints | None = None, *, core: bool = False) -> Ints:
+        """Row numbers of the nearest k (core) rows of each point's label, (m, k)."""
+        found = np.full((len(points), k), -1)
+        for run in self.runs:
+            mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+            if len(mine):
+                skip = None if exclude is None else exclude[mine]
+                found[mine] = self.index(run).own(points[mine], labels[mine], k, skip, core=core).indices
+        return found
+
+    def exact(self) -> Reference:
+        """The same with exact neighbours; itself where they are."""
+        if self.approximate is None:
+            return self
+        other = copy.copy(self)
+        other.approximate, other.centres, other._held = None, None, {}
+        return other
 
     def parts(self) -> Parts:
         """What it is made of, beside the indices."""
@@ -176,6 +277,7 @@ class Reference:
             self.preparation,
             self.config,
             tuple(self.notes),
+            self.approximate,
         )
 
     @classmethod
@@ -189,37 +291,30 @@ class Reference:
         self.preparation, self.notes = parts.preparation, list(parts.notes)
         self.representative, self.in_core = parts.representative, parts.in_core
         self.margin = np.full(n, np.nan)  # only a scan wants it, of the set that it has prepared
-        self.core_accuracy = parts.core_accuracy
+        self.core_accuracy, self.approximate = parts.core_accuracy, parts.approximate
         self.units = np.flatnonzero(self.representative == np.arange(n))
         self.class_sizes = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
-        self._build_indices()
+        self._plan_indices()
         return self
 
-    def _inputs(self) -> dict[str, Any]:
-        """Everything that the pieces of a scan depend on."""
-        from importlib.metadata import version
-
-        return {
-            "features": hash_array(self.rows),
-            "labels": hash_array(self.labels),
-            "classes": self.n_classes,
-            "config": asdict(self.config),
-            "pieces": PIECES,
-            "versions": {"clear-pockets": __version__} | {name: version(name) for name in ("numpy", "scikit-learn")},
-        }
-
     def _pick_core(
-        self, progress: Progress, work: Work | None
+        self, progress: Progress, work: Work | None, engine: FoldEngine | None
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], float]:
         """Mark rows whose cross-validated label agrees (a class where too few do keeps all its rows); margins."""
         labels = self.labels[self.units]
+        rows = self.rows if len(self.units) == len(self.rows) else self.rows[self.units]
         predicted, doubt = cross_validate(
-            self.rows[self.units], labels, self.config, threads=self.threads, progress=progress, work=work
+            rows,
+            labels,
+            self.config,
+            threads=self.threads,
+            progress=progress,
+            work=work,
+            engine=engine,
         )
         agrees = predicted == labels
         accuracy = float(agrees.mean())
-        kept = np.bincount(labels[agrees], minlength=self.n_classes)
-        thin = np.flatnonzero(kept < np.minimum(self.class_sizes, self.config.hull_size))
+        thin = thin_classes(labels, agrees, self.class_sizes, self.config)
         if len(thin):
             agrees |= np.isin(labels, thin)
             self.notes.append(
@@ -231,6 +326,44 @@ class Reference:
         margin = np.full(len(self.labels), np.nan)
         margin[self.units] = doubt
         return in_core[self.representative], margin[self.representative], accuracy
+
+
+def require_by_class(value: Approximate | str | None) -> Approximate | None:
+    """Return how candidates are found, or refuse what cannot be asked about each class of prepared rows."""
+    how = as_approximate(value)
+    if how is not None and not isinstance(how.method, str):
+        raise ValueError(
+            'approximate: a brought index does not hold the prepared rows of each class: want "ivf" or "hnsw"'
+        )
+    if how is not None and how.method == "hnsw":
+        need("faiss", extra="ann")
+    return how
+
+
+def scan_inputs(
+    rows: Rows, labels: Ints, n_classes: int, config: ScanConfig, how: Approximate | None = None
+) -> dict[str, Any]:
+    """Everything that the pieces of a scan depend on."""
+    from importlib.metadata import version
+
+    graph = how is not None and how.method == "hnsw"
+    libraries = ("numpy", "scikit-learn", *(["faiss-cpu"] if graph else []))
+    return {
+        "samples": len(rows),
+        "features": hash_array(rows),
+        "labels": hash_array(labels),
+        "classes": n_classes,
+        "config": asdict(config),
+        "approximate": None if how is None else describe(how),
+        "pieces": PIECES,
+        "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},
+    }
+
+
+def thin_classes(labels: Ints, agrees: npt.NDArray[np.bool_], class_sizes: Ints, config: ScanConfig) -> Ints:
+    """Classes where too few samples are predicted as such to span a hull."""
+    kept = np.bincount(labels[agrees], minlength=len(class_sizes))
+    return np.flatnonzero(kept < np.minimum(class_sizes, config.hull_size))
 
 
 def count_classes(features: Features) -> int:
@@ -247,7 +380,8 @@ def count_classes(features: Features) -> int:
     return largest + 1
 
 
-def _describe(n: int, units: Ints, class_sizes: Ints) -> list[str]:
+def describe_samples(n: int, units: Ints, class_sizes: Ints) -> list[str]:
+    """Notes on copies and empty classes."""
     notes = []
     if len(units) < n:
         notes.append(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels
 from clear._progress import Progress
+from clear.agreement import compare
+from clear.approximate import Approximate
 from clear.collapse import collapse, measure, reassignment
 from clear.config import PROBE_SCALES, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
 from clear.pockets import robust_center
 from clear.prepare import Ints, Reference, Rows, apply_preparation
-from clear.results import Flag, Level, ProbeResult, Scores
+from clear.results import Approximation, Flag, Level, ProbeResult, Scores
 
 __all__ = ["Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
 
@@ -31,6 +33,7 @@ def probe(
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
+    approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
 ) -> ProbeResult:
     """Test incoming samples for pockets of the training set that the model was trained on.
 
@@ -41,8 +44,8 @@ def probe(
         for them in `predictions` (where that is None `labels` are taken for them, and a note says so).
     reference : Features or Reference
         The training set with the labels it was trained on. A `Reference` is prepared once and used for many probes.
-    config, threads, progress
-        As in `scan`; a prepared `Reference` brings its own config and threads.
+    config, threads, progress, approximate
+        As in `scan`; a prepared `Reference` brings its own.
 
     Returns
     -------
@@ -60,11 +63,12 @@ def probe(
     An input that equals a training sample of the predicted label is measured without that sample.
     """
     if not isinstance(reference, Reference):
-        reference = Reference(reference, config=config, threads=threads, progress=progress)
+        reference = Reference(reference, config=config, threads=threads, progress=progress, approximate=approximate)
     wanted = inputs.labels if inputs.predictions is None else inputs.predictions
     values, labels = check_inputs(reference, inputs.values, wanted)
     stood_in = ["inputs have no predictions: their labels were taken for them"] if inputs.predictions is None else []
-    judged = judge(reference, training_collapse(reference, progress), values, labels, progress=progress)
+    centers = training_collapse(reference, progress)
+    judged = judge(reference, centers, values, labels, progress=progress)
     flags = judged.flags(reference, labels, inputs.ids)
     return ProbeResult(
         n_samples=len(values),
@@ -82,6 +86,7 @@ def probe(
         preparation=reference.preparation,
         config=reference.config,
         notes=tuple(reference.notes + stood_in),
+        approximation=None if reference.approximate is None else _compare(reference, centers, judged, values, labels),
     )
 
 
@@ -139,6 +144,16 @@ def judge(
         representative=at,
     )
     return Judged(scores, thresholds, points, exclude, best)
+
+
+def _compare(reference: Reference, centers: Centers, judged: Judged, values: FloatArray, labels: Ints) -> Approximation:
+    """Judge a sample of the inputs, and flagged ones, again with exact neighbours; thresholds stay."""
+
+    def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
+        scores = judge(reference.exact(), centers, values[rows], labels[rows]).scores
+        return scores.level, scores.suggested_label
+
+    return compare(reference, judged.scores, judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
 
 
 def training_collapse(reference: Reference, progress: Progress = False) -> Centers:

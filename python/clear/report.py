@@ -17,7 +17,19 @@ from clear._npy import read_npz
 from clear._version import __version__
 from clear.config import ScanConfig
 from clear.errors import UnsafeFile, need
-from clear.results import Flag, HullEvidence, Level, Pocket, Preparation, ProbeResult, ScanResult, Scores
+from clear.results import (
+    Approximation,
+    Change,
+    Flag,
+    HullEvidence,
+    Joined,
+    Level,
+    Pocket,
+    Preparation,
+    ProbeResult,
+    ScanResult,
+    Scores,
+)
 
 __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
@@ -157,9 +169,12 @@ def _as_document(result: Result) -> dict[str, Any]:
         "kind": "scan" if isinstance(result, ScanResult) else "probe",
         "tool": {"name": "clear-pockets", "version": __version__},
         "config": asdict(result.config),
+        "approximation": None if result.approximation is None else asdict(result.approximation),
         "flags": [asdict(flag) for flag in result.flags],
     }
     if isinstance(result, ScanResult):
+        if result.joined is not None:
+            document["joined"] = asdict(result.joined)
         return document | {"core_accuracy": result.core_accuracy, "pockets": [asdict(p) for p in result.pockets]}
     return document | {"reference_source": result.reference_source}
 
@@ -222,11 +237,20 @@ def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         "flags": tuple(_as_flag(flag, n) for flag in document["flags"]),
         "preparation": Preparation(mean, components),
         "config": ScanConfig(**document["config"]),
+        "approximation": _as_approximation(document.get("approximation")),
     }
     if kind == "probe":
         return ProbeResult(**shared, reference_source=document["reference_source"])
     pockets = tuple(_as_pocket(pocket, n) for pocket in document["pockets"])
-    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]))
+    joined = _as_joined(document["joined"], n) if "joined" in document else None
+    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]), joined=joined)
+
+
+def _as_approximation(stated: dict[str, Any] | None) -> Approximation | None:
+    if stated is None:
+        return None
+    shares = ("recall", "same_level", "flagged_same_level", "same_suggestion")
+    return Approximation(**stated | {name: _number(stated[name]) for name in shares})
 
 
 def _row(value: Any, n: int | None = None) -> int:
@@ -259,6 +283,14 @@ def _as_flag(flag: dict[str, Any], n: int) -> Flag:
         tuple(map(_row, flag["mates"])),
         hulls,
     )
+
+
+def _as_joined(joined: dict[str, Any], n: int) -> Joined:
+    changed = tuple(
+        Change(_row(change["row"], n), change["id"], *(Level[change[name].upper()] for name in ("before", "after")))
+        for change in joined["changed"]
+    )
+    return Joined(_row(joined["n_before"], n), int(joined["measured_again"]), changed)
 
 
 def _as_pocket(pocket: dict[str, Any], n: int) -> Pocket:

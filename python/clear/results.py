@@ -12,8 +12,11 @@ import numpy.typing as npt
 from clear.config import ScanConfig
 
 __all__ = [
+    "Approximation",
+    "Change",
     "Flag",
     "HullEvidence",
+    "Joined",
     "Level",
     "Pocket",
     "Preparation",
@@ -150,6 +153,50 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True)
+class Approximation:
+    """How approximate candidates were found, and what a sample of the rows says about them."""
+
+    method: str
+    lists: int | None
+    probes: int
+    candidates: int | None
+    seed: int
+    sampled: int
+    """Rows drawn at random whose neighbours were found exactly, too."""
+    recall: float
+    """Share of their exact neighbours (mates, and nearest core rows of every label) that were among those found."""
+    same_level: float
+    """Share of them with the level that exact neighbours give."""
+    flagged: int
+    """Flagged rows, most suspicious first, that were compared in the same way."""
+    flagged_same_level: float
+    """Share of these with the level that exact neighbours give; nan without any."""
+    same_suggestion: float
+    """Share of the flagged rows compared with the same suggested label; nan without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An old sample whose level is another one since new samples have joined its scan."""
+
+    row: int
+    id: int | str
+    before: Level
+    after: Level
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What an incremental scan took from the finished one, and what the new samples changed in it."""
+
+    n_before: int
+    """Samples of the finished scan, whose mean, projection and core classifier stay: rows from here on are new."""
+    measured_again: int
+    """Distinct old samples of which a hull was measured again, because a new one is among the nearest rows."""
+    changed: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScanResult:
     """Everything a scan found; `clear.write_report` writes it."""
 
@@ -173,6 +220,10 @@ class ScanResult:
     config: ScanConfig
     notes: tuple[str, ...] = field(default=())
     """What the user should know: lowered neighbourhoods, collapsed duplicates, weak features."""
+    approximation: Approximation | None = None
+    """What is known about approximate candidates; None where neighbours are exact."""
+    joined: Joined | None = None
+    """Of an incremental scan (`previous`)."""
 
     def __repr__(self) -> str:
         certain = sum(flag.level == Level.CERTAIN for flag in self.flags)
@@ -202,6 +253,8 @@ class ProbeResult:
     preparation: Preparation
     config: ScanConfig
     notes: tuple[str, ...] = field(default=())
+    approximation: Approximation | None = None
+    """As in `ScanResult`, about the inputs."""
 
     def __repr__(self) -> str:
         return f"ProbeResult({self.n_samples} inputs, verdict: {self.verdict}, {len(self.flags)} flagged)"

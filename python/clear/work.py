@@ -11,7 +11,6 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from clear._files import MANIFEST, atomic_write, remove_leftovers, require_writa
 from clear._npy import read_npz
 from clear.errors import LimitReached, UnsafeFile
 
-__all__ = ["PIECE_ROWS", "Arrays", "Work", "finish", "hash_array"]
+__all__ = ["PIECE_ROWS", "Arrays", "Work", "hash_array"]
 
 SCHEMA = "clear-work/1"
 MAX_MANIFEST = 1 << 20
@@ -113,17 +112,6 @@ class Work:
             total.update(f" {name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
             total.update(np.ascontiguousarray(arrays[name]).data)
         return total.digest()
-
-
-def finish(work: Work | None, stage: str, piece: int, compute: Callable[[], Arrays]) -> Arrays:
-    """Return the arrays of a piece: those stored, or computed now and stored. Without `work`, computed."""
-    if work is None:
-        return compute()
-    arrays = work.load(stage, piece)
-    if arrays is None:
-        arrays = compute()
-        work.save(stage, piece, arrays)
-    return arrays
 
 
 def hash_array(array: npt.NDArray[Any]) -> str:

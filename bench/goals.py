@@ -1,0 +1,81 @@
+"""The table of docs/scaling.md: the goals of large scans beside what was measured (results/cluster.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.report_tables import seconds
+
+RESULTS = Path(__file__).parent / "results" / "cluster.json"
+NAMES = {
+    "scan": "kills (-9) of scans",
+    "features": "kills (-9) of extractions",
+    "ray": "node deaths in scans under Ray",
+    "ray-shards": "node deaths, training set in shards",
+    "ray-features": "node deaths in extractions under Ray",
+}
+
+
+def block() -> str:
+    """Markdown: goal, floor, stretch, measured; rows whose step was not run are left out."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    lines = ["| | floor | stretch | measured |", "|---|---|---|---|"]
+    for step, describe in (("pieces", _pieces), ("resume", _resume), ("ray", _ray), ("guard", _guard), ("join", _join)):
+        if step in found:
+            lines += describe(found[step])
+    lines += [f"| faults: {_name(what)} | | | {_count(kinds)} |" for what, kinds in _faults(found).items()]
+    return "\n".join(lines)
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def _pieces(row: dict[str, Any]) -> list[str]:
+    each = ", ".join(_percent(ratio) for ratio in row["ratios"])
+    text = f"{_percent(row['over_memory'])} of CPU time (pairs in turns: {each})"
+    return [f"| sharding and markers, {row['samples']:,} x 64 | 10 % | 3 % | {text} |"]
+
+
+def _resume(row: dict[str, Any]) -> list[str]:
+    text = f"{row['finished_pieces_repeated']} finished pieces of {row['pieces']}, and the one under way"
+    return [f"| killed at 90 %: work repeated, {row['samples']:,} x 64 | one shard | one shard | {text} |"]
+
+
+def _ray(row: dict[str, Any]) -> list[str]:
+    each = ", ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+    text = f"{row['over_local']:.2f} of elapsed time (in turns: {each})"
+    return [f"| Ray over local, two cores, {row['samples']:,} x 64 | 1.25 | 1.1 | {text} |"]
+
+
+def _guard(rows: dict[str, Any]) -> list[str]:
+    goals = {"50k training samples, batch 1,": ("3 ms", "1 ms"), "50k training samples, batch 256,": (".5 ms", ".2 ms")}
+    lines = []
+    for group, row in rows.items():
+        if isinstance(row, dict) and "loaded" not in group:
+            floor, stretch = next((goal for part, goal in goals.items() if part in group), ("", ""))
+            text = f"{seconds(row['seconds'])}, CPU {seconds(row['cpu_seconds'])}"
+            lines.append(f"| {group} | {floor} | {stretch} | {text} |")
+    return lines
+
+
+def _join(rows: dict[str, Any]) -> list[str]:
+    lines = []
+    for new, row in rows["new"].items():
+        text = f"{100 * row['over_whole']:.0f} % of CPU time, {row['measured_again']:,} old ones measured again"
+        lines.append(f"| {int(new):,} samples join {rows['samples']:,} x 64, over a whole scan | | | {text} |")
+    return lines
+
+
+def _faults(found: dict[str, Any]) -> dict[str, Any]:
+    return {what: kinds for what, kinds in found.get("faults", {}).items() if isinstance(kinds, dict)}
+
+
+def _name(what: str) -> str:
+    return NAMES.get(what, what)
+
+
+def _count(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in kinds.items()) + ": results equal"

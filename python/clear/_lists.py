@@ -1,0 +1,156 @@
+"""Inverted lists: the rows of each class around centres, and for every group of queries the lists that are searched.
+
+Everything is made by the exact kernel and sums of a fixed order, so that it is the same for every number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import blocks
+from clear._search import Base, Tile
+from clear._stored import StoredRows
+
+__all__ = ["Centres", "Lists", "train_centres"]
+
+Rows = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+LIST_ROWS = 128
+"""Rows of a list, at least, on average."""
+TRAINING_ROWS = 32
+"""Rows a list that train its centre."""
+ROUNDS = 6
+"""Of k-means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Centres:
+    """Centres of the lists of all classes; queries whose nearest centre is the same are a group."""
+
+    tile: Tile
+    """The centres, packed, with the class of each."""
+    rows: Rows
+    owner: Ints
+    """Class of each list, int64 (lists,)."""
+    ranking: Tile
+    """The centres again, packed for the metric that ranks lists for a group."""
+    _probes: dict[tuple[int, int], Ints] = field(default_factory=dict)
+
+    def groups(self, queries: Rows, threads: int, within: Ints | None = None) -> Ints:
+        """The nearest list of each query, of the class in `within` or of any."""
+        anywhere = np.full(len(queries), -1, np.int64)
+        return _nearest(self.tile, queries, 1, threads, anywhere if within is None else within)[:, 0]
+
+    def probes(self, label: int, count: int, threads: int) -> Ints:
+        """For each group the `count` nearest lists of a class (-1: as many for each class, of any), nearest first.
+
+        int64 (lists, at most count).
+        """
+        key = label, count
+        if key not in self._probes:
+            of_class = np.bincount(self.owner)
+            count = (
+                min(count * len(of_class), len(self.rows))
+                if label < 0
+                else min(count, int(of_class[label]) if label < len(of_class) else 0)
+            )
+            self._probes[key] = _nearest(self.ranking, self.rows, count, threads, np.full(len(self.rows), label))
+        return self._probes[key]
+
+
+def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Centres:
+    """k-means in every class, on a seeded sample of its rows."""
+    parts, owner = [], []
+    for label in range(base.n_classes):
+        rows = base.rows_of(label)
+        count = lists or max(1, min(len(rows) // LIST_ROWS, round(2 * math.sqrt(len(rows)))))
+        count = min(count, len(rows))
+        if count:
+            parts.append(_train(base, rows, count, np.random.default_rng((seed, label)), threads))
+            owner += [label] * count
+    width = base.stored.values.shape[1]
+    rows = np.ascontiguousarray(np.concatenate(parts)) if parts else np.empty((0, width), np.float32)
+    labels = np.array(owner, dtype=np.int64)
+    near = "euclidean" if base.metric == "inner_product" else base.metric
+    tiles = [_pack(rows, labels, base.n_classes, metric, base.device) for metric in (near, base.metric)]
+    return Centres(tiles[0], rows, labels, tiles[1])
+
+
+class Lists:
+    """The rows of a base in the lists of their classes: all queries of a group search the same lists together."""
+
+    def __init__(self, base: Base, centres: Centres, probes: int, threads: int, first_class: int = 0) -> None:
+        self.base, self.centres, self.probes, self._first = base, centres, probes, first_class
+        rows = np.arange(len(base.stored)) if base.found is None else np.flatnonzero(base.found)
+        assigned = np.zeros(len(base.stored), np.int64)
+        for part in blocks(len(rows), 4 * base.stored.values.shape[1]):
+            labels = np.zeros(len(rows[part]), np.int64) if base.labels is None else base.labels[rows[part]]
+            assigned[rows[part]] = centres.groups(base.stored.take(rows[part]).widen(), threads, labels + first_class)
+        listed = replace(base, labels=assigned, n_classes=max(1, len(centres.rows)))
+        self.packed = listed.pack(0, len(base.stored), lists=True).packed
+
+    def subset(self, base: Base) -> Lists:
+        """The same lists with the rows of `base` only, some of those here; shares what is packed."""
+        part = object.__new__(Lists)
+        part.base, part.centres, part.probes, part._first = base, self.centres, self.probes, self._first
+        assert base.found is not None  # noqa: S101 - a subset says which
+        part.packed = self.packed.subset(base.found.view(np.uint8))
+        return part
+
+    def own_groups(self, queries: Rows, label: int, threads: int) -> Ints:
+        """The group of each query among the centres of a class (-1, or a class without rows: of all)."""
+        there = label >= 0 and (self.centres.owner == label + self._first).any()
+        within = np.full(len(queries), label + self._first if there else -1)
+        return self.centres.groups(queries, threads, within)
+
+    def search(
+        self, queries: Rows, k: int, exclude: Ints, groups: Ints, label: int, threads: int
+    ) -> tuple[Floats, Ints]:
+        """The k nearest of the rows of a class (-1: all) in the lists of the groups of the queries."""
+        shape = (len(queries), k)
+        label = label if label < 0 else label + self._first
+        if not (self.centres.owner == label).any() and not (label < 0 and len(self.centres.rows)):
+            worst = -np.inf if self.base.metric == "inner_product" else np.inf
+            return np.full(shape, worst), np.full(shape, -1, np.int64)
+        distances, indices = np.empty(shape), np.empty(shape, np.int64)
+        probes = self.centres.probes(label, self.probes, threads)
+        self.packed.search_lists(queries, exclude, groups, probes, threads, distances, indices)
+        return distances, indices
+
+
+def _train(base: Base, rows: Ints, lists: int, rng: np.random.Generator, threads: int) -> Rows:
+    """Centres of k-means, (lists, width) float32; of unit rows for the cosine."""
+    most = min(len(rows), TRAINING_ROWS * lists)
+    sample = base.stored.take(np.sort(rng.choice(rows, most, replace=False))).widen()
+    if base.metric == "cosine":
+        norms = np.linalg.norm(sample.astype(np.float64), axis=1, keepdims=True)
+        sample = np.asarray(sample / np.maximum(norms, 1e-300), dtype=np.float32)
+    centres = sample[np.sort(rng.choice(most, lists, replace=False))]
+    if lists == 1:
+        return np.asarray(sample.mean(axis=0, dtype=np.float64, keepdims=True), dtype=np.float32)
+    for _ in range(ROUNDS):
+        tile = _pack(centres, np.zeros(lists, np.int64), 1, "euclidean", base.device)
+        nearest = _nearest(tile, sample, 1, threads, np.full(most, -1))[:, 0]
+        order = np.argsort(nearest, kind="stable")
+        present, starts, counts = np.unique(nearest[order], return_index=True, return_counts=True)
+        sums = np.add.reduceat(sample[order].astype(np.float64), starts, axis=0)
+        centres = centres.copy()  # a centre that nobody is nearest to stays
+        centres[present] = sums / counts[:, None]
+    return centres
+
+
+def _pack(centres: Rows, owner: Ints, classes: int, metric: str, device: str) -> Tile:
+    return Base(StoredRows(centres, False), owner, None, classes, metric, device).pack(0, len(centres))
+
+
+def _nearest(tile: Tile, queries: Rows, k: int, threads: int, within: Ints) -> Ints:
+    nobody = np.full(len(queries), -1, np.int64)
+    distances, indices = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    tile.packed.search(queries, nobody, within, threads, distances, indices)
+    return indices

@@ -1,0 +1,189 @@
+"""Pieces of a training set that no node holds whole: its shards are searched one by one, what was found is measured.
+
+The nearest rows of the whole are the nearest among those of its shards, in any grouping; equal distances are ordered by
+row number. So each piece becomes tasks: search every shard, merge, gather the rows found from each shard, measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from clear.class_index import Run
+from clear.config import SCAN_SCALE, ScanConfig
+from clear.neighbors import NeighborIndex, Neighbors
+from clear.pieces import Piece, measure_piece
+from clear.prepare import Ints, Reference, Rows
+from clear.work import Arrays, hash_array
+
+__all__ = ["Keyed", "Shards", "measure_sharded"]
+
+GATHERED = 128 << 20
+"""Bytes that the rows found for a part of a piece may take in a task."""
+
+
+class Keyed:
+    """Something known by its key, so that a worker process unpacks equal ones once."""
+
+    key: str
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Keyed) and other.key == self.key
+
+
+class Shard(Keyed):
+    """Consecutive rows of a prepared training set."""
+
+    def __init__(self, reference: Reference, start: int, stop: int) -> None:
+        own = slice(start, stop)
+        self.start, self.n_classes = start, reference.n_classes
+        self.rows, self.labels, self.in_core = reference.rows[own], reference.labels[own], reference.in_core[own]
+        self.distinct = reference.representative[own] == np.arange(start, stop)
+        self.key = f"{start} {hash_array(self.rows)} {hash_array(self.in_core)}"
+
+
+class Question(NamedTuple):
+    """Distinct samples, and what of the whole training set their measuring depends on."""
+
+    points: Rows
+    labels: Ints
+    numbers: Ints
+    class_sizes: Ints
+    config: ScanConfig
+
+
+class Found(NamedTuple):
+    """Nearest rows, by their numbers in the whole training set."""
+
+    mates: Neighbors
+    pool: Neighbors
+    others: Neighbors
+
+
+class Shards:
+    """A training set in the object store, in `count` shards, and the tasks that work on them."""
+
+    def __init__(
+        self, reference: Reference, count: int, put: Callable[[Any], Any], task: Callable[[Callable[..., Any]], Any]
+    ) -> None:
+        cuts = np.unique(np.linspace(0, len(reference.rows), count + 1).astype(np.int64)).tolist()
+        self.reference = reference
+        self.stored = [put(Shard(reference, start, stop)) for start, stop in pairwise(cuts)]
+        self.search, self.merge, self.gather = task(search_shard), task(merge_found), task(gather_rows)
+        self.measure, self.join = task(measure_found), task(join_parts)
+
+
+def measure_sharded(shards: Shards, piece: Piece) -> list[Any]:
+    """Hand out the tasks of a piece; the last of them returns what `measure_piece` does."""
+    reference = shards.reference
+    width, size = reference.rows.shape[1], reference.config.hull_size
+    found = 2 * SCAN_SCALE.mates + size + reference.n_classes * size
+    step = max(1, GATHERED // (found * (4 * width + 16)))
+    tickets, parts = [], []
+    for start in range(piece.start, piece.stop, step):
+        units = reference.units[start : min(piece.stop, start + step)]
+        question = Question(
+            reference.rows[units], reference.labels[units], units, reference.class_sizes, reference.config
+        )
+        searched = [shards.search.remote(shard, question) for shard in shards.stored]
+        merged = shards.merge.remote(*searched)
+        gathered = [shards.gather.remote(shard, merged) for shard in shards.stored]
+        parts.append(shards.measure.remote(question, merged, *gathered))
+        tickets += [*searched, merged, *gathered]
+    return [*tickets, *parts, shards.join.remote(*parts)]
+
+
+def search_shard(shard: Shard, question: Question) -> Found:
+    """Nearest rows in one shard."""
+    every, core = _pack(shard)
+    points, labels, numbers, _, config = question
+    here = (numbers >= shard.start) & (numbers < shard.start + len(shard.rows))
+    own = np.where(here, numbers - shard.start, -1)
+    peeled = SCAN_SCALE.mates + config.hull_size
+    found = (
+        every.search(points, k=SCAN_SCALE.mates, within=labels, exclude=own, threads=1),
+        core.search(points, k=peeled, within=labels, exclude=own, threads=1),
+        core.search_by_class(points, k=config.hull_size, without=labels, threads=1),
+    )
+    return Found(*(Neighbors(d, np.where(rows >= 0, rows + shard.start, -1)) for d, rows in found))
+
+
+@lru_cache(maxsize=1)
+def _pack(shard: Shard) -> tuple[NeighborIndex, NeighborIndex]:
+    every = NeighborIndex(shard.rows, shard.labels, rows=shard.distinct, n_classes=shard.n_classes)
+    return every, every.subset(shard.in_core)
+
+
+def merge_found(*found: Found) -> Found:
+    """The nearest among those of shards, which come in the order of their rows."""
+    return Found(*(_merge(parts) for parts in zip(*found, strict=True)))
+
+
+def _merge(parts: tuple[Neighbors, ...]) -> Neighbors:
+    distances = np.concatenate([part.distances for part in parts], axis=-1)
+    indices = np.concatenate([part.indices for part in parts], axis=-1)
+    order = np.argsort(distances, axis=-1, kind="stable")[..., : parts[0].indices.shape[-1]]
+    return Neighbors(np.take_along_axis(distances, order, axis=-1), np.take_along_axis(indices, order, axis=-1))
+
+
+def gather_rows(shard: Shard, found: Found) -> tuple[Ints, Rows]:
+    """Numbers, in order, and values of the rows found that this shard has."""
+    numbers = np.unique(np.concatenate([near.indices.ravel() for near in found]))
+    numbers = numbers[(numbers >= shard.start) & (numbers < shard.start + len(shard.rows))]
+    return numbers, shard.rows[numbers - shard.start]
+
+
+def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]) -> Arrays:
+    """What `measure_piece` gives, from the rows found alone: numbered anew, behind the samples themselves."""
+    m, run = len(question.points), (0, len(question.class_sizes))
+    numbers = np.concatenate([part for part, _ in gathered])
+    found = Found(*(Neighbors(d, np.where(rows >= 0, m + np.searchsorted(numbers, rows), -1)) for d, rows in found))
+    known = _Known(run, found)
+    reference = SimpleNamespace(
+        config=question.config,
+        n_classes=run[1],
+        class_sizes=question.class_sizes,
+        rows=np.concatenate([question.points, *(rows for _, rows in gathered)]),
+        labels=question.labels,
+        order=np.arange(m),
+        order_groups=None,
+        index=lambda _: known,
+        threads=1,
+    )
+    arrays = measure_piece(cast("Reference", reference), Piece(0, 0, m))
+    near = arrays["mates"]
+    arrays["mates"] = np.where(near >= 0, numbers[near - m], -1)
+    return arrays
+
+
+class _Known:
+    """An index whose answers are known: they are given out in the order of the samples that are asked about."""
+
+    def __init__(self, run: Run, found: Found) -> None:
+        self.run, self._found = run, found
+        self._given = [0, 0, 0]
+
+    def own(self, points: Rows, _labels: Ints, _k: int, _exclude: Ints, *, core: bool = False) -> Neighbors:
+        return self._next(1 if core else 0, len(points))
+
+    def others(self, points: Rows, _labels: Ints, _k: int, _groups: Ints | None) -> Neighbors:
+        return self._next(2, len(points))
+
+    def _next(self, which: int, count: int) -> Neighbors:
+        part = slice(self._given[which], self._given[which] + count)
+        self._given[which] = part.stop
+        distances, indices = self._found[which]
+        return Neighbors(distances[part], indices[part])
+
+
+def join_parts(*parts: Arrays) -> Arrays:
+    """The parts of a piece as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

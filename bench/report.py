@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import goals, report_plots  # noqa: E402
+from bench import goals, report_plots, report_scans  # noqa: E402
 from bench.report_tables import best_peer, hull_summary, seconds, sections, table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +28,7 @@ FIGURE = ROOT / "docs" / "figures" / "scaling.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 README = ROOT / "README.md"
 SCALE = ROOT / "docs" / "scaling.md"
-MARKERS = ("<!-- bench:start -->", "<!-- bench:end -->")
-GOALS = ("<!-- goals:start -->", "<!-- goals:end -->")
+SCANS = SPEED.with_name("large-scans.json")
 HULL_TEXT = """\
 Positions: `in` mix of all vertices, `insp` of few, `jin`/`jout` just inside or outside, `held` a held-out sample of
 the class, `far` one of another class. Geometric means over the rows below; peers are called as their users call them,
@@ -147,11 +146,11 @@ def headline(speed: dict[str, Any]) -> str:
     )
 
 
-def with_block(text: str, block: str, markers: tuple[str, str] = MARKERS) -> str:
-    start, end = markers
+def with_block(text: str, block: str, name: str = "bench") -> str:
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"no {start} ... {end} in the document")
+        raise SystemExit(f"no {start} ... {end} to write into")
     return pattern.sub(lambda _: f"{start}\n{block}\n{end}", text)
 
 
@@ -166,7 +165,9 @@ def main() -> int:
         SPEED.write_text(json.dumps(condense(runs), indent=1) + "\n", encoding="utf-8")
     speed = json.loads(SPEED.read_text(encoding="utf-8"))
     wanted = {DOCUMENT: benchmarks_page(speed), README: with_block(README.read_text(encoding="utf-8"), headline(speed))}
-    wanted[SCALE] = with_block(SCALE.read_text(encoding="utf-8"), goals.block(), GOALS)
+    page = with_block(SCALE.read_text(encoding="utf-8"), goals.block(), "goals")
+    scans = report_scans.load(SCANS)
+    wanted[SCALE] = page if scans is None else with_block(page, report_scans.text(scans), "large-scans")
     for path, text in wanted.items():
         if options.check:
             if path.read_text(encoding="utf-8") != text:

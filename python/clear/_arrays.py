@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any, cast
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from clear._rows import ShardedRows
 
-__all__ = ["as_features", "as_ids", "as_labels", "as_threads", "blocks", "first_nonfinite_rows"]
+__all__ = ["as_features", "as_ids", "as_labels", "as_threads", "blocks", "first_nonfinite_rows", "forget"]
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BLOCK_BYTES = 16 << 20
@@ -69,6 +70,18 @@ def as_features(value: Any, name: str = "features", *, width: int | None = None,
                 f"{name} has nan or inf in {count} of {len(array)} rows (first: {rows}): remove them first"
             )
     return array
+
+
+def forget(values: FloatArray) -> None:
+    """Let go of the pages of a read-only memory map that were read: they need not stay resident."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for part in values.held() if isinstance(values, ShardedRows) else [values]:
+        base = part
+        while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
+            base = base.base
+        if isinstance(base, np.memmap) and base.mode == "r" and isinstance(base.base, mmap.mmap):
+            base.base.madvise(mmap.MADV_DONTNEED)
 
 
 def as_float32(array: FloatArray) -> npt.NDArray[np.float32]:

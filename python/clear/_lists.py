@@ -15,7 +15,7 @@ from clear._arrays import blocks
 from clear._search import Base, Tile
 from clear._stored import StoredRows
 
-__all__ = ["Centres", "Lists", "train_centres"]
+__all__ = ["Centres", "Lists", "default_lists", "train_centres"]
 
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -69,7 +69,7 @@ def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Cen
     parts, owner = [], []
     for label in range(base.n_classes):
         rows = base.rows_of(label)
-        count = lists or max(1, min(len(rows) // LIST_ROWS, round(2 * math.sqrt(len(rows)))))
+        count = lists or default_lists(len(rows))
         count = min(count, len(rows))
         if count:
             parts.append(_train(base, rows, count, np.random.default_rng((seed, label)), threads))
@@ -80,6 +80,11 @@ def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Cen
     near = "euclidean" if base.metric == "inner_product" else base.metric
     tiles = [_pack(rows, labels, base.n_classes, metric, base.device) for metric in (near, base.metric)]
     return Centres(tiles[0], rows, labels, tiles[1])
+
+
+def default_lists(rows: int) -> int:
+    """Lists of a class of so many rows."""
+    return max(1, min(rows // LIST_ROWS, round(2 * math.sqrt(rows))))
 
 
 class Lists:

@@ -50,6 +50,10 @@ class ShardedRows:
     def __repr__(self) -> str:
         return f"ShardedRows({self.shape} {self.dtype}, {len(self._ends)} pieces)"
 
+    def held(self) -> list[npt.NDArray[Any]]:
+        """All pieces, as they are loaded."""
+        return [self._load(piece) for piece in range(len(self._ends))]
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("rows in several files cannot be viewed as one array without a copy")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clear._arrays import blocks
 from clear.approximate import describe
 from clear.collapse import Wrap, measure
 from clear.config import SCAN_SCALE, Scale
@@ -81,10 +82,10 @@ def recall_of(reference: Reference, points: Rows, labels: Ints, exclude: Ints, s
             asked = points[mine], labels[mine], k, exclude[mine]
             pairs.append((here.own(*asked, core=core), there.own(*asked, core=core)))
         for got, want in pairs:
-            k = want.indices.shape[-1]
-            for have, true in zip(got.indices.reshape(-1, k), want.indices.reshape(-1, k), strict=True):
-                true = true[true >= 0]
-                found, wanted = found + int(np.isin(true, have).sum()), wanted + len(true)
+            have, true = (near.indices.reshape(-1, near.indices.shape[-1]) for near in (got, want))
+            for block in blocks(len(true), true.shape[1] ** 2):
+                hit = (true[block, :, None] == have[block, None, :]).any(axis=2) & (true[block] >= 0)
+                found, wanted = found + int(hit.sum()), wanted + int((true[block] >= 0).sum())
     return found / max(wanted, 1)
 
 

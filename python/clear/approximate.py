@@ -48,7 +48,7 @@ class Approximate:
     method: Literal["ivf", "hnsw"] | SearchIndex = "ivf"
     lists: int | None = None
     """Of a class. Default: 2 sqrt(rows), of at least 128 rows each on average."""
-    probes: int = 32
+    probes: int = 64
     candidates: int | None = None
     """Taken from a graph or a brought index before they are measured. Default: 2 k + 32."""
     seed: int = 0

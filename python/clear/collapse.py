@@ -57,14 +57,14 @@ class Wrap:
     """float64 (m,), unit-row distance; inf without mates."""
     own: list[Floats]
     """float64 (m,); inf when no core sample is left after peeling."""
-    own_size: list[Ints]
-    """Vertices behind `own`, int64 (m,)."""
+    own_size: list[npt.NDArray[np.int16]]
+    """Vertices behind `own`, int16 (m,)."""
     other: Floats
     """float64 (m,): distance to the nearest other hull; nan when not asked for."""
-    other_label: Ints
-    """int64 (m,): whose hull that is; -1 when not asked for."""
-    mates: Ints
-    """int64 (m, NEAREST_MATES): the nearest rows of the label, nearest first; -1 where there are fewer."""
+    other_label: npt.NDArray[np.int32]
+    """int32 (m,): whose hull that is; -1 when not asked for."""
+    mates: npt.NDArray[np.int32 | np.int64]
+    """int32, or int64 from 2^31 rows on, (m, NEAREST_MATES): the nearest rows of the label, nearest first; -1 where there are fewer."""
 
 
 def collapse(wrap: Wrap, scale: int) -> Floats:
@@ -101,7 +101,7 @@ def measure(
     training row that is the sample itself.
     Time O(m n width) for the neighbours plus m * (classes + scales) small hulls.
     """
-    wrap = empty_wrap(len(points), len(scales))
+    wrap = empty_wrap(len(points), len(scales), len(reference.rows))
     groups = reference.groups(points)
     with track(progress, stage, len(points) * len(reference.runs)) as advance:
         for run in reference.runs:
@@ -125,7 +125,7 @@ def measure_run(
     groups: Ints | None,
 ) -> Wrap:
     """`measure` against the classes of one index, for points whose groups are known."""
-    wrap = empty_wrap(len(points), len(scales))
+    wrap = empty_wrap(len(points), len(scales), len(reference.rows))
     for block in _blocks(reference, index.run, points, scales, True):
         of = None if groups is None else groups[block]
         _measure_block(reference, index, points[block], labels[block], exclude[block], of, scales, True, wrap, block)
@@ -138,15 +138,15 @@ def _blocks(reference: Reference, run: Run, points: Rows, scales: tuple[Scale, .
     return blocks(len(points), row_bytes + 4 * points.shape[1], budget=BLOCK_BYTES)
 
 
-def empty_wrap(m: int, scales: int) -> Wrap:
-    """Nothing measured yet of m samples: no label's hull is near."""
+def empty_wrap(m: int, scales: int, rows: int) -> Wrap:
+    """Nothing measured yet of m samples among so many rows: no label's hull is near. Small types: there is one for all."""
     return Wrap(
         [np.full(m, np.nan) for _ in range(scales)],
         [np.full(m, np.nan) for _ in range(scales)],
-        [np.zeros(m, np.int64) for _ in range(scales)],
+        [np.zeros(m, np.int16) for _ in range(scales)],
         np.full(m, np.nan),
-        np.full(m, -1),
-        np.full((m, NEAREST_MATES), -1),
+        np.full(m, -1, np.int32),
+        np.full((m, NEAREST_MATES), -1, np.int32 if rows < 1 << 31 else np.int64),
     )
 
 

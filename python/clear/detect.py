@@ -94,7 +94,7 @@ def scan(
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
-        Bytes that the scan may need beside the features themselves (`plan_scan` says how many it needs).
+        Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many).
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may be
         missed. Hulls and distances remain exact for those found, and the result says how many were found on a
@@ -133,7 +133,7 @@ def scan(
     (5, 0)
     """
     if max_memory is not None:
-        require_memory(features, config or ScanConfig(), max_memory)
+        require_memory(features, config or ScanConfig(), max_memory, threads)
     check_engine(engine, address, node_memory)
     if previous is not None:
         others = (workdir, approximate, max_seconds, views)
@@ -263,7 +263,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
         margin=reference.margin,
         support=support,
         views=second,
-        suggested_label=wrap.other_label[spread],
+        suggested_label=wrap.other_label[spread].astype(np.int64),
         level=sample_levels(doubt, threshold, judged, config),
         in_core=reference.in_core,
         representative=reference.representative,

@@ -101,7 +101,7 @@ def measure_in_pieces(
     The entries of the result are those of `reference.units`.
     """
     count = len(reference.units)
-    wrap = empty_wrap(count, 1)
+    wrap = empty_wrap(count, 1, len(reference.rows))
     if work is None and engine is None:
         piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
     pieces = cut_pieces(reference, piece_rows)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from clear._arrays import as_count, as_threads
 from clear._blas import one_numpy_thread
+from clear._lists import default_lists
+from clear.approximate import Approximate, as_approximate
+from clear.class_index import class_runs
 from clear.collapse import BLOCK_BYTES
 from clear.config import ScanConfig
 from clear.cross_validation import MAX_FIT_ROWS, cross_validate
@@ -21,8 +26,20 @@ from clear.neighbors import NeighborIndex
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
 SAMPLE_ROWS = 4096
-PIECE_BYTES = 80
-"""Of a sample in a piece of the stage "hulls", beside its reach: 72 and its share of the file's head."""
+PIECE_BYTES = 13
+"""Of a sample in a piece of the stage "hulls", for each run of classes: 12 and its share of the file's head."""
+KEPT_BYTES = 40
+"""Of a sample beside its prepared row: labels, numbers of rows, marks."""
+WRAP_BYTES, SCORE_BYTES = 72, 180
+"""Of a sample: its distances; its scores, and what is sorted to draw levels."""
+PACKING_BYTES = 80
+"""Of a packed row beside its numbers, while it is packed."""
+LIBRARY_BYTES, SKLEARN_BYTES = 150 << 20, 90 << 20
+"""Resident at least once the libraries of a scan are imported; what scikit-learn and SciPy bring of it."""
+LISTS_SLOWER = 1.6
+"""An operation in lists over one in a whole class: fewer queries and rows meet at a time."""
+SECONDS_OF_SCORE = 2e-6
+"""Of a sample, after its hulls."""
 PRODUCT_SIDE = 384
 
 
@@ -52,8 +69,12 @@ class Plan:
     """Features per sample after the projection of wide ones."""
     threads: int
     stages: tuple[Stage, ...]
+    process_bytes: int
+    """Resident now: interpreter, libraries, and features that are in memory already."""
     kept_bytes: int
-    """Prepared rows, packed indices and scores: kept to the end."""
+    """Prepared rows and what is known of each sample: kept to the end."""
+    approximate: str | None
+    """How candidates are found; None for exact neighbours."""
 
     @property
     def seconds(self) -> float:
@@ -62,8 +83,8 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Kept bytes plus the largest stage, beside the features themselves and the libraries (about 150 MB)."""
-        return self.kept_bytes + max(stage.peak_bytes for stage in self.stages)
+        """Resident memory at the peak: the process as it is now with its libraries, kept bytes and the largest stage."""
+        return self.process_bytes + self.kept_bytes + max(stage.peak_bytes for stage in self.stages)
 
     @property
     def disk_bytes(self) -> int:
@@ -82,10 +103,12 @@ def plan_scan(
     *,
     config: ScanConfig | None = None,
     threads: int | None = None,
+    approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
 ) -> Plan:
     """Estimate what `scan` costs for (n_samples, n_features) float features of n_classes balanced classes.
 
-    Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up.
+    Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up. Memory is that of
+    this process, with what is in it.
 
     Examples
     --------
@@ -101,49 +124,78 @@ def plan_scan(
     )
     workers = as_threads(threads)
     width = d if d <= config.pca_above else config.pca_width
+    how = as_approximate(approximate)
     rates = _measure_rates(width, min(classes, 100), config, workers)
-    pair_operations = 2.0 * n * n * width * (1 + 2 / classes)
+    searched = _searched_rows(n, classes, how)
+    operations = 2.0 * n * searched * width
+    rate = rates["neighbours"] * (1 if how is None else LISTS_SLOWER)
     hulls = n * (classes - 1) + 2 * n
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
     prepare_seconds = n * d * rates["prepare"] + products * rates["products"]
-    peak = _stage_bytes(n, d, config)
+    core_seconds = fitted * config.folds * rates["core"]
+    kept, peak = _memory(n, d, classes, config, workers)
+    disk = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     stages = (
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], 0),
-        Stage("core", float(fitted * config.folds), fitted * config.folds * rates["core"], peak["core"], 8 * n),
-        Stage("neighbours", pair_operations, pair_operations * rates["neighbours"], peak["neighbours"], 0),
-        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], (PIECE_BYTES + 4 * (classes + 1)) * n),
+        Stage("core", float(fitted * config.folds), core_seconds, peak["core"], disk[0]),
+        Stage("neighbours", operations, operations * rate, peak["hulls"], 0),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], disk[1]),
+        Stage("flags", float(n), n * SECONDS_OF_SCORE, peak["flags"], 0),
     )
-    return Plan(n, d, classes, width, workers, stages, kept_bytes=_memory(n, d, config)[0])
+    process = max(resident_bytes(), LIBRARY_BYTES)
+    return Plan(n, d, classes, width, workers, stages, process, kept, None if how is None else str(how.method))
 
 
-def require_memory(features: Features, config: ScanConfig, limit: int) -> None:
-    """Raise MemoryError when a scan needs more than `limit` bytes beside the features themselves."""
+def require_memory(features: Features, config: ScanConfig, limit: int, threads: int | None = None) -> None:
+    """Raise MemoryError when the process would need more than `limit` bytes, features that are in memory included."""
     n, d = features.values.shape
-    needed = sum(_memory(n, d, config))
+    classes = int(features.labels.max(initial=1)) + 1
+    kept, peak = _memory(n, d, classes, config, as_threads(threads))
+    loaded = resident_bytes() if "sklearn" in sys.modules else max(resident_bytes() + SKLEARN_BYTES, LIBRARY_BYTES)
+    needed = loaded + kept + max(peak.values())
     if needed > as_count(limit, "max_memory"):
         raise MemoryError(
-            f"the scan needs about {needed / 2**20:.0f} MiB beside the features: max_memory allows "
+            f"the scan needs about {needed / 2**20:.0f} MiB, this process included: max_memory allows "
             f"{limit / 2**20:.0f} MiB; narrower features (pca_width) or fewer samples need less"
         )
 
 
-def _memory(n: int, d: int, config: ScanConfig) -> tuple[int, int]:
-    """Bytes kept to the end, and bytes of the largest stage beside them."""
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
+    """Rows (and centres) that a sample is held against: all, and those of its class twice more; or some lists of each."""
+    if how is None:
+        return n * (1 + 2 / classes)
+    size = max(1, n // classes)
+    lists = how.lists or default_lists(size)
+    return (classes + 3) * lists + (classes + 1) * size * min(1.0, how.probes / lists)
+
+
+def _runs(n: int, width: int, classes: int) -> int:
+    return len(class_runs(np.full(classes, n // classes), 4 * width + 16))
+
+
+def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> tuple[int, dict[str, int]]:
+    """Bytes kept to the end, and those of each stage beside them; classes are balanced."""
     width = d if d <= config.pca_above else config.pca_width
     row = 4 * width
-    return 2 * n * row + 16 * 8 * n, max(_stage_bytes(n, d, config).values())
-
-
-def _stage_bytes(n: int, d: int, config: ScanConfig) -> dict[str, int]:
-    width = d if d <= config.pca_above else config.pca_width
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
-    return {
-        "prepare": 4 * (16 << 20) + (0 if width == d else 4 * 8 * d * d),
-        "core": 6 * fitted * 4 * width,
-        "neighbours": BLOCK_BYTES,
-        "hulls": BLOCK_BYTES,
+    packed = -(-n // _runs(n, width, classes))
+    block = min(BLOCK_BYTES, n * (24 * config.hull_size * classes + row))
+    return n * (row + KEPT_BYTES), {
+        "prepare": 4 * min(16 << 20, 8 * n * d) + 56 * n + (0 if width == d else 4 * 8 * d * d),
+        "core": 32 * n + min(threads, config.folds) * fitted * 4 * (3 * width + 4 * classes),
+        "hulls": WRAP_BYTES * n + packed * (row + PACKING_BYTES) + 2 * block,
+        "flags": (WRAP_BYTES + SCORE_BYTES) * n + packed * (row + PACKING_BYTES),
     }
 
 

@@ -7,15 +7,19 @@ copy is no mate.
 from __future__ import annotations
 
 import copy
+import mmap
+import os
+import tempfile
 import threading
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks
+from clear._arrays import FloatArray, as_features, as_labels, as_threads, blocks, forget
 from clear._backend import release_memory
 from clear._blas import one_numpy_thread
 from clear._lists import Centres, train_centres
@@ -45,6 +49,8 @@ __all__ = [
 
 PIECES = 2
 """What stored pieces of a scan hold: raised when that changes."""
+FILED_BYTES = 1 << 30
+"""Prepared rows that lie in a file of the folder of work, where there is one."""
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -58,6 +64,7 @@ def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None 
     mean = np.zeros(d)
     for block in blocks(n, d * 8):
         mean += values[block].astype(np.float64).sum(axis=0)
+        forget(values)
     mean /= n
     if d <= config.pca_above:
         return Preparation(mean, None)
@@ -73,10 +80,13 @@ def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None 
     return Preparation(mean, components)
 
 
-def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
-    """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks."""
+def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Path | None = None) -> Rows:
+    """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks.
+
+    place: a folder for the rows where they are many; they then lie in a file without a name, gone when they are.
+    """
     width = values.shape[1] if preparation.components is None else len(preparation.components)
-    mapped = np.empty((len(values), width), dtype=np.float32)
+    mapped = _room((len(values), width), place)
     with nullcontext() if preparation.components is None else one_numpy_thread():
         for block in blocks(len(values), values.shape[1] * 8):
             centred = values[block].astype(np.float64) - preparation.mean
@@ -85,8 +95,19 @@ def apply_preparation(values: FloatArray, preparation: Preparation) -> Rows:
             centred /= np.maximum(np.abs(centred).max(axis=1, keepdims=True), 1e-300)
             norms = np.linalg.norm(centred, axis=1, keepdims=True)
             mapped[block] = centred / np.maximum(norms, 1e-300)
-    mapped += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
+            mapped[block] += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
+            forget(values)
     return mapped
+
+
+def _room(shape: tuple[int, int], place: Path | None) -> Rows:
+    """Room for rows: memory, or from `FILED_BYTES` on a file of the folder, so that the system can write pages out."""
+    size = 4 * shape[0] * shape[1]
+    if place is None or size < FILED_BYTES or not hasattr(os, "posix_fallocate"):
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=place) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal later
+        return np.ndarray(shape, np.float32, mmap.mmap(file.fileno(), size))
 
 
 def find_representatives(rows: Rows, labels: Ints) -> Ints:
@@ -171,7 +192,7 @@ class Reference:
         self.n_classes = count_classes(features)
         self.labels: Ints = as_labels(features.labels, n, classes=self.n_classes)
         self.preparation = fit_preparation(values, self.config)
-        self.rows: Rows = apply_preparation(values, self.preparation)
+        self.rows: Rows = apply_preparation(values, self.preparation, place=None if work is None else work.folder)
         self.representative = find_representatives(self.rows, self.labels)
         self.units: Ints = np.flatnonzero(self.representative == np.arange(n))
         if len(self.units) < 2 * self.config.folds:
@@ -194,13 +215,10 @@ class Reference:
         if self.approximate is not None and self.approximate.method == "ivf":
             whole = base_of(self.rows, self.labels, self.distinct, (0, self.n_classes))
             self.centres = train_centres(whole, self.approximate.lists, self.approximate.seed, self.threads)
-        self.order, self.order_groups = (
-            self.units,
-            self.groups(self.rows[self.units] if self.centres else self.rows[:0]),
-        )
+        self.order, self.order_groups = self.units, self._unit_groups()
         if self.order_groups is not None:  # samples that search the same lists lie side by side
             place = np.argsort(self.order_groups, kind="stable")
-            self.order, self.order_groups = self.units[place], self.order_groups[place]
+            self.order, self.order_groups = self.units[place], self.order_groups[place].astype(np.int32)
         self._held: dict[Run, ClassIndex] = {}
         self._lock = threading.Lock()
 
@@ -244,6 +262,14 @@ class Reference:
             return None
         parts = blocks(len(points), 4 * points.shape[1])
         return np.concatenate([np.zeros(0, np.int64), *(self.centres.groups(points[p], self.threads) for p in parts)])
+
+    def _unit_groups(self) -> Ints | None:
+        if self.centres is None:
+            return None
+        found = np.empty(len(self.units), np.int64)
+        for part in blocks(len(self.units), 4 * self.rows.shape[1]):
+            found[part] = self.centres.groups(self.rows[self.units[part]], self.threads)
+        return found
 
     def nearest(self, points: Rows, labels: Ints, k: int, exclude: Ints | None = None, *, core: bool = False) -> Ints:
         """Row numbers of the nearest k (core) rows of each point's label, (m, k)."""

@@ -138,7 +138,7 @@ def judge(
         margin=nothing,
         support=nothing,
         views=nothing,
-        suggested_label=wrap.other_label,
+        suggested_label=wrap.other_label.astype(np.int64),
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
         representative=at,

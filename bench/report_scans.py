@@ -1,0 +1,77 @@
+"""The table of large scans in docs/scaling.md, from results/large-scans.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HEAD = (
+    "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | over float32 features | recall | level as exact: "
+    "all, flagged | planted found | time over neighbours' |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def text(document: dict[str, Any]) -> str:
+    """Lines for the page."""
+    scans = [row for row in document["rows"] if row["mode"] != "pieces"]
+    width, classes = scans[0]["width"], scans[0]["classes"]
+    lines = [
+        f"Stores of float16 features of width {width}, {classes} classes, 40 samples planted in five pockets; "
+        "`python -m bench.large_scans` makes",
+        "and scans them, `python -m bench.report` writes this table. A load above the number of threads means that others",
+        "used the machine, too: only CPU seconds then say what a scan costs.",
+        "",
+        *HEAD,
+        *(line(row) for row in scans),
+        "",
+    ]
+    lines += [f"- {row['rows']:,} rows, {row['mode']}: {notes(row)}." for row in scans]
+    for row in document["rows"]:
+        if row["mode"] == "pieces":
+            lines.append(
+                f"- A folder of work at {row['rows']:,} rows: CPU seconds over those of a scan without one "
+                f"{row['cpu_over_plain']:.3f} (median of {row['turns']} pairs in turns)."
+            )
+    return "\n".join(lines)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One scan."""
+    seconds = row["seconds"] + row.get("seconds_before", 0.0)
+    exact = row["mode"] == "exact"
+    ratio = row["seconds"] / row["stages"]["of these: neighbours"]
+    cells = [
+        f"{row['rows']:,}",
+        "exact" if exact else f"IVF, {row['probes']} lists",
+        f"{duration(seconds)} ({duration(row['plan_seconds'])})",
+        duration(row["cpu_seconds"]),
+        f"{row['peak_rss'] / 2**30:.2f} GiB ({row['plan_peak_bytes'] / 2**30:.2f})",
+        f"{row['peak_rss'] / (4 * row['rows'] * row['width']):.2f}",
+        "1" if exact else f"{row['recall']:.3f}",
+        "1, 1" if exact else f"{row['same_level']:.3f}, {row['flagged_same_level']:.3f}",
+        f"{row['planted_flagged']} of {row['planted']}",
+        f"{ratio:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def notes(row: dict[str, Any]) -> str:
+    """Where the time went, and on what machine."""
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in row["stages"].items())
+    starts = "" if row.get("starts", 1) == 1 else f", in {row['starts']} runs"
+    return f"{stages}; {row['threads']} threads of {row['cores']} cores, load {row['load_at_end']:.1f}{starts}, {row['date']}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds or minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The results, where there are some."""
+    if not path.exists():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document if document["rows"] else None

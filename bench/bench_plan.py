@@ -1,4 +1,4 @@
-"""What the plan says beside what happens: seconds and resident memory of scans of several sizes, each in its own process.
+"""What the plan says beside what happens: seconds and resident memory of scans of several sizes, a process each.
 
     python -m bench.bench_plan --out bench/results/plan.json
 

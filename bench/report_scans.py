@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 HEAD = (
-    "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | over float32 features | recall | level as exact: "
-    "all, flagged | planted found | time over neighbours' |",
+    "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | over float32 features | recall | level as exact"
+    ": all, flagged | planted found | time over neighbours' |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -20,8 +20,8 @@ def text(document: dict[str, Any]) -> str:
     lines = [
         f"Stores of float16 features of width {width}, {classes} classes, 40 samples planted in five pockets; "
         "`python -m bench.large_scans` makes",
-        "and scans them, `python -m bench.report` writes this table. A load above the number of threads means that others",
-        "used the machine, too: only CPU seconds then say what a scan costs.",
+        "and scans them, `python -m bench.report` writes this table. A load above the number of threads means that",
+        "others used the machine, too: only CPU seconds then say what a scan costs.",
         "",
         *HEAD,
         *(line(row) for row in scans),
@@ -61,7 +61,8 @@ def notes(row: dict[str, Any]) -> str:
     """Where the time went, and on what machine."""
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in row["stages"].items())
     starts = "" if row.get("starts", 1) == 1 else f", in {row['starts']} runs"
-    return f"{stages}; {row['threads']} threads of {row['cores']} cores, load {row['load_at_end']:.1f}{starts}, {row['date']}"
+    machine = f"{row['threads']} threads of {row['cores']} cores, load {row['load_at_end']:.1f}"
+    return f"{stages}; {machine}{starts}, {row['date']}"
 
 
 def duration(seconds: float) -> str:

@@ -77,7 +77,7 @@ def forget(values: FloatArray) -> None:
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
     for part in values.held() if isinstance(values, ShardedRows) else [values]:
-        base = part
+        base: Any = part
         while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
             base = base.base
         if isinstance(base, np.memmap) and base.mode == "r" and isinstance(base.base, mmap.mmap):

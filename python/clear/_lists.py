@@ -68,11 +68,11 @@ def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Cen
     """k-means in every class, on a seeded sample of its rows."""
     parts, owner = [], []
     for label in range(base.n_classes):
-        rows = base.rows_of(label)
-        count = lists or default_lists(len(rows))
-        count = min(count, len(rows))
+        mine = base.rows_of(label)
+        count = lists or default_lists(len(mine))
+        count = min(count, len(mine))
         if count:
-            parts.append(_train(base, rows, count, np.random.default_rng((seed, label)), threads))
+            parts.append(_train(base, mine, count, np.random.default_rng((seed, label)), threads))
             owner += [label] * count
     width = base.stored.values.shape[1]
     rows = np.ascontiguousarray(np.concatenate(parts)) if parts else np.empty((0, width), np.float32)

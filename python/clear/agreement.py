@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +96,11 @@ def _replaced(wrap: Wrap, at: Ints, true: Wrap) -> Wrap:
         whole[at] = new
         return whole
 
-    lists = {
-        name: [put(a, b) for a, b in zip(getattr(wrap, name), getattr(true, name), strict=True)]
-        for name in ("pocket", "own", "own_size")
-    }
-    plain = {name: put(getattr(wrap, name), getattr(true, name)) for name in ("other", "other_label", "mates")}
-    return replace(wrap, **lists, **plain)
+    return Wrap(
+        [put(old, new) for old, new in zip(wrap.pocket, true.pocket, strict=True)],
+        [put(old, new) for old, new in zip(wrap.own, true.own, strict=True)],
+        [put(old, new) for old, new in zip(wrap.own_size, true.own_size, strict=True)],
+        put(wrap.other, true.other),
+        put(wrap.other_label, true.other_label),
+        put(wrap.mates, true.mates),
+    )

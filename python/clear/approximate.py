@@ -89,7 +89,8 @@ class ApproximateSearch:
         self.how, self.base = how, base
         self._first = first_class  # what the centres call class 0 of the base
         self._engines: dict[int, Engine] = {}
-        self._centres, self._lists = centres, None
+        self._centres = centres
+        self._lists: Lists | None = None
         self._whole: ApproximateSearch | None = None
 
     def subset(self, base: Base) -> ApproximateSearch:

@@ -64,7 +64,8 @@ class Wrap:
     other_label: npt.NDArray[np.int32]
     """int32 (m,): whose hull that is; -1 when not asked for."""
     mates: npt.NDArray[np.int32 | np.int64]
-    """int32, or int64 from 2^31 rows on, (m, NEAREST_MATES): the nearest rows of the label, nearest first; -1 where there are fewer."""
+    """int32, or int64 from 2^31 rows on, (m, NEAREST_MATES): the nearest rows of the label, nearest
+    first; -1 where there are fewer."""
 
 
 def collapse(wrap: Wrap, scale: int) -> Floats:
@@ -139,7 +140,7 @@ def _blocks(reference: Reference, run: Run, points: Rows, scales: tuple[Scale, .
 
 
 def empty_wrap(m: int, scales: int, rows: int) -> Wrap:
-    """Nothing measured yet of m samples among so many rows: no label's hull is near. Small types: there is one for all."""
+    """Nothing measured yet of m samples among so many rows: no hull is known. Small types, since it is for all samples."""
     return Wrap(
         [np.full(m, np.nan) for _ in range(scales)],
         [np.full(m, np.nan) for _ in range(scales)],
@@ -178,7 +179,7 @@ def _measure_block(
 
 
 def keep_nearer(wrap: Wrap, block: slice | Ints, distance: Floats, label: Ints) -> None:
-    """Keep the nearer of the other hull that is known and a further one; of equally near ones that of the smaller label."""
+    """Keep the nearer of the other hull that is known and a further one; of equal ones that of the smaller label."""
     known, known_label = wrap.other[block], wrap.other_label[block]
     nearer = (known_label < 0) | (distance < known) | ((distance == known) & (label < known_label))
     wrap.other[block] = np.where(nearer, distance, known)

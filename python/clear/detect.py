@@ -96,8 +96,8 @@ def scan(
     max_memory : int, optional
         Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many).
     approximate : {"ivf", "hnsw"} or Approximate, optional
-        Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may be
-        missed. Hulls and distances remain exact for those found, and the result says how many were found on a
+        Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may
+        be missed. Hulls and distances remain exact for those found, and the result says how many were found on a
         sample, and how far its levels agree with those of exact neighbours (`ScanResult.approximation`). The same for
         every number of threads and size of pieces. Default: exact.
 

@@ -1,4 +1,4 @@
-"""The hulls of a training set in pieces: each a function of the prepared set, a range of its samples and some classes."""
+"""The hulls of a training set in pieces: functions of the prepared set, a range of its samples and some classes."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ def measure_in_pieces(
 def cut_pieces(reference: Reference, piece_rows: int) -> list[Piece]:
     """Pieces of one run after another, so that one index is needed at a time."""
     count = len(reference.units)
-    pieces = []
-    for run in reference.runs:
-        whole = None if len(reference.runs) == 1 else run
-        for start in range(0, count, piece_rows):
-            pieces.append(Piece(start // piece_rows, start, min(count, start + piece_rows), whole))
-    return pieces
+    runs = [None] if len(reference.runs) == 1 else reference.runs
+    return [
+        Piece(start // piece_rows, start, min(count, start + piece_rows), run)
+        for run in runs
+        for start in range(0, count, piece_rows)
+    ]
 
 
 def name_piece(piece: Piece) -> tuple[str, int]:

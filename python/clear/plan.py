@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Resident memory at the peak: the process as it is now with its libraries, kept bytes and the largest stage."""
+        """Resident memory at the peak: the process as it is now, kept bytes and the largest stage."""
         return self.process_bytes + self.kept_bytes + max(stage.peak_bytes for stage in self.stages)
 
     @property
@@ -107,8 +107,8 @@ def plan_scan(
 ) -> Plan:
     """Estimate what `scan` costs for (n_samples, n_features) float features of n_classes balanced classes.
 
-    Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up. Memory is that of
-    this process, with what is in it.
+    Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up. Memory is
+    that of this process, with what is in it.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def resident_bytes() -> int:
 
 
 def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
-    """Rows (and centres) that a sample is held against: all, and those of its class twice more; or some lists of each."""
+    """Rows (and centres) that a sample is held against: all, those of its class twice more; or some lists of each."""
     if how is None:
         return n * (1 + 2 / classes)
     size = max(1, n // classes)

@@ -6,8 +6,8 @@
     python -m bench.report
 
 Each writes its row into the file, in place of an older one. Give a command again when it was interrupted: finished
-pieces are kept (`--scratch`), and their seconds are counted. "pieces": an exact scan with a folder of work beside one without,
-in turns. Scans run in a process of their own, on a store that another process has written.
+pieces are kept (`--scratch`), and their seconds are counted. "pieces": an exact scan with a folder of work beside one
+without, in turns. Scans run in a process of their own, on a store that another process has written.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _blocks(reference: Reference, run: Run, points: Rows, scales: tuple[Scale, .
 
 
 def empty_wrap(m: int, scales: int, rows: int) -> Wrap:
-    """Nothing measured yet of m samples among so many rows: no hull is known. Small types, since it is for all samples."""
+    """Nothing measured yet of m samples among so many rows. Small types, since it is for all samples."""
     return Wrap(
         [np.full(m, np.nan) for _ in range(scales)],
         [np.full(m, np.nan) for _ in range(scales)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -202,7 +203,7 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
     )
     pockets = find_pockets(reference, flags)
     exact = reference.approximate is None
-    approximation = None if exact else compare_scan(reference, wrap, scores, _score_training_set)
+    approximation = None if exact else compare_scan(reference, wrap, scores, partial(_score_training_set, views=views))
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],

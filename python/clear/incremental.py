@@ -1,6 +1,6 @@
 """New samples join a finished scan: they are measured, and of the old ones those that a new one comes near to.
 
-What is fitted stays that of the finished scan: mean and projection, classes, the classifier that picks the core (for new
+What is fitted stays that of the finished scan: mean and projection, classes, the classifier that picks the core (of new
 samples: its first fold's). Measured under these, every number is the one that a scan of all samples would give: a new
 sample changes an old one's hull only where it is nearer than the farthest row that the hull was chosen from, and this
 distance is kept in the pieces (`clear.reach`).
@@ -137,7 +137,7 @@ def join_scan(
 def _predict_core(
     rows: Rows, labels: Ints, old: Ints, new: Ints, n_classes: int, config: ScanConfig, work: Work
 ) -> tuple[Mask, Floats]:
-    """Whether the finished scan's classifiers agree with the labels of the old, and its first one of the new; margins."""
+    """Whether the finished scan's classifiers agree with labels of the old, and its first one of the new; margins."""
     predicted, margin = np.empty(len(old) + len(new), np.int64), np.empty(len(old) + len(new))
     folds = split_folds(len(old), config)
     for fold, (_, held_out) in enumerate(folds):
@@ -152,7 +152,10 @@ def _predict_core(
 def _load_wrap(work: Work, before: Reference) -> tuple[Wrap, Reach]:
     """The finished scan's hulls, and how near a row must be to change them."""
     m = len(before.units)
-    wrap, reach = empty_wrap(m, 1), Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32))
+    wrap, reach = (
+        empty_wrap(m, 1, len(before.labels)),
+        Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32)),
+    )
     for piece in cut_pieces(before, work.piece_rows):
         arrays = _require(work, *name_piece(piece))
         add_piece(before, wrap, piece, arrays)
@@ -208,7 +211,12 @@ def _find_touched(reference: Reference, before: Reference, reach: Reach, new: In
 
 
 def _measure_others(
-    reference: Reference, old: Ints, touched: Mask, other: Floats, other_label: Ints, progress: Progress
+    reference: Reference,
+    old: Ints,
+    touched: Mask,
+    other: Floats,
+    other_label: npt.NDArray[np.int32],
+    progress: Progress,
 ) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
     best, best_label = _nearest_touched(reference, old, touched, progress)

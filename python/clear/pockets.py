@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from clear.config import ScanConfig
-from clear.prepare import Ints, Reference
+from clear.prepare import Reference
 from clear.results import Flag, Level, Pocket
 
 __all__ = ["find_pockets", "group_scores", "robust_center", "sample_levels"]
@@ -37,10 +39,10 @@ def robust_center(values: Floats) -> tuple[float, float]:
     return float(middle), float(max(MAD_TO_SIGMA * np.median(np.abs(usable - middle)), (high - middle) / NORMAL_90))
 
 
-def group_scores(reference: Reference, single: Floats, mates: Ints) -> Floats:
+def group_scores(reference: Reference, single: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
     """G, float64 (n,): the sample's score plus the mean of the best two among its nearest mates' scores.
 
-    mates int64 (units, 4 or more): those of every distinct sample, nearest first, -1 where absent.
+    mates integers (units, 4 or more): those of every distinct sample, nearest first, -1 where absent.
     """
     mates = mates[:, :NEAREST_MATES]
     low = np.nan_to_num(single, nan=-np.inf)

@@ -14,13 +14,15 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_features, blocks
 from clear.cross_validation import cross_validate
 from clear.pockets import robust_center
-from clear.prepare import Ints, Reference, apply_preparation, fit_preparation
+from clear.prepare import Reference, apply_preparation, fit_preparation
 from clear.results import Views
 
 __all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold", "view_scores"]
@@ -60,10 +62,10 @@ def outlyingness(score: Floats, distance: Floats) -> Floats:
     return _z(score) + _z(distance)
 
 
-def mate_support(reference: Reference, outlying: Floats, mates: Ints) -> Floats:
+def mate_support(reference: Reference, outlying: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
     """Mean of the largest values among each sample's nearest mates, float64 (n,); nan with less than four mates.
 
-    mates int64 (units, 10): those of every distinct sample, -1 where absent.
+    mates integers (units, 10): those of every distinct sample, -1 where absent.
     """
     low = np.nan_to_num(outlying, nan=-np.inf)
     best = np.sort(np.where(mates >= 0, low[mates], -np.inf), axis=1)[:, -BEST_MATES:]

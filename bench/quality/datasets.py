@@ -47,6 +47,10 @@ class Sizes:
     """The user's clean samples, for review and plain fine-tuning."""
     clean: int
     """Unseen inputs that must not be flagged."""
+    epsilon: float = 0.1
+    """Largest change of a pixel by an attacker, of the grey range."""
+    poisons: int = 5
+    """For each target, where the attack does not say."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def digits() -> Data:
     order = np.random.default_rng(12345).permutation(len(images))
     labels = found.target.astype(np.int64)
     known, fresh = (Pictures(images[rows], labels[rows]) for rows in np.split(order, [500]))
-    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400))
+    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
 
 
 def fashion(folder: Path = FASHION) -> Data:

@@ -51,6 +51,8 @@ class Sizes:
     """Largest change of a pixel by an attacker, of the grey range."""
     poisons: int = 5
     """For each target, where the attack does not say."""
+    nearest: bool = False
+    """The wrong class is that of the target's nearest neighbour among the others, not one drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def fashion(folder: Path = FASHION) -> Data:
 
     if not list(folder.glob("t10k-images-idx3-ubyte*")):
         raise Absent(f"no Fashion-MNIST in {folder}: install dataset-fashion-mnist (Debian), or give --fashion DIR")
-    sizes = Sizes(per_class=100, own=2000, clean=2000)
+    sizes = Sizes(per_class=100, own=2000, clean=2000, epsilon=0.2, poisons=10, nearest=True)
     return Data("fashion-mnist", lambda: read("train", 20_000), lambda: read("t10k"), sizes)
 
 

@@ -125,6 +125,8 @@ def compare_on_network(
     fit(again, pixels[kept], labels[kept], epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed)
     models = {"none": victim}
     models |= {f"relabel from {name}": repaired(result) for name, result in found.items()}
+    if "probe" in found:
+        models["relabel from both"] = repaired([found["probe"], scanned])
     models |= {
         "relabel certain from scan": repaired(scanned, level=Level.CERTAIN),
         "drop from scan": repaired(scanned, method="drop"),

@@ -38,7 +38,7 @@ class Attacked:
 
 
 def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Say) -> Iterator[Attacked]:
-    """Attack the first inputs that are classified correctly without poisons; the wrong class is drawn at random."""
+    """Attack the first inputs that are classified correctly without poisons."""
     heads = CRAFTED[attack].victim == "head"
     labels = lab.labels[lab.split.train]
     clean = _clean_victim(lab, attack, labels)
@@ -49,13 +49,21 @@ def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Sa
     accuracy = _accuracy(lab, clean, lab.features) if heads else 0.0
     rng = np.random.default_rng([lab.seed, list(CRAFTED).index(attack)])
     for number, target in enumerate(targets, 1):
-        taken_for = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
+        taken_for = _wrong_class(lab, target, rng)
         case = implant(lab, attack, target, taken_for, clean if heads else None, steps)
         victim = _train_head(lab, case) if heads else _train_network(lab, case, attack)
         answer = probabilities(victim, case.goal[None] if heads else case.goal_pixels).argmax()
         success = int(answer) == taken_for
         say(f"{attack}: target {number} of {len(targets)}, {'succeeds' if success else 'fails'}")
         yield Attacked(case, victim, success, accuracy if heads else _accuracy(lab, victim, None))
+
+
+def _wrong_class(lab: Laboratory, target: int, rng: np.random.Generator) -> int:
+    drawn = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
+    if not lab.data.sizes.nearest:
+        return drawn
+    rows = lab.split.train[lab.labels[lab.split.train] != lab.labels[target]]
+    return int(lab.labels[rows[np.linalg.norm(lab.features[rows] - lab.features[target], axis=1).argmin()]])
 
 
 def poisoned_pixels(lab: Laboratory, case: Implanted) -> torch.Tensor:

@@ -210,7 +210,7 @@ def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, data
     assert row["repair"]["none"]["still_taken"] == row["memorised"] > 0
     assert len(clean["rows"]) == units.CLEAN_SETS
     lines = report.summarise([flips, clean])
-    assert any(line.startswith("| label-flips, own features |") for line in lines)
+    assert any(line.startswith("| label-flips, own features and views |") for line in lines)
     assert any("| relabel from scan |" in line for line in lines)
     assert any(line.startswith(f"| {units.CLEAN_SETS} | 500 |") for line in lines)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"clear": ROOT / "python" / "clear", "bench": ROOT / "bench"}
-ENTRIES = ("clear.detect", "clear.probing", "clear.review", "clear.repair", "bench.quality.units")
+ENTRIES = ("clear.detect", "clear.probing", "clear.review", "clear.repair", "clear.views", "bench.quality.units")
 
 
 @cache

@@ -17,27 +17,30 @@ FPRS = (0.01, 0.001)
 
 
 def judge_scan(
-    training: Training, poisons: np.ndarray, truth: np.ndarray, changed: np.ndarray | None = None
+    training: Training,
+    poisons: np.ndarray,
+    truth: np.ndarray,
+    changed: np.ndarray | None = None,
+    views: clear.Views | None = None,
 ) -> tuple[clear.ScanResult, dict[str, Any]]:
     """Scan a training set; scores of poisons against those of all others, for `scan` and the baselines.
 
     What else the attacker `changed` is neither: nobody has to find it, and finding it is no false alarm.
     """
-    found = clear.scan(clear.Features.from_arrays(training.features, training.labels), threads=1)
+    found = clear.scan(clear.Features.from_arrays(training.features, training.labels), views=views, threads=1)
     is_poison = np.isin(np.arange(len(truth)), poisons)
     others = ~is_poison & ~np.isin(np.arange(len(truth)), poisons if changed is None else changed)
     counted = is_poison | others
     ours, levels = found.scores, found.scores.level
     scores = {
+        "clear": ours.suspicion,
         "clear: S = R + K": ours.score,
-        "clear: G": ours.group,
         "clear: R": ours.reassignment,
         "clear: K": ours.collapse,
     }
     theirs = {name: score(training) for name, score in SCORERS.items()}
     scores |= {
-        "clear G and l2 outlier": combine(ours.group, theirs["l2 outlier"]),
-        "clear S and cleanlab labels": combine(ours.score, theirs["cleanlab labels"]),
+        "clear and cleanlab labels": combine(ours.suspicion, theirs["cleanlab labels"]),
     }
     scores |= theirs
     flags = {"clear certain": levels == Level.CERTAIN, "clear all": levels > Level.NONE}
@@ -115,13 +118,13 @@ def review_network(lab: Laboratory, victim: nn.Module, targets: np.ndarray) -> d
             extract(victim, lab.pixels(rows)) if features is None else features[rows] for rows in (own, asked)
         )
         reference = clear.Features.from_arrays(of_own, lab.labels[own], predictions=own_confidence.argmax(1))
-        options = (
-            {}
-            if features is None
-            else {
-                "confidence": confidence.max(1),
-                "reference_confidence": own_confidence.max(1),
-            }
-        )
+        options: dict[str, Any] = {"confidence": confidence.max(1), "reference_confidence": own_confidence.max(1)}
+        if features is None:
+            options = {"views": look(lab, victim, asked), "reference_views": look(lab, victim, own)}
         found[name] = judge_review(reference, of_asked, confidence, len(targets), lab.labels[asked], **options)
     return found
+
+
+def look(lab: Laboratory, victim: nn.Module, rows: np.ndarray) -> clear.Views:
+    """Views of fresh images through a network."""
+    return clear.extract_views(victim, (lab.pixels(rows), lab.labels[rows]))

@@ -7,9 +7,9 @@ from pathlib import Path
 from bench.quality.condense import GRID, Row
 
 CURVES = {
+    "clear": ("k", "-"),
     "clear: S = R + K": ("C0", "-"),
-    "clear: G": ("C0", "--"),
-    "clear G and l2 outlier": ("k", "-"),
+    "clear and cleanlab labels": ("k", ":"),
     "Deep k-NN, k = 50": ("C1", "-"),
     "cleanlab labels": ("C2", "-"),
     "spectral signatures": ("C3", "-"),

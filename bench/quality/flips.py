@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import clear
 from bench.quality.baselines import Training
 from bench.quality.defences import Goals, compare_on_network
 from bench.quality.detection import judge_scan, review_network
@@ -35,7 +36,8 @@ def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[
     memorised = on_training[flips].argmax(1) == labels[flips]
     say(f"{attack}: {memorised.sum()} of {len(flips)} memorised")
     scanned, by_reference = judge_scan(Training(lab.features[rows], labels, on_training), flips, truth)
-    _, by_victim = judge_scan(Training(extract(victim, pixels), labels, on_training), flips, truth)
+    own = Training(extract(victim, pixels), labels, on_training)
+    own_scanned, by_victim = judge_scan(own, flips, truth, views=clear.extract_views(victim, (pixels, labels)))
     result = {
         "samples": len(rows),
         "flips": len(flips),
@@ -48,7 +50,8 @@ def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[
         result |= review_network(lab, victim, rows[held])
         flagged = np.isin(held, [flag.row for flag in scanned.flags])
         goals = Goals(pixels[held], labels[held], flagged)
-        result["repair"] = compare_on_network(lab, victim, pixels, labels, goals, {"scan": scanned}, how)
+        found = {"scan": scanned, "scan of its own features": own_scanned}
+        result["repair"] = compare_on_network(lab, victim, pixels, labels, goals, found, how)
     return {"rows": [result]}
 
 

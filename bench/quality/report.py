@@ -80,7 +80,7 @@ def _summary_table(rows: list[Row]) -> list[str]:
 def _headlines(row: Row) -> list[str]:
     """TPR at 1 % FPR of scan, the best baseline and review, at .1 % of the probe; what is left after a repair."""
     scores = row["scan"]["scores"]
-    ours = scores["clear: S = R + K"]
+    ours = scores["clear"]
     name, best = max(
         ((name, got) for name, got in scores.items() if not name.startswith("clear")),
         key=lambda item: item[1]["tpr_1%"],
@@ -115,7 +115,7 @@ def _attack_table(rows: list[Row]) -> list[str]:
 def _scan_table(rows: list[Row]) -> list[str]:
     """Tables of a few attacks each, side by side they would not fit."""
     found = [
-        (f"{row['attack']}{', own features' if part != 'scan' else ''}", row[part]["scores"])
+        (f"{row['attack']}{', own features and views' if part != 'scan' else ''}", row[part]["scores"])
         for row in rows
         for part in SCANS
         if part in row
@@ -144,7 +144,7 @@ def _flag_table(rows: list[Row]) -> list[str]:
     lines = [_line(["attack", *rules, "verdicts", "label right"]), _line(["---"] * (len(rules) + 3))]
     for row, part in found:
         got = row[part]
-        name = row["attack"] if part == "scan" else f"{row['attack']}, own features"
+        name = row["attack"] if part == "scan" else f"{row['attack']}, own features and views"
         cells = [
             f"{f['found']}/{f['of']} {_range(f['found'] / f['of'], got['trials'])}, {f['false'] / f['negatives']:.4f}"
             for f in got["flags"].values()

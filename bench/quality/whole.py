@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import clear
 from bench.quality.baselines import Training
 from bench.quality.defences import Goals, compare_on_network
 from bench.quality.detection import judge_probe, judge_scan, review_network
@@ -23,7 +24,8 @@ def defend_network(lab: Laboratory, how: str, attacked: Attacked) -> dict[str, A
     on_training, goal = probabilities(victim, pixels), probabilities(victim, case.goal_pixels)
     scanned, by_reference = judge_scan(Training(case.features, labels, on_training), case.poisons, truth, case.changed)
     own = Training(extract(victim, pixels), labels, on_training)
-    _, by_victim = judge_scan(own, case.poisons, truth, case.changed)
+    views = clear.extract_views(victim, (pixels, labels))
+    _, by_victim = judge_scan(own, case.poisons, truth, case.changed, views)
     clean = lab.pixels(lab.split.clean)
     incoming = np.concatenate([extract(victim, case.goal_pixels), extract(victim, clean)])
     confidence = np.concatenate([goal, probabilities(victim, clean)])

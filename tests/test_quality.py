@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units  # noqa: E402
+from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
 
@@ -141,19 +142,20 @@ def test_absent_data_say_where_they_come_from(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datasets.Data]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path_factory.mktemp("quality"), datasets.digits()
+    """Where the quick profile has been run."""
+    pytest.importorskip("cleanlab", reason="the baselines include it")
+    threads, out = torch.get_num_threads(), tmp_path_factory.mktemp("quality")
+    assert main(["--quick", "--out", str(out)]) == 0
+    yield out, datasets.digits()
     torch.set_num_threads(threads)
 
 
 def run(workplace: tuple[Path, datasets.Data], attack: str, lines: list[str] | None = None) -> dict:
-    pytest.importorskip("cleanlab", reason="the baselines include it")
     unit = units.Unit("digits", "mlp", attack, seed=0, targets=1, steps=30)
     return units.run_unit(unit, workplace[1], workplace[0], None, [].append if lines is None else lines.append)
 
 
-@pytest.mark.parametrize("attack", ["feature-collision", "bullseye-copies", "gradient-matching-scratch"])
+@pytest.mark.parametrize("attack", list(attacks.CRAFTED))
 def test_a_unit_reports_success_geometry_and_every_defence(workplace: tuple[Path, datasets.Data], attack: str) -> None:
     result = run(workplace, attack)
     (row,) = result["rows"]
@@ -164,6 +166,11 @@ def test_a_unit_reports_success_geometry_and_every_defence(workplace: tuple[Path
         assert len(row["probe"]["scores"]["clear"]) == 1
         assert len(row["scan"]["scores"]["clear: K"]) == row["scan"]["poisons"]
     assert json.loads((workplace[0] / "units" / f"digits-mlp-{attack}-seed0.json").read_text()) == result
+
+
+def test_attacks_on_a_head_succeed_without_defence(workplace: tuple[Path, datasets.Data]) -> None:
+    won = [run(workplace, attack)["rows"][0]["success"] for attack in attacks.FROZEN]
+    assert sum(won) >= len(won) - 2
 
 
 def test_a_unit_that_was_run_is_not_run_again_unless_it_differs(workplace: tuple[Path, datasets.Data]) -> None:
@@ -182,7 +189,7 @@ def test_other_code_judges_again_what_was_crafted_before(
     crafted = {
         path: path.stat().st_mtime_ns for path in (workplace[0] / "cache").rglob("*.*") if path.suffix != ".json"
     }
-    monkeypatch.setattr(units, "defence_hash", lambda: "another")
+    monkeypatch.setattr(units, "defence_hash", lambda whole: "another")
     again = run(workplace, "feature-collision")
     assert (again["code"], again["rows"]) == ("another", first["rows"])
     assert _times_of_crafting(workplace[0]) == crafted
@@ -222,8 +229,6 @@ def test_the_document_shows_what_the_results_say() -> None:
 def test_every_attack_has_a_place_in_the_plan() -> None:
     from argparse import Namespace
 
-    from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, plan
-
     assert [unit.attack for unit in plan(Namespace(quick=True))] == list(EVERY_ATTACK)
     everything = Namespace(
         quick=False, seeds=[1, 2], targets=3, steps=5, datasets=NETWORKS, networks=EVERY_NETWORK, attacks=EVERY_ATTACK
@@ -236,9 +241,10 @@ def test_every_attack_has_a_place_in_the_plan() -> None:
 
 
 def test_what_is_judged_is_kept_under_the_code_that_judged() -> None:
-    from bench.quality.code import ENTRIES, reached
+    from bench.quality.code import ENTRIES, FOR_NETWORKS, reached
 
     names = {path.stem for path in reached(ENTRIES)}
+    assert {path.stem for path in reached(FOR_NETWORKS)} - names == {"views"}
     assert {"detect", "probing", "review", "repair", "pockets", "baselines", "defences"} <= names
     assert not {"report", "cli", "demo"} & names
 

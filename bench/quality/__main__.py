@@ -53,7 +53,7 @@ def plan(options: argparse.Namespace) -> list[Unit]:
     ]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--publish", action="store_true")
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.publish:
         publish(options.out)
         return 0

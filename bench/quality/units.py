@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import clear
-from bench.quality.attacks import CRAFTED, FLIPS
+from bench.quality.attacks import CRAFTED, FLIPS, WHOLE
 from bench.quality.code import defence_hash
 from bench.quality.datasets import Data
 from bench.quality.flips import run_flips
@@ -39,13 +39,18 @@ class Unit:
     def name(self) -> str:
         return f"{self.dataset}-{self.architecture}-{self.attack}-seed{self.seed}"
 
+    @property
+    def code(self) -> str:
+        """Hash of the code that judges it."""
+        return defence_hash(whole=self.attack in (*FLIPS, *WHOLE))
+
 
 def run_unit(unit: Unit, data: Data, out: Path, folder: Path | None, say: Say) -> dict[str, Any]:
     """Run a unit, or read its result where the same code has run the same one; write it."""
     path = out / "units" / f"{unit.name}.json"
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        if known["unit"] == asdict(unit) and known.get("code") == defence_hash():
+        if known["unit"] == asdict(unit) and known.get("code") == unit.code:
             say(f"{unit.name}: done before")
             return known
     started, cpu = time.perf_counter(), time.process_time()
@@ -58,7 +63,7 @@ def run_unit(unit: Unit, data: Data, out: Path, folder: Path | None, say: Say) -
         found = run_targets(lab, unit, say)
     result = {
         "unit": asdict(unit),
-        "code": defence_hash(),
+        "code": unit.code,
         "version": clear.__version__,
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
@@ -87,7 +92,7 @@ def run_targets(lab: Laboratory, unit: Unit, say: Say) -> dict[str, Any]:
         row: dict[str, Any] = {"target": case.target, "true": case.true, "taken_for": case.taken_for}
         row |= {"success": attacked.success, "geometry": case.geometry}
         if attacked.success:
-            path = lab.out / "cache" / "judged" / defence_hash() / f"{case.name}.json"
+            path = lab.out / "cache" / "judged" / unit.code / f"{case.name}.json"
             if not path.exists():
                 _write(path, defend(attacked))
             row |= json.loads(path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the evaluation needs the torch extr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units  # noqa: E402
+from bench.quality import attacks, baselines, clean, datasets, laboratory, metrics, report, units  # noqa: E402
 from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
@@ -212,14 +212,14 @@ def test_near_copies_are_neither_poisons_nor_clean(workplace: tuple[Path, datase
 
 
 def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, datasets.Data]) -> None:
-    flips, clean = run(workplace, "label-flips"), run(workplace, "none")
+    flips, unpoisoned = run(workplace, "label-flips"), run(workplace, "none")
     (row,) = flips["rows"]
     assert row["repair"]["none"]["still_taken"] == row["memorised"] > 0
-    assert len(clean["rows"]) == units.CLEAN_SETS
-    lines = report.summarise([flips, clean])
+    assert len(unpoisoned["rows"]) == clean.CLEAN_SETS
+    lines = report.summarise([flips, unpoisoned])
     assert any(line.startswith("| label-flips, own features and views |") for line in lines)
     assert any("| relabel from scan |" in line for line in lines)
-    assert any(line.startswith(f"| {units.CLEAN_SETS} | 500 |") for line in lines)
+    assert any(line.startswith(f"| {clean.CLEAN_SETS} | 500 |") for line in lines)
 
 
 def test_the_document_shows_what_the_results_say() -> None:
@@ -244,7 +244,7 @@ def test_what_is_judged_is_kept_under_the_code_that_judged() -> None:
     from bench.quality.code import ENTRIES, FOR_NETWORKS, reached
 
     names = {path.stem for path in reached(ENTRIES)}
-    assert {path.stem for path in reached(FOR_NETWORKS)} - names == {"views"}
+    assert {path.stem for path in reached(FOR_NETWORKS)} - names == {"views", "whole", "flips"}
     assert {"detect", "probing", "review", "repair", "pockets", "baselines", "defences"} <= names
     assert not {"report", "cli", "demo"} & names
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"clear": ROOT / "python" / "clear", "bench": ROOT / "bench"}
-ENTRIES = ("clear.detect", "clear.probing", "clear.review", "clear.repair", "bench.quality.units")
-FOR_NETWORKS = (*ENTRIES, "clear.views")
+ENTRIES = (
+    *("clear.detect", "clear.probing", "clear.review", "clear.repair"),
+    *("bench.quality.heads", "bench.quality.clean"),
+)
+FOR_NETWORKS = (*ENTRIES, "clear.views", "bench.quality.whole", "bench.quality.flips")
 """What victims that are trained as a whole are judged by."""
 
 

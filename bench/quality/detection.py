@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 import clear
 from bench.quality.baselines import RULES, SCORERS, Training, combine, score_inputs, score_without_training_set
-from bench.quality.laboratory import Laboratory, extract, probabilities
 from bench.quality.metrics import exceedances
 from clear.results import Level
 
@@ -106,25 +104,3 @@ def judge_review(
 
 def flagged_at(levels: np.ndarray, fpr: float) -> np.ndarray:
     return np.nan_to_num(levels, nan=1.0) <= fpr
-
-
-def review_network(lab: Laboratory, victim: nn.Module, targets: np.ndarray) -> dict[str, Any]:
-    """Inputs of a network poisoned as a whole, without its training set: with and without the public backbone."""
-    own, asked = lab.split.own, np.concatenate([targets, lab.split.clean])
-    confidence, own_confidence = (probabilities(victim, lab.pixels(rows)) for rows in (asked, own))
-    found = {}
-    for name, features in (("review with the backbone", lab.features), ("review of the victim's own features", None)):
-        of_own, of_asked = (
-            extract(victim, lab.pixels(rows)) if features is None else features[rows] for rows in (own, asked)
-        )
-        reference = clear.Features.from_arrays(of_own, lab.labels[own], predictions=own_confidence.argmax(1))
-        options: dict[str, Any] = {"confidence": confidence.max(1), "reference_confidence": own_confidence.max(1)}
-        if features is None:
-            options = {"views": look(lab, victim, asked), "reference_views": look(lab, victim, own)}
-        found[name] = judge_review(reference, of_asked, confidence, len(targets), lab.labels[asked], **options)
-    return found
-
-
-def look(lab: Laboratory, victim: nn.Module, rows: np.ndarray) -> clear.Views:
-    """Views of fresh images through a network."""
-    return clear.extract_views(victim, (lab.pixels(rows), lab.labels[rows]))

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-import clear
 from bench.quality.baselines import Training
 from bench.quality.defences import Goals, compare_on_network
-from bench.quality.detection import judge_scan, review_network
+from bench.quality.detection import judge_scan
 from bench.quality.laboratory import Laboratory, extract, probabilities, start_of, trained_once
+from bench.quality.whole import look, review_network
 from clear.attacks import flip_labels
 
 COPIES = 6
@@ -37,7 +37,7 @@ def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[
     say(f"{attack}: {memorised.sum()} of {len(flips)} memorised")
     scanned, by_reference = judge_scan(Training(lab.features[rows], labels, on_training), flips, truth)
     own = Training(extract(victim, pixels), labels, on_training)
-    own_scanned, by_victim = judge_scan(own, flips, truth, views=clear.extract_views(victim, (pixels, labels)))
+    own_scanned, by_victim = judge_scan(own, flips, truth, views=look(victim, pixels, labels))
     result = {
         "samples": len(rows),
         "flips": len(flips),

@@ -14,6 +14,7 @@ import torch
 
 import clear
 from bench.quality.attacks import CRAFTED, FLIPS, WHOLE
+from bench.quality.clean import run_clean_sets
 from bench.quality.code import defence_hash
 from bench.quality.datasets import Data
 from bench.quality.flips import run_flips
@@ -21,9 +22,6 @@ from bench.quality.heads import HeadDefence
 from bench.quality.laboratory import Laboratory, open_laboratory, write_whole
 from bench.quality.victims import Attacked, Say, attack_targets
 from bench.quality.whole import defend_network
-from clear.results import Level
-
-CLEAN_SETS = 20
 
 
 @dataclass(frozen=True)
@@ -99,22 +97,6 @@ def run_targets(lab: Laboratory, unit: Unit, say: Say) -> dict[str, Any]:
         rows.append(row)
         accuracies.append(attacked.clean_accuracy)
     return {"clean_accuracy": float(np.mean(accuracies)), "rows": rows}
-
-
-def run_clean_sets(lab: Laboratory, sets: int = CLEAN_SETS) -> dict[str, Any]:
-    """Scans of training sets without poisons: verdicts and flags."""
-    rows = []
-    for number in range(sets):
-        rng = np.random.default_rng([lab.seed, 999, number])
-        order = rng.permutation(len(lab.labels))
-        picked = np.concatenate(
-            [order[lab.labels[order] == c][: lab.data.sizes.per_class] for c in range(lab.data.classes)]
-        )
-        found = clear.scan(clear.Features.from_arrays(lab.features[picked], lab.labels[picked]), threads=1)
-        levels = found.scores.level
-        counts = {"certain": int((levels == Level.CERTAIN).sum()), "review": int((levels == Level.REVIEW).sum())}
-        rows.append({"verdict": found.verdict, "samples": len(picked)} | counts)
-    return {"rows": rows}
 
 
 def _write(path: Path, result: dict[str, Any]) -> dict[str, Any]:

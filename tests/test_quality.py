@@ -255,7 +255,7 @@ def test_the_figures_are_drawn_from_the_results_and_do_not_change(tmp_path: Path
 
     for folder in ("one", "two"):
         draw(report.load(), tmp_path / folder)
-    for name in ("quality-roc.svg", "quality-pockets.png"):
+    for name in ("quality-roc.svg", "quality-repair.svg", "quality-pockets.png"):
         drawn = [(tmp_path / folder / name).read_bytes() for folder in ("one", "two")]
         assert drawn[0] == drawn[1]
         assert len(drawn[0]) > 10_000

@@ -99,9 +99,9 @@ def gradient_matching(
     >>> bool(crafted.after.cosine[0] >= crafted.before.cosine[0])
     True
     """
-    given_or = search_options.get
     search = Search(**search_options)
-    search = replace(search, steps=given_or("steps", 250), learning_rate=given_or("learning_rate", search.epsilon / 8))
+    steps, rate = search_options.get("steps", 250), search_options.get("learning_rate", search.epsilon / 8)
+    search = replace(search, steps=steps, learning_rate=rate)
     models, restarts = as_models(model), as_count(restarts, "restarts")
     base = load_inputs(base_images).float()
     targets = as_targets(base, target_images)

@@ -212,6 +212,20 @@ def test_spread_poisons_keep_the_bullseye_but_stay_away_from_it(network: nn.Modu
     assert spread.after.center[0, 0] < 0.3 * spread.before.center[0, 0]
 
 
+def test_a_pocket_that_is_looked_for_is_kept_away_from_the_target(network: nn.Module, scene: tuple) -> None:
+    base, target, _ = scene
+
+    def hull_of_three_nearest(crafted: Crafted) -> float:
+        points, goal = features_of(network, crafted.poisons), features_of(network, target[None])
+        nearest = (points - goal).norm(dim=1).argsort()[:3]
+        return float(clear.solve_hulls(goal.numpy(), points.numpy(), [nearest.tolist()]).upper[0])
+
+    plain = bullseye_polytope(network, base, target, epsilon=0.5, spread=0.02)
+    aware = bullseye_polytope(network, base, target, epsilon=0.5, spread=0.02, pocket=3)
+    assert hull_of_three_nearest(aware) > hull_of_three_nearest(plain)
+    assert aware.after.center[0, 0] < 0.5 * aware.before.center[0, 0]
+
+
 @pytest.mark.parametrize("scope", ["head", "network"])
 def test_matched_gradients_point_where_the_targets_would(network: nn.Module, scene: tuple, scope: str) -> None:
     base, target, label = scene
@@ -302,6 +316,8 @@ def test_fitted_coefficients_reach_the_hull_distance() -> None:
     [
         (convex_polytope, {"layer": ["1", "1"]}, "layer names 2 layers: want one, or one for each of the 1 models"),
         (bullseye_polytope, {"spread": -1.0}, "spread is -1.0"),
+        (bullseye_polytope, {"pocket": 2}, "spread is 0.0: want .* above 0 where a pocket is given"),
+        (bullseye_polytope, {"spread": 0.1, "pocket": 3}, "pocket is 3: want at least 1 and at most 2"),
         (gradient_matching, {"scope": "body"}, "scope is 'body'"),
     ],
 )
@@ -315,6 +331,13 @@ def test_labels_that_the_model_does_not_know_are_refused() -> None:
         ValueError, match=r"adversarial_labels\[0\] is 7 \(1 such\): want class numbers from 0 and below 3"
     ):
         gradient_matching(make_network(), make_images(2, 0), [0, 0], make_images(1, 1), 7, epsilon=0.1)
+
+
+@pytest.mark.parametrize("attack", [feature_collision, gradient_matching])
+def test_epsilon_has_to_be_given_and_unknown_options_are_refused(attack: object) -> None:
+    for options, name in (({}, "epsilon"), ({"epsilon": 0.1, "speed": 2}, "speed")):
+        with pytest.raises(TypeError, match=name):
+            craft(attack, make_network(), make_images(2, 0), make_images(1, 1), **options)
 
 
 def test_no_model_is_refused() -> None:

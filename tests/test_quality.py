@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch", reason="the evaluation needs the torch extr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.quality import attacks, baselines, datasets, metrics, report, units  # noqa: E402
+from bench.quality import attacks, baselines, clean, datasets, laboratory, metrics, report, units  # noqa: E402
+from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
 
@@ -141,19 +142,20 @@ def test_absent_data_say_where_they_come_from(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datasets.Data]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path_factory.mktemp("quality"), datasets.digits()
+    """Where the quick profile has been run."""
+    pytest.importorskip("cleanlab", reason="the baselines include it")
+    threads, out = torch.get_num_threads(), tmp_path_factory.mktemp("quality")
+    assert main(["--quick", "--out", str(out)]) == 0
+    yield out, datasets.digits()
     torch.set_num_threads(threads)
 
 
 def run(workplace: tuple[Path, datasets.Data], attack: str, lines: list[str] | None = None) -> dict:
-    pytest.importorskip("cleanlab", reason="the baselines include it")
     unit = units.Unit("digits", "mlp", attack, seed=0, targets=1, steps=30)
     return units.run_unit(unit, workplace[1], workplace[0], None, [].append if lines is None else lines.append)
 
 
-@pytest.mark.parametrize("attack", ["feature-collision", "convex-polytope", "gradient-matching", "bullseye-spread"])
+@pytest.mark.parametrize("attack", list(attacks.CRAFTED))
 def test_a_unit_reports_success_geometry_and_every_defence(workplace: tuple[Path, datasets.Data], attack: str) -> None:
     result = run(workplace, attack)
     (row,) = result["rows"]
@@ -162,8 +164,13 @@ def test_a_unit_reports_success_geometry_and_every_defence(workplace: tuple[Path
     if row["success"]:
         assert row["repair"]["none"]["still_taken"]
         assert len(row["probe"]["scores"]["clear"]) == 1
-        assert len(row["scan"]["scores"]["clear: K"]) == attacks.POISONS.get(attack, 5)
+        assert len(row["scan"]["scores"]["clear: K"]) == row["scan"]["poisons"]
     assert json.loads((workplace[0] / "units" / f"digits-mlp-{attack}-seed0.json").read_text()) == result
+
+
+def test_attacks_on_a_head_succeed_without_defence(workplace: tuple[Path, datasets.Data]) -> None:
+    won = [run(workplace, attack)["rows"][0]["success"] for attack in attacks.FROZEN]
+    assert sum(won) >= len(won) - 2
 
 
 def test_a_unit_that_was_run_is_not_run_again_unless_it_differs(workplace: tuple[Path, datasets.Data]) -> None:
@@ -175,15 +182,44 @@ def test_a_unit_that_was_run_is_not_run_again_unless_it_differs(workplace: tuple
     assert units.run_unit(other, workplace[1], workplace[0], None, lines.append) != first
 
 
+def test_other_code_judges_again_what_was_crafted_before(
+    workplace: tuple[Path, datasets.Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(workplace, "feature-collision")
+    crafted = {
+        path: path.stat().st_mtime_ns for path in (workplace[0] / "cache").rglob("*.*") if path.suffix != ".json"
+    }
+    monkeypatch.setattr(units, "defence_hash", lambda whole: "another")
+    again = run(workplace, "feature-collision")
+    assert (again["code"], again["rows"]) == ("another", first["rows"])
+    assert _times_of_crafting(workplace[0]) == crafted
+
+
+def _times_of_crafting(out: Path) -> dict[Path, int]:
+    kept = [path for path in (out / "cache").rglob("*") if path.suffix in (".npz", ".npy", ".safetensors")]
+    assert {path.suffix for path in kept} == {".npz", ".npy", ".safetensors"}
+    return {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_near_copies_are_neither_poisons_nor_clean(workplace: tuple[Path, datasets.Data]) -> None:
+    lab = laboratory.open_laboratory(workplace[1], "mlp", 0, workplace[0], None)
+    target = int(lab.split.rest[0])
+    case = attacks.implant(lab, "bullseye-copies", target, int(lab.labels[target] + 1) % 10, None, steps=5)
+    assert (len(case.poisons), len(case.changed)) == (5, 20)
+    assert set(lab.labels[lab.split.train][case.changed]) == {case.taken_for}
+    pixels = lab.pixels(lab.split.train)[case.changed]
+    assert not (case.changed_pixels == pixels).flatten(1).all(1).any()
+
+
 def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, datasets.Data]) -> None:
-    flips, clean = run(workplace, "label-flips"), run(workplace, "none")
+    flips, unpoisoned = run(workplace, "label-flips"), run(workplace, "none")
     (row,) = flips["rows"]
     assert row["repair"]["none"]["still_taken"] == row["memorised"] > 0
-    assert len(clean["rows"]) == units.CLEAN_SETS
-    lines = report.summarise([flips, clean])
-    assert any(line.startswith("| label-flips, own features |") for line in lines)
+    assert len(unpoisoned["rows"]) == clean.CLEAN_SETS
+    lines = report.summarise([flips, unpoisoned])
+    assert any(line.startswith("| label-flips, own features and views |") for line in lines)
     assert any("| relabel from scan |" in line for line in lines)
-    assert any(line.startswith(f"| {units.CLEAN_SETS} | 500 |") for line in lines)
+    assert any(line.startswith(f"| {clean.CLEAN_SETS} | 500 |") for line in lines)
 
 
 def test_the_document_shows_what_the_results_say() -> None:
@@ -193,15 +229,24 @@ def test_the_document_shows_what_the_results_say() -> None:
 def test_every_attack_has_a_place_in_the_plan() -> None:
     from argparse import Namespace
 
-    from bench.quality.__main__ import plan
+    assert [unit.attack for unit in plan(Namespace(quick=True))] == list(EVERY_ATTACK)
+    everything = Namespace(
+        quick=False, seeds=[1, 2], targets=3, steps=5, datasets=NETWORKS, networks=EVERY_NETWORK, attacks=EVERY_ATTACK
+    )
+    assert len(plan(everything)) == 2 * len(EVERY_ATTACK) * sum(map(len, NETWORKS.values()))
+    everything.datasets, everything.attacks = ["cifar10"], ["feature-collision"]
+    chosen = plan(everything)
+    assert {(unit.dataset, unit.attack) for unit in chosen} == {("cifar10", "feature-collision")}
+    assert len(chosen) == 2 * len(NETWORKS["cifar10"])
 
-    quick = plan(Namespace(quick=True))
-    assert {unit.attack for unit in quick} == {"none", *attacks.ATTACKS} - set(attacks.WHOLE)
-    chosen = plan(Namespace(quick=False, seeds=[1, 2], targets=3, steps=5, only=["cifar10", "bullseye-polytope"]))
-    assert {unit.dataset for unit in chosen} == {"cifar10"}
-    assert len(chosen) == 2 * 5
-    everything = plan(Namespace(quick=False, seeds=[1], targets=3, steps=5, only=[]))
-    assert {unit.attack for unit in everything} == {"none", *attacks.ATTACKS}
+
+def test_what_is_judged_is_kept_under_the_code_that_judged() -> None:
+    from bench.quality.code import ENTRIES, FOR_NETWORKS, reached
+
+    names = {path.stem for path in reached(ENTRIES)}
+    assert {path.stem for path in reached(FOR_NETWORKS)} - names == {"views", "whole", "flips"}
+    assert {"detect", "probing", "review", "repair", "pockets", "baselines", "defences"} <= names
+    assert not {"report", "cli", "demo"} & names
 
 
 def test_the_figures_are_drawn_from_the_results_and_do_not_change(tmp_path: Path) -> None:
@@ -210,7 +255,7 @@ def test_the_figures_are_drawn_from_the_results_and_do_not_change(tmp_path: Path
 
     for folder in ("one", "two"):
         draw(report.load(), tmp_path / folder)
-    for name in ("quality-roc.svg", "quality-pockets.png"):
+    for name in ("quality-roc.svg", "quality-repair.svg", "quality-pockets.png"):
         drawn = [(tmp_path / folder / name).read_bytes() for folder in ("one", "two")]
         assert drawn[0] == drawn[1]
         assert len(drawn[0]) > 10_000

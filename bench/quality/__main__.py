@@ -1,12 +1,14 @@
 """Evaluate detection and repair.
 
-    python -m bench.quality --quick                 digits, one network, one seed, every attack but on whole networks
-    python -m bench.quality --data DIR [--fashion DIR] [--only TEXT ...] [--seeds 1 2 3] [--targets 20]
+    python -m bench.quality --quick                 digits, a small network, one seed, every attack: for the tests
+    python -m bench.quality --data DIR [--fashion DIR] [--datasets ...] [--networks ...] [--attacks ...]
+                            [--seeds 1 2 3] [--targets 20] [--craft]
     python -m bench.quality --publish     take the units below --out into bench/results/quality.json and the document
 
 DIR holds cifar10/{train,test}.parquet and models/resnet{20,32,44}-cifar10.safetensors (docs/real-runs.md). Each data
 set, network, attack and seed is a unit with a result file of its own below --out: a run that was killed goes on where
-it stopped. --only picks units whose name contains all of the words given: --only cifar10 resnet20 bullseye.
+it stopped, target by target. Poisons and victims are kept when the code of a defence changes; what it judged is not.
+--craft stops where the defences begin.
 """
 
 from __future__ import annotations
@@ -18,46 +20,54 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.quality import datasets
-from bench.quality.attacks import ATTACKS, FROZEN
+from bench.quality.attacks import ATTACKS
 from bench.quality.report import publish, summarise
-from bench.quality.units import Unit, limit_threads, run_unit
+from bench.quality.units import Unit, craft_unit, limit_threads, run_unit
 
-QUICK = {"targets": 2, "steps": 60}
+QUICK = {"targets": 1, "steps": 30}
 NETWORKS = {
     "digits": ["resnet", "mlp"],
     "fashion-mnist": ["resnet", "vgg", "densenet", "mobilenet", "mlp"],
     "cifar10": ["resnet20", "vgg", "densenet", "mobilenet", "mlp"],
 }
+EVERY_ATTACK = ("none", *ATTACKS)
+EVERY_NETWORK = list(dict.fromkeys(network for networks in NETWORKS.values() for network in networks))
 
 
 def plan(options: argparse.Namespace) -> list[Unit]:
     """The units of a run, those that matter most first."""
     if options.quick:
-        names = [("digits", "resnet", attack, 0) for attack in ("none", *FROZEN, "label-flips")]
-        return [Unit(*name, **QUICK) for name in names]
+        return [Unit("digits", "mlp", attack, 0, **QUICK) for attack in EVERY_ATTACK]
     names = [
         (data, network, attack, seed)
         for seed in options.seeds
         for data, networks in reversed(NETWORKS.items())
         for network in networks
-        for attack in ("none", *ATTACKS)
+        for attack in EVERY_ATTACK
     ]
-    units = [Unit(*name, targets=options.targets, steps=options.steps) for name in names]
-    return [unit for unit in units if all(word in unit.name for word in options.only)]
+    chosen = [set(options.datasets), set(options.networks), set(options.attacks)]
+    return [
+        Unit(*name, targets=options.targets, steps=options.steps)
+        for name in names
+        if all(part in wanted for part, wanted in zip(name, chosen, strict=False))
+    ]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--craft", action="store_true")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--fashion", type=Path, default=datasets.FASHION)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--datasets", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="*", default=EVERY_NETWORK, choices=EVERY_NETWORK)
+    parser.add_argument("--attacks", nargs="*", default=list(EVERY_ATTACK), choices=EVERY_ATTACK)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.publish:
         publish(options.out)
         return 0
@@ -67,11 +77,13 @@ def main() -> int:
     units, started = plan(options), time.perf_counter()
     for number, unit in enumerate(units, 1):
         try:
-            results.append(run_unit(unit, opened.get(unit.dataset), options.out, options.data, say))
+            run = craft_unit if options.craft else run_unit
+            results.append(run(unit, opened.get(unit.dataset), options.out, options.data, say))
         except datasets.Absent as reason:
             say(f"{unit.name}: skipped: {reason}")
         say(f"[{number} of {len(units)}, {time.perf_counter() - started:.0f} s]")
-    sys.stdout.write("\n".join(summarise(results)) + "\n")
+    if not options.craft:
+        sys.stdout.write("\n".join(summarise(results)) + "\n")
     return 0
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+WIDTH = 256
+"""Of the penultimate layer: a head on 64 features of so small a network cannot give one image another label."""
+
 
 class Pixels(nn.Module):
     """Centre and scale: what every network does with images in [0, 1] first."""
@@ -76,34 +79,40 @@ def _headed(body: list[nn.Module], width: int, classes: int) -> nn.Sequential:
 
 
 def mlp(channels: int, side: int, classes: int) -> nn.Sequential:
-    widths = [channels * side * side, 256, 128, 64]
+    widths = [channels * side * side, 256, WIDTH]
     layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
-    return nn.Sequential(Pixels(), nn.Flatten(), *layers, nn.Linear(64, classes))
+    return nn.Sequential(Pixels(), nn.Flatten(), *layers, nn.Linear(WIDTH, classes))
 
 
 def resnet(channels: int, side: int, classes: int) -> nn.Sequential:
     return _headed(
-        [convolution(channels, 16, stride=2), Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)],
-        64,
+        [
+            convolution(channels, 16, stride=2),
+            Residual(16, 16, 1),
+            Residual(16, 32, 2),
+            Residual(32, 64, 2),
+            convolution(64, WIDTH, 1),
+        ],
+        WIDTH,
         classes,
     )
 
 
 def vgg(channels: int, side: int, classes: int) -> nn.Sequential:
     pool = nn.MaxPool2d(2)
-    body = [convolution(channels, 16), pool, convolution(16, 32), pool, convolution(32, 64), convolution(64, 64)]
-    return _headed(body, 64, classes)
+    body = [convolution(channels, 16), pool, convolution(16, 32), pool, convolution(32, 64), convolution(64, WIDTH, 1)]
+    return _headed(body, WIDTH, classes)
 
 
 def densenet(channels: int, side: int, classes: int) -> nn.Sequential:
     half = nn.AvgPool2d(2)
     body = [convolution(channels, 16, stride=2), Dense(16, 12, 3), convolution(52, 32, 1), half, Dense(32, 12, 3)]
-    return _headed([*body, convolution(68, 64, 1)], 64, classes)
+    return _headed([*body, convolution(68, WIDTH, 1)], WIDTH, classes)
 
 
 def mobilenet(channels: int, side: int, classes: int) -> nn.Sequential:
     body = [convolution(channels, 16, stride=2), Inverted(16, 24, 1), Inverted(24, 32, 2), Inverted(32, 32, 1)]
-    return _headed([*body, convolution(32, 64, 1)], 64, classes)
+    return _headed([*body, convolution(32, WIDTH, 1)], WIDTH, classes)
 
 
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {

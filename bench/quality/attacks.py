@@ -1,46 +1,87 @@
-"""The attacks as an attacker uses them: which images, how many, crafted on which networks."""
+"""The attacks as an attacker uses them: which images, how many, crafted on which networks, against which victims."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.quality.laboratory import Laboratory, extract, load_extractor, with_head, write_whole
+from bench.quality.laboratory import (
+    SCRATCH,
+    Laboratory,
+    extract,
+    load_extractor,
+    new_network,
+    trained_once,
+    with_head,
+    write_whole,
+)
 from clear.attacks import Crafted, bullseye_polytope, convex_polytope, feature_collision, gradient_matching
 
-EPSILON = {"digits": 0.2}
-"""Largest change of a pixel, of the grey range: 0.1 where nothing else is said."""
-SPREAD = 0.05
-FROZEN = (
-    "feature-collision",
-    "bullseye-polytope",
-    "convex-polytope",
-    "gradient-matching",
-    "bullseye-views",
-    "bullseye-transfer",
-    "feature-collision-15",
-    "bullseye-spread",
-)
-"""Attacks on a new head above a frozen extractor."""
-WHOLE = {"gradient-matching-whole": 25, "bullseye-whole": 25}
-"""Attacks on a network that is fine-tuned as a whole, and their poisons."""
-ATTACKS = (*FROZEN, "label-flips", *WHOLE)
-POISONS = {"feature-collision-15": 15, "bullseye-spread": 10} | WHOLE
-"""Five, where nothing else is said."""
+Family = Literal["collision", "convex", "bullseye", "gradients"]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attacker does, beside what the data set sets (`datasets.Sizes`)."""
+
+    family: Family
+    victim: Literal["head", "network", "scratch"] = "head"
+    """A new head on a frozen extractor, the extractor fine-tuned with its head, or a new network."""
+    poisons: int | None = None
+    """None: as the data set says."""
+    views: bool = False
+    """Crafted for three views of the target, used with a fourth."""
+    transfer: bool = False
+    """Crafted on other networks."""
+    spread: float = 0.0
+    pocket: int | None = None
+    copies: int = 0
+    """Near-copies of the clean samples of the wrong class next to the target, put in beside the poisons."""
+
+
+PUBLISHED: dict[str, Attack] = {
+    "feature-collision": Attack("collision"),
+    "bullseye-polytope": Attack("bullseye"),
+    "convex-polytope": Attack("convex"),
+    "gradient-matching": Attack("gradients"),
+    "feature-collision-15": Attack("collision", poisons=15),
+    "bullseye-views": Attack("bullseye", views=True),
+    "bullseye-transfer": Attack("bullseye", transfer=True),
+}
+ADAPTIVE: dict[str, Attack] = {
+    "bullseye-spread": Attack("bullseye", poisons=10, spread=0.05),
+    "bullseye-hull": Attack("bullseye", poisons=16, spread=0.05, pocket=8),
+    "collision-crowd": Attack("collision", poisons=40),
+    "bullseye-copies": Attack("bullseye", copies=15),
+}
+"""By an attacker who knows the rule: no single poison near the target; the hull that K looks at kept away from it; more
+poisons than are peeled off, so that the own class stays next to the target; copies in the place of the peeled mates."""
+WHOLE: dict[str, Attack] = {
+    "gradient-matching-whole": Attack("gradients", "network", poisons=25),
+    "bullseye-whole": Attack("bullseye", "network", poisons=25),
+    "gradient-matching-scratch": Attack("gradients", "scratch", poisons=25),
+}
+FROZEN = PUBLISHED | ADAPTIVE
+CRAFTED = FROZEN | WHOLE
+FLIPS = ("label-flips", "label-flips-scratch")
+ATTACKS = (*FROZEN, *FLIPS, *WHOLE)
 SUBSTITUTES = {"resnet20": ("resnet32", "resnet44")}
 """Networks that transfer attacks are crafted on; for the small networks: two others of them."""
+NOISE = 1 / 255
+"""Of the near-copies: enough to make no two of them equal."""
 
 
 @dataclass(frozen=True)
 class Implanted:
     """One target's poisons, and the features of the training set with them."""
 
+    name: str
+    """Of what was crafted, in the cache."""
     target: int
     """Row of the fresh images."""
     true: int
@@ -48,105 +89,115 @@ class Implanted:
     features: np.ndarray
     """Of the training set, poisons included."""
     poisons: np.ndarray
-    """Positions in the training set."""
-    poison_pixels: torch.Tensor
+    """Positions in the training set of what was crafted."""
+    changed: np.ndarray
+    """Positions of all that the attacker put in: the poisons first, then near-copies of clean samples."""
+    changed_pixels: torch.Tensor
     goal: np.ndarray
     """Features of the input that shall be misclassified, (d,)."""
     goal_pixels: torch.Tensor
     geometry: dict[str, float]
 
-    def save(self, path: Path) -> None:
-        """What cannot be had again without crafting."""
-        arrays = {
-            "poisons": self.poisons,
-            "poison_features": self.features[self.poisons],
-            "poison_pixels": self.poison_pixels.numpy(),
-            "goal": self.goal,
-            "goal_pixels": self.goal_pixels.numpy(),
-            "geometry": np.array(json.dumps(self.geometry)),
-        }
-        write_whole(path, lambda partial: np.savez(partial, **arrays))
 
-
-def implant_or_load(
-    lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear, steps: int, path: Path
+def implant(
+    lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear | None, steps: int
 ) -> Implanted:
-    """As `implant`; what was crafted before is read from `path`, so that a killed unit goes on where it stopped."""
+    """Poison the training set of a laboratory for one target; what was crafted before is read from the cache.
+
+    Crafting knows nothing of any defence: what it gives is kept when the defences change.
+    """
+    made = CRAFTED[attack]
+    count = made.poisons or lab.data.sizes.poisons
+    budget = f"{count}-{lab.data.sizes.epsilon:g}-{steps}"
+    name = f"{lab.data.name}-{lab.architecture}-seed{lab.seed}-{attack}-{budget}-{target}-{taken_for}"
+    path = lab.out / "cache" / "crafted" / f"{name}.npz"
     if not path.exists():
-        implant(lab, attack, target, taken_for, clean_head, steps).save(path)
+        arrays = _craft_case(lab, made, count, target, taken_for, clean_head, steps)
+        write_whole(path, lambda partial: np.savez(partial, **arrays))
     with np.load(path) as kept:
         features = lab.features[lab.split.train].copy()
-        features[kept["poisons"]] = kept["poison_features"]
+        features[kept["changed"]] = kept["changed_features"]
         return Implanted(
+            name=name,
             target=target,
             true=int(lab.labels[target]),
             taken_for=taken_for,
             features=features,
-            poisons=kept["poisons"],
-            poison_pixels=torch.from_numpy(kept["poison_pixels"]),
+            poisons=kept["changed"][:count],
+            changed=kept["changed"],
+            changed_pixels=torch.from_numpy(kept["changed_pixels"]),
             goal=kept["goal"],
             goal_pixels=torch.from_numpy(kept["goal_pixels"]),
             geometry=json.loads(str(kept["geometry"])),
         )
 
 
-def implant(lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear, steps: int) -> Implanted:
-    """Poison the training set of a laboratory for one target."""
-    pixels = lab.pixels(target)
-    rows, features = lab.split.train, lab.features[lab.split.train].copy()
+def _craft_case(
+    lab: Laboratory, made: Attack, count: int, target: int, taken_for: int, clean_head: nn.Linear | None, steps: int
+) -> dict[str, Any]:
+    """What cannot be had again without crafting. The bases are the nearest images of the wrong class."""
+    pixels, rows = lab.pixels(target), lab.split.train
+    features = lab.features[rows]
     candidates = np.flatnonzero(lab.labels[rows] == taken_for)
     apart = np.linalg.norm(features[candidates] - lab.features[target], axis=1)
-    bases = candidates[np.argsort(apart, kind="stable")[: POISONS.get(attack, 5)]]
-    images, goal_pixels = lab.pixels(rows[bases]), pixels
-    if attack == "bullseye-views":  # crafted for three views, used with a fourth
+    nearest = candidates[np.argsort(apart, kind="stable")]
+    goal_pixels = pixels
+    if made.views:
         goal_pixels = pixels.roll(1, dims=2)
         pixels = torch.cat([pixels, pixels.roll(1, dims=3), pixels.roll(-1, dims=3)])
-    crafted = _craft(lab, attack, images, pixels, taken_for, clean_head, steps)
-    features[bases] = extract(lab.extractor, crafted.poisons)
-    return Implanted(
-        target=target,
-        true=int(lab.labels[target]),
-        taken_for=taken_for,
-        features=features,
-        poisons=bases,
-        poison_pixels=crafted.poisons,
-        goal=extract(lab.extractor, goal_pixels)[0],
-        goal_pixels=goal_pixels,
-        geometry=_geometry(crafted),
-    )
+    crafted = _craft(lab, made, lab.pixels(rows[nearest[:count]]), pixels, taken_for, clean_head, steps)
+    changed = np.concatenate([nearest[:count], nearest[::-1][: made.copies]])
+    copied = lab.pixels(rows[nearest[count : count + made.copies]]) if made.copies else crafted.poisons[:0]
+    generator = torch.Generator().manual_seed(target)
+    noise = NOISE * torch.randint(-1, 2, copied.shape, generator=generator)
+    images = torch.cat([crafted.poisons, (copied + noise).clamp(0, 1)])
+    return {
+        "changed": changed,
+        "changed_features": extract(lab.extractor, images),
+        "changed_pixels": images.numpy(),
+        "goal": extract(lab.extractor, goal_pixels)[0],
+        "goal_pixels": goal_pixels.numpy(),
+        "geometry": np.array(json.dumps(_geometry(crafted))),
+    }
 
 
 def _craft(
     lab: Laboratory,
-    attack: str,
+    made: Attack,
     images: torch.Tensor,
     pixels: torch.Tensor,
     taken_for: int,
-    clean_head: nn.Linear,
+    clean_head: nn.Linear | None,
     steps: int,
 ) -> Crafted:
-    options: dict[str, Any] = {"epsilon": EPSILON.get(lab.data.name, 0.1), "steps": steps}
-    if attack == "gradient-matching":
-        victim, labels = with_head(lab.extractor, clean_head), np.full(len(images), taken_for)
-        return gradient_matching(victim, images, labels, pixels, taken_for, scope="head", restarts=2, **options)
-    if attack == "gradient-matching-whole":
+    options: dict[str, Any] = {"epsilon": lab.data.sizes.epsilon, "steps": steps}
+    models = _substitutes(lab) if made.transfer else [lab.extractor]
+    if made.family == "gradients":
+        if made.victim == "head":
+            assert clean_head is not None
+            models = [with_head(model, clean_head) for model in models]
+        elif made.victim == "scratch":
+            models = [_twin(lab)]
+        scope = "head" if made.victim == "head" else "network"
         labels = np.full(len(images), taken_for)
-        return gradient_matching(lab.extractor, images, labels, pixels, taken_for, restarts=2, **options)
-    if attack == "bullseye-transfer":
-        return bullseye_polytope(_substitutes(lab), images, pixels, **options)
-    if attack == "bullseye-spread":
-        return bullseye_polytope(lab.extractor, images, pixels, spread=SPREAD, **options)
-    if attack == "convex-polytope":
-        return convex_polytope(lab.extractor, images, pixels, **options)
-    if attack.startswith("bullseye"):
-        return bullseye_polytope(lab.extractor, images, pixels, **options)
-    return feature_collision(lab.extractor, images, pixels, **options)
+        return gradient_matching(models, images, labels, pixels, taken_for, scope=scope, restarts=2, **options)
+    if made.family == "bullseye":
+        return bullseye_polytope(models, images, pixels, spread=made.spread, pocket=made.pocket, **options)
+    return {"convex": convex_polytope, "collision": feature_collision}[made.family](models, images, pixels, **options)
 
 
 def _substitutes(lab: Laboratory) -> list[nn.Module]:
     others = [name for name in ("resnet", "vgg", "mobilenet") if name != lab.architecture][:2]
     names = SUBSTITUTES.get(lab.architecture, others)
     return [load_extractor(lab.data, name, lab.out, lab.folder) for name in names]
+
+
+def _twin(lab: Laboratory) -> nn.Module:
+    """The attacker's own network, trained on the clean training set from another start."""
+    rows, seed = lab.split.train, 1000 + lab.seed
+    path = lab.out / "cache" / f"{lab.data.name}-{lab.architecture}-seed{lab.seed}-twin.safetensors"
+    network = new_network(lab.data, lab.architecture, seed)
+    return trained_once(path, network, lambda: (lab.pixels(rows), lab.labels[rows]), SCRATCH, seed)
 
 
 def _geometry(crafted: Crafted) -> dict[str, float]:

@@ -160,12 +160,12 @@ def _mean_distances(
     return mean(pocket), mean(own), np.nanmin(others, axis=1)
 
 
-def with_distance(training: Training, group: np.ndarray) -> np.ndarray:
-    """Our G and the distance to the mean of the own class, each in robust units: a fair ensemble."""
+def combine(*scores: np.ndarray) -> np.ndarray:
+    """Sum of scores in robust units: a fair ensemble of two signals."""
     from clear.pockets import robust_center
 
-    total = np.zeros(len(group))
-    for values in (group, l2_outlier(training)):
+    total = np.zeros(len(scores[0]))
+    for values in scores:
         middle, spread = robust_center(values)
         total += (np.nan_to_num(values, nan=middle) - middle) / spread
     return total

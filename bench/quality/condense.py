@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.quality.attacks import FLIPS
 from bench.quality.metrics import Exceedances, auroc, precision, rate
 
 GRID = [round(float(x), 5) for x in np.geomspace(1e-3, 0.3, 25)]
@@ -32,19 +33,21 @@ def _pool(dataset: str, architecture: str, attack: str, results: list[Row]) -> R
         "architecture": architecture,
         "attack": attack,
         "seeds": sorted(result["unit"]["seed"] for result in results),
+        "code": sorted({result["code"] for result in results}),
         "cpu_seconds": round(sum(result["cpu_seconds"] for result in results)),
     }
     if attack == "none":
         return pooled | _clean_sets(rows)
     won = [row for row in rows if row.get("success", row.get("memorised", 0) > 0)]
-    if attack == "label-flips":
+    if attack in FLIPS:
         pooled |= {"targets": sum(row["flips"] for row in rows), "successes": sum(row["memorised"] for row in rows)}
     else:
         pooled |= {"targets": len(rows), "successes": len(won), "geometry": _geometry(rows)}
         pooled["clean_accuracy"] = float(np.mean([result["clean_accuracy"] for result in results]))
     if won:
-        pooled |= {part: _scan([row[part] for row in won]) for part in SCANS if part in won[0]}
-        pooled |= {part: _review([row[part] for row in won]) for part in REVIEWS if part in won[0]}
+        flips = {"flips": attack in FLIPS}
+        pooled |= {part: _scan([row[part] | flips for row in won]) for part in SCANS if part in won[0]}
+        pooled |= {part: _review([row[part] | flips for row in won]) for part in REVIEWS if part in won[0]}
         if "probe" in won[0]:
             pooled["probe"] = _probe([row["probe"] for row in won])
         pooled["repair"] = _repair([row["repair"] for row in won if "repair" in row])
@@ -58,6 +61,7 @@ def _clean_sets(rows: list[Row]) -> Row:
         "sets": len(rows),
         "samples": rows[0]["samples"],
         "certain": sum(row["certain"] for row in rows),
+        "sets_with_certain": sum(row["certain"] > 0 for row in rows),
         "certain_most": max(row["certain"] for row in rows),
         "review_share": sum(row["review"] for row in rows) / samples,
         "verdicts": dict(Counter(row["verdict"] for row in rows)),
@@ -69,9 +73,10 @@ def _geometry(rows: list[Row]) -> Row:
     return {name: float(np.median([row["geometry"][name] for row in rows])) for name in names}
 
 
-def _figures(found: Exceedances) -> Row:
+def _figures(found: Exceedances, trials: int) -> Row:
     return {
         "positives": len(found),
+        "trials": trials,
         "auroc": auroc(found),
         "tpr_1%": rate(found, 0.01),
         "tpr_.1%": rate(found, 0.001),
@@ -80,9 +85,15 @@ def _figures(found: Exceedances) -> Row:
 
 
 def _scores(parts: list[Row]) -> Row:
-    """Figures of each method, positives of all targets pooled."""
+    """Figures of each method, positives of all targets pooled.
+
+    Poisons of one target stand and fall together: a target is one trial of an interval, a flipped label is one too.
+    """
     shared = [name for name in parts[0]["scores"] if all(name in part["scores"] for part in parts)]
-    return {name: _figures([pair for part in parts for pair in part["scores"][name]]) for name in shared}
+    pooled = {name: [pair for part in parts for pair in part["scores"][name]] for name in shared}
+    return {
+        name: _figures(found, len(found) if parts[0].get("flips") else len(parts)) for name, found in pooled.items()
+    }
 
 
 def _scan(parts: list[Row]) -> Row:
@@ -105,6 +116,7 @@ def _scan(parts: list[Row]) -> Row:
         "verdicts": dict(Counter(part["verdict"] for part in parts)),
         "label_right": sum(part["label_right"] for part in parts),
         "poisons": poisons,
+        "trials": poisons if parts[0]["flips"] else len(parts),
     }
 
 

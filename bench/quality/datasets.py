@@ -47,6 +47,12 @@ class Sizes:
     """The user's clean samples, for review and plain fine-tuning."""
     clean: int
     """Unseen inputs that must not be flagged."""
+    epsilon: float = 0.1
+    """Largest change of a pixel by an attacker, of the grey range."""
+    poisons: int = 5
+    """For each target, where the attack does not say."""
+    nearest: bool = False
+    """The wrong class is that of the target's nearest neighbour among the others, not one drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def digits() -> Data:
     order = np.random.default_rng(12345).permutation(len(images))
     labels = found.target.astype(np.int64)
     known, fresh = (Pictures(images[rows], labels[rows]) for rows in np.split(order, [500]))
-    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400))
+    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
 
 
 def fashion(folder: Path = FASHION) -> Data:
@@ -108,7 +114,7 @@ def fashion(folder: Path = FASHION) -> Data:
 
     if not list(folder.glob("t10k-images-idx3-ubyte*")):
         raise Absent(f"no Fashion-MNIST in {folder}: install dataset-fashion-mnist (Debian), or give --fashion DIR")
-    sizes = Sizes(per_class=100, own=2000, clean=2000)
+    sizes = Sizes(per_class=100, own=2000, clean=2000, epsilon=0.2, poisons=10, nearest=True)
     return Data("fashion-mnist", lambda: read("train", 20_000), lambda: read("t10k"), sizes)
 
 

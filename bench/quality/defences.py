@@ -13,7 +13,7 @@ from torch import nn
 
 import clear
 from bench.quality.attacks import Implanted
-from bench.quality.laboratory import Laboratory, extract, probabilities, train_head
+from bench.quality.laboratory import Laboratory, extract, probabilities, start_of, train_head
 from clear.repair import repair_model
 from clear.results import Level
 from clear.training import fit
@@ -109,7 +109,7 @@ def compare_on_network(
     labels: np.ndarray,
     goals: Goals,
     found: dict[str, Any],
-    epochs: int,
+    how: str,
     probed: Any = None,
 ) -> dict[str, Any]:
     """After each defence of a whole network: goals still taken for the wrong class, and held-out accuracy."""
@@ -120,11 +120,13 @@ def compare_on_network(
     def repaired(result: Any, **options: Any) -> nn.Module:
         return repair_model(victim, pixels, labels, result, seed=seed, probed=probed, **options).model
 
-    plain, again = copy.deepcopy(victim), copy.deepcopy(lab.extractor)
+    plain, (again, recipe) = copy.deepcopy(victim), start_of(lab, how, seed)
     fit(plain, lab.pixels(own), lab.labels[own], epochs=5, learning_rate=0.01, seed=seed)
-    fit(again, pixels[kept], labels[kept], epochs=epochs, learning_rate=0.01, seed=seed)
+    fit(again, pixels[kept], labels[kept], epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed)
     models = {"none": victim}
     models |= {f"relabel from {name}": repaired(result) for name, result in found.items()}
+    if "probe" in found:
+        models["relabel from both"] = repaired([found["probe"], scanned])
     models |= {
         "relabel certain from scan": repaired(scanned, level=Level.CERTAIN),
         "drop from scan": repaired(scanned, method="drop"),

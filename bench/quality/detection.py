@@ -5,48 +5,59 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 import clear
-from bench.quality.baselines import RULES, SCORERS, Training, score_inputs, score_without_training_set, with_distance
-from bench.quality.laboratory import Laboratory, extract, probabilities
+from bench.quality.baselines import RULES, SCORERS, Training, combine, score_inputs, score_without_training_set
 from bench.quality.metrics import exceedances
 from clear.results import Level
 
 FPRS = (0.01, 0.001)
 
 
-def judge_scan(training: Training, poisons: np.ndarray, truth: np.ndarray) -> tuple[clear.ScanResult, dict[str, Any]]:
-    """Scan a training set; scores of poisons against those of all others, for `scan` and the baselines."""
-    found = clear.scan(clear.Features.from_arrays(training.features, training.labels), threads=1)
+def judge_scan(
+    training: Training,
+    poisons: np.ndarray,
+    truth: np.ndarray,
+    changed: np.ndarray | None = None,
+    views: clear.Views | None = None,
+) -> tuple[clear.ScanResult, dict[str, Any]]:
+    """Scan a training set; scores of poisons against those of all others, for `scan` and the baselines.
+
+    What else the attacker `changed` is neither: nobody has to find it, and finding it is no false alarm.
+    """
+    found = clear.scan(clear.Features.from_arrays(training.features, training.labels), views=views, threads=1)
     is_poison = np.isin(np.arange(len(truth)), poisons)
+    others = ~is_poison & ~np.isin(np.arange(len(truth)), poisons if changed is None else changed)
+    counted = is_poison | others
     ours, levels = found.scores, found.scores.level
     scores = {
+        "clear": ours.suspicion,
         "clear: S = R + K": ours.score,
-        "clear: G": ours.group,
         "clear: R": ours.reassignment,
         "clear: K": ours.collapse,
     }
-    scores["clear G and l2 outlier"] = with_distance(training, ours.group)
-    scores |= {name: score(training) for name, score in SCORERS.items()}
+    theirs = {name: score(training) for name, score in SCORERS.items()}
+    scores |= {
+        "clear and cleanlab labels": combine(ours.suspicion, theirs["cleanlab labels"]),
+    }
+    scores |= theirs
     flags = {"clear certain": levels == Level.CERTAIN, "clear all": levels > Level.NONE}
     flags |= {name: rule(training) for name, rule in RULES.items()}
     return found, {
         "verdict": found.verdict,
-        "negatives": int((~is_poison).sum()),
+        "negatives": int(others.sum()),
         "poisons": len(poisons),
         "label_right": int((ours.suggested_label[poisons] == truth[poisons]).sum()),
-        "scores": {name: exceedances(values, is_poison) for name, values in scores.items()},
-        "flags": {name: [int(mask[is_poison].sum()), int(mask[~is_poison].sum())] for name, mask in flags.items()},
-        "points": _points(ours, is_poison),
+        "scores": {name: exceedances(values[counted], is_poison[counted]) for name, values in scores.items()},
+        "flags": {name: [int(mask[is_poison].sum()), int(mask[others].sum())] for name, mask in flags.items()},
+        "points": _points(ours, is_poison, others),
     }
 
 
-def _points(scores: clear.Scores, is_poison: np.ndarray, shown: int = 300) -> dict[str, Any]:
+def _points(scores: clear.Scores, is_poison: np.ndarray, others: np.ndarray, shown: int = 300) -> dict[str, Any]:
     """K and R of the poisons and of some others, for the scatter plot."""
-    others = np.flatnonzero(~is_poison)[:shown]
     pairs = np.stack([np.nan_to_num(scores.collapse), np.nan_to_num(scores.reassignment)], axis=1).round(3)
-    return {"poisons": pairs[is_poison].tolist(), "others": pairs[others].tolist()}
+    return {"poisons": pairs[is_poison].tolist(), "others": pairs[others][:shown].tolist()}
 
 
 def judge_probe(
@@ -79,9 +90,9 @@ def judge_review(
     features = clear.Features.from_arrays(inputs, predicted, predictions=predicted)
     is_target = np.arange(len(inputs)) < targets
     row: dict[str, Any] = {"negatives": int((~is_target).sum()), "reference": len(own)}
+    found = clear.review(features, own, fpr=max(FPRS), threads=1, **options)
     for fpr in FPRS:
-        found = clear.review(features, own, fpr=fpr, threads=1, **options)
-        flagged = np.isin(np.arange(len(inputs)), [flag.row for flag in found.flags])
+        flagged = flagged_at(found.levels, fpr)
         row[f"flagged_{fpr:g}"] = [int(flagged[is_target].sum()), int(flagged[~is_target].sum())]
     wrong = predicted != truth
     row["false_flags_that_are_mistakes"] = int((flagged_at(found.levels, FPRS[0]) & wrong & ~is_target).sum())
@@ -93,25 +104,3 @@ def judge_review(
 
 def flagged_at(levels: np.ndarray, fpr: float) -> np.ndarray:
     return np.nan_to_num(levels, nan=1.0) <= fpr
-
-
-def review_network(lab: Laboratory, victim: nn.Module, targets: np.ndarray) -> dict[str, Any]:
-    """Inputs of a network poisoned as a whole, without its training set: with and without the public backbone."""
-    own, asked = lab.split.own, np.concatenate([targets, lab.split.clean])
-    confidence, own_confidence = (probabilities(victim, lab.pixels(rows)) for rows in (asked, own))
-    found = {}
-    for name, features in (("review with the backbone", lab.features), ("review of the victim's own features", None)):
-        of_own, of_asked = (
-            extract(victim, lab.pixels(rows)) if features is None else features[rows] for rows in (own, asked)
-        )
-        reference = clear.Features.from_arrays(of_own, lab.labels[own], predictions=own_confidence.argmax(1))
-        options = (
-            {}
-            if features is None
-            else {
-                "confidence": confidence.max(1),
-                "reference_confidence": own_confidence.max(1),
-            }
-        )
-        found[name] = judge_review(reference, of_asked, confidence, len(targets), lab.labels[asked], **options)
-    return found

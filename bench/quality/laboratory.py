@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,23 @@ from bench.quality.datasets import Absent, Data, Split, split
 from clear.models import last_linear
 from clear.training import fit, seeded
 
-EPOCHS = {"digits": 12, "fashion-mnist": 3, "cifar10": 4}
 PUBLISHED = ("resnet20", "resnet32", "resnet44", "resnet56")
 """Networks whose CIFAR-10 weights lie in DIR/models."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    epochs: int
+    learning_rate: float
+
+
+EXTRACTORS = {"digits": Recipe(12, 0.05), "fashion-mnist": Recipe(3, 0.05), "cifar10": Recipe(4, 0.05)}
+"""On the known images."""
+FINE_TUNING = Recipe(8, 0.01)
+SCRATCH = Recipe(30, 0.05)
+"""Of whole victims, on the training set."""
 
 
 class FromPixels(nn.Module):
@@ -77,13 +93,37 @@ def load_extractor(data: Data, architecture: str, out: Path, folder: Path | None
             raise Absent(f"{architecture} is a network for cifar10, from --data DIR")
         weights = folder / f"models/{architecture}-cifar10.safetensors"
         return FromPixels(clear.load_model(weights, architecture)).eval()
-    channels, side = data.fresh.images.shape[3], data.fresh.images.shape[1]
-    with seeded(0):
-        network = ARCHITECTURES[architecture](channels, side, data.classes)
+    network = new_network(data, architecture, seed=0)
     path = out / "cache" / f"{data.name}-{architecture}.safetensors"
+    return trained_once(path, network, lambda: (data.known.pixels(), data.known.labels), EXTRACTORS[data.name], seed=0)
+
+
+def new_network(data: Data, architecture: str, seed: int) -> nn.Module:
+    """A small network as it is before training; in place of a published one, a small residual one."""
+    channels, side = data.fresh.images.shape[3], data.fresh.images.shape[1]
+    with seeded(seed):
+        return ARCHITECTURES.get(architecture, ARCHITECTURES["resnet"])(channels, side, data.classes)
+
+
+def start_of(lab: Laboratory, how: str, seed: int) -> tuple[nn.Module, Recipe]:
+    """What a victim is trained from, and how."""
+    if how == "scratch":
+        return new_network(lab.data, lab.architecture, seed), SCRATCH
+    return copy.deepcopy(lab.extractor), FINE_TUNING
+
+
+def trained_once(
+    path: Path,
+    network: nn.Module,
+    load: Callable[[], tuple[torch.Tensor, np.ndarray]],
+    recipe: Recipe,
+    seed: int,
+    copies: np.ndarray | None = None,
+) -> nn.Module:
+    """The network, trained from where it starts on the images and labels that `load` gives; weights kept at `path`."""
     if not path.exists():
-        known = data.known
-        fit(network, known.pixels(), known.labels, epochs=EPOCHS[data.name], learning_rate=0.05, seed=0)
+        options = {"epochs": recipe.epochs, "learning_rate": recipe.learning_rate, "seed": seed, "copies": copies}
+        fit(network, *load(), **options)
         write_whole(path, lambda target: save_file(network.state_dict(), target))
     network.load_state_dict(load_file(path))
     return network.eval()
@@ -113,8 +153,6 @@ def train_head(features: np.ndarray, labels: np.ndarray, classes: int, seed: int
 
 def with_head(extractor: nn.Module, head: nn.Linear) -> nn.Module:
     """The extractor with this head in place of its own."""
-    import copy
-
     model = copy.deepcopy(extractor)
     last_linear(model)[1].load_state_dict(head.state_dict())
     return model.eval()

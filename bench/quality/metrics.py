@@ -41,8 +41,8 @@ def precision(found: Exceedances, negatives: int) -> float:
     return inside / (2 * p) if p else float("nan")
 
 
-def interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson interval of a binomial rate."""
+def interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a binomial rate; successes may be a sum of shares."""
     if not trials:
         return 0.0, 1.0
     tail = (1 - level) / 2

@@ -15,6 +15,10 @@ RESULTS = ROOT / "bench" / "results" / "quality.json"
 DOCUMENT = ROOT / "docs" / "evaluation.md"
 MARKERS = ("<!-- quality:start -->", "<!-- quality:end -->")
 ORDER = ("feature-collision", "bullseye-polytope", "convex-polytope", "gradient-matching", "label-flips")
+REPAIRS = ("relabel from both", "relabel from probe", "relabel from scan")
+"""Which repair the first table shows: the first of these that was possible."""
+ABREAST = 3
+"""Attacks in one table of scores."""
 
 
 def publish(out: Path) -> None:
@@ -42,21 +46,56 @@ def document(rows: list[Row]) -> str:
 
 
 def tables(rows: list[Row]) -> list[str]:
-    """All tables, one section for each data set and network."""
-    lines: list[str] = []
+    """One line for each attack; then all tables, folded, one section for each data set and network."""
+    lines = ["", *_summary_table(rows), ""]
     for place in dict.fromkeys((row["dataset"], row["architecture"]) for row in rows):
         here = [row for row in rows if (row["dataset"], row["architecture"]) == place]
         attacks = sorted((row for row in here if row["attack"] != "none"), key=_rank)
-        lines += ["", f"## {place[0]}, {place[1]}", ""]
+        code = ", ".join(sorted({name for row in here for name in row["code"]}))
+        lines += ["<details>", f"<summary><b>{place[0]}, {place[1]}</b> (judged by code {code})</summary>", ""]
         for title, make in SECTIONS.items():
             table = make(here if make is _clean_table else attacks)
             lines += [f"**{title}**", "", *table, ""] if table else []
+        lines += ["</details>", ""]
     return lines
 
 
 def summarise(results: Iterable[Row]) -> list[str]:
     """The same tables for results just measured."""
     return tables(_rounded(condense(results)))
+
+
+def _summary_table(rows: list[Row]) -> list[str]:
+    head = ["data, network", "attack", "succeeds without defence", "scan", "best of the others", "probe", "review"]
+    head += ["after repair", "accuracy"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    attacked = [row for row in rows if row["attack"] != "none"]
+    for row in sorted(attacked, key=lambda row: (row["dataset"], row["architecture"], _rank(row))):
+        place = f"{row['dataset']}, {row['architecture']}"
+        cells = [place, row["attack"], _share(row["successes"], row["targets"])]
+        lines.append(_line([*cells, *(_headlines(row) if "scan" in row else [""] * 6)]))
+    return lines
+
+
+def _headlines(row: Row) -> list[str]:
+    """TPR at 1 % FPR of scan, the best baseline and review, at .1 % of the probe; what is left after a repair."""
+    scores = row["scan"]["scores"]
+    ours = scores["clear"]
+    name, best = max(
+        ((name, got) for name, got in scores.items() if not name.startswith("clear")),
+        key=lambda item: item[1]["tpr_1%"],
+    )
+    probe, reviewed = row.get("probe"), next((row[part] for part in REVIEWS if part in row), None)
+    repair = row.get("repair", {})
+    fixed = next((repair[name] for name in REPAIRS if name in repair), None)
+    return [
+        _interval_of(ours["tpr_1%"], ours["trials"]),
+        f"{_interval_of(best['tpr_1%'], best['trials'])} {name}",
+        _interval_of(probe["scores"]["clear"]["tpr_.1%"], probe["of"]) if probe else "",
+        _interval_of(reviewed["scores"]["clear: review"]["tpr_1%"], reviewed["of"]) if reviewed else "",
+        _share(fixed["still_taken"], fixed["of"]) if fixed else "",
+        f"{100 * fixed['accuracy_change']:+.2f}" if fixed else "",
+    ]
 
 
 def _attack_table(rows: list[Row]) -> list[str]:
@@ -74,23 +113,26 @@ def _attack_table(rows: list[Row]) -> list[str]:
 
 
 def _scan_table(rows: list[Row]) -> list[str]:
-    found = {
-        f"{row['attack']}{', own features' if part != 'scan' else ''}": row[part]["scores"]
+    """Tables of a few attacks each, side by side they would not fit."""
+    found = [
+        (f"{row['attack']}{', own features and views' if part != 'scan' else ''}", row[part]["scores"])
         for row in rows
         for part in SCANS
         if part in row
-    }
-    if not found:
-        return []
-    lines = [_line(["method", *(f"{name} ({_positives(scores)})" for name, scores in found.items())])]
-    lines.append(_line(["---"] * (len(found) + 1)))
-    methods = dict.fromkeys(name for scores in found.values() for name in scores)
-    for method in sorted(methods, key=lambda name: not name.startswith("clear")):
-        cells = []
-        for scores in found.values():
-            got = scores.get(method)
-            cells.append(f"{_triple(got)} {got['precision']:.2f}" if got else "")
-        lines.append(_line([method, *cells]))
+    ]
+    lines: list[str] = []
+    for first in range(0, len(found), ABREAST):
+        shown = dict(found[first : first + ABREAST])
+        lines += [""] if lines else []
+        lines.append(_line(["method", *(f"{name} ({_positives(scores)})" for name, scores in shown.items())]))
+        lines.append(_line(["---"] * (len(shown) + 1)))
+        methods = dict.fromkeys(name for scores in shown.values() for name in scores)
+        for method in sorted(methods, key=lambda name: not name.startswith("clear")):
+            cells = []
+            for scores in shown.values():
+                got = scores.get(method)
+                cells.append(f"{_triple(got)} {got['precision']:.2f}" if got else "")
+            lines.append(_line([method, *cells]))
     return lines
 
 
@@ -102,8 +144,11 @@ def _flag_table(rows: list[Row]) -> list[str]:
     lines = [_line(["attack", *rules, "verdicts", "label right"]), _line(["---"] * (len(rules) + 3))]
     for row, part in found:
         got = row[part]
-        name = row["attack"] if part == "scan" else f"{row['attack']}, own features"
-        cells = [f"{f['found']}/{f['of']}, {f['false'] / f['negatives']:.4f}" for f in got["flags"].values()]
+        name = row["attack"] if part == "scan" else f"{row['attack']}, own features and views"
+        cells = [
+            f"{f['found']}/{f['of']} {_range(f['found'] / f['of'], got['trials'])}, {f['false'] / f['negatives']:.4f}"
+            for f in got["flags"].values()
+        ]
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(got["verdicts"].items()))
         lines.append(_line([name, *cells, verdicts, f"{got['label_right']}/{got['poisons']}"]))
     return lines
@@ -157,20 +202,21 @@ def _repair_table(rows: list[Row]) -> list[str]:
         for row in rows:
             got = row["repair"].get(method)
             change = f", {100 * got['accuracy_change']:+.2f} ({100 * got['accuracy_change_worst']:+.2f})" if got else ""
-            cells.append(f"{got['still_taken']}/{got['of']}{change}" if got else "")
+            cells.append(f"{_share(got['still_taken'], got['of'])}{change}" if got else "")
         lines.append(_line([method, *cells]))
     return lines
 
 
 def _clean_table(rows: list[Row]) -> list[str]:
-    head = ["sets", "samples each", "certain per 1000", "most in a set", "to review", "verdicts"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    head = ["sets", "samples each", "certain per 1000", "sets with any", "most in a set", "to review", "verdicts"]
+    lines = [_line([*head, "poisoned"]), _line(["---"] * (len(head) + 1))]
     for row in rows:
         if row["attack"] == "none":
             verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(row["verdicts"].items()))
             per = 1000 * row["certain"] / (row["sets"] * row["samples"])
-            cells = [row["sets"], row["samples"], f"{per:.2f}", row["certain_most"]]
-            lines.append(_line([*cells, f"{row['review_share']:.3f}", verdicts]))
+            cells = [row["sets"], row["samples"], f"{per:.2f}", _share(row["sets_with_certain"], row["sets"])]
+            cells += [row["certain_most"], f"{row['review_share']:.3f}", verdicts]
+            lines.append(_line([*cells, _share(row["verdicts"].get("poisoned", 0), row["sets"])]))
     return lines if len(lines) > 2 else []
 
 
@@ -198,12 +244,21 @@ def _positives(scores: Row) -> int:
 
 
 def _triple(got: Row) -> str:
-    return f"{got['auroc']:.3f} {got['tpr_1%']:.2f} {got['tpr_.1%']:.2f}"
+    rates = [_interval_of(got[key], got["trials"]) for key in ("tpr_1%", "tpr_.1%")]
+    return " ".join([f"{got['auroc']:.3f}", *rates])
+
+
+def _interval_of(rate: float, trials: int) -> str:
+    return f"{rate:.2f} {_range(rate, trials)}"
+
+
+def _range(rate: float, trials: int) -> str:
+    low, high = interval(rate * trials, trials)
+    return f"({low:.2f}-{high:.2f})"
 
 
 def _share(successes: int, trials: int) -> str:
-    low, high = interval(successes, trials)
-    return f"{successes}/{trials} ({low:.2f}-{high:.2f})"
+    return f"{successes}/{trials} {_range(successes / max(1, trials), trials)}"
 
 
 def _number(value: float | None) -> str:

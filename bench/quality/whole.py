@@ -1,62 +1,36 @@
-"""Clean-label attacks on a network that is fine-tuned as a whole on the poisoned images."""
+"""What is judged where a whole network was trained on the poisoned images: fine-tuned, or from scratch."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from bench.quality.attacks import WHOLE, Implanted, implant_or_load
+import clear
 from bench.quality.baselines import Training
 from bench.quality.defences import Goals, compare_on_network
-from bench.quality.detection import judge_probe, judge_scan, review_network
-from bench.quality.laboratory import Laboratory, extract, probabilities, train_head
-from clear.training import fit
-
-EPOCHS = 8
+from bench.quality.detection import judge_probe, judge_review, judge_scan
+from bench.quality.laboratory import Laboratory, extract, probabilities
+from bench.quality.victims import Attacked, poisoned_pixels
 
 
-def run_whole(lab: Laboratory, attack: str, count: int, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Poison, fine-tune the extractor with its head on the training set, and defend where that succeeds."""
-    train, labels = lab.split.train, lab.labels[lab.split.train]
-    right = probabilities(lab.extractor, lab.pixels(lab.split.rest)).argmax(1) == lab.labels[lab.split.rest]
-    rng = np.random.default_rng([lab.seed, 100 + list(WHOLE).index(attack)])
-    unused_head = train_head(lab.features[train], labels, lab.data.classes, lab.seed)
-    rows, accuracies = [], []
-    for number, target in enumerate(lab.split.rest[right][:count].tolist()):
-        taken_for = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
-        place = f"{lab.data.name}-{lab.architecture}-{attack}-seed{lab.seed}-{steps}-{target}-{taken_for}.npz"
-        path = Path(lab.out) / "cache" / "crafted" / place
-        case = implant_or_load(lab, attack, target, taken_for, unused_head, steps, path)
-        pixels = lab.pixels(train)
-        pixels[case.poisons] = case.poison_pixels
-        victim = copy.deepcopy(lab.extractor)
-        fit(victim, pixels, labels, epochs=EPOCHS, learning_rate=0.01, seed=lab.seed)
-        success = int(probabilities(victim, case.goal_pixels).argmax()) == taken_for
-        on_clean = probabilities(victim, lab.pixels(lab.split.clean))
-        accuracies.append(float((on_clean.argmax(1) == lab.labels[lab.split.clean]).mean()))
-        row: dict[str, Any] = {"target": target, "true": case.true, "taken_for": taken_for, "success": success}
-        row["geometry"] = case.geometry
-        if success:
-            row |= _defend(lab, case, victim, pixels, labels, on_clean)
-        rows.append(row)
-        say(f"{attack}: target {number + 1} of {count}, {'succeeds' if success else 'fails'}")
-    return {"clean_accuracy": float(np.mean(accuracies)), "rows": rows}
-
-
-def _defend(lab: Laboratory, case: Implanted, victim: Any, pixels: Any, labels: Any, on_clean: Any) -> dict[str, Any]:
+def defend_network(lab: Laboratory, how: str, attacked: Attacked) -> dict[str, Any]:
+    """Scan in the features of a public extractor and in the victim's own, probe, review, repair."""
+    case, victim = attacked.case, attacked.victim
+    labels, pixels = lab.labels[lab.split.train], poisoned_pixels(lab, case)
     truth = labels.copy()
     truth[case.poisons] = case.true
     on_training, goal = probabilities(victim, pixels), probabilities(victim, case.goal_pixels)
-    scanned, by_reference = judge_scan(Training(case.features, labels, on_training), case.poisons, truth)
+    scanned, by_reference = judge_scan(Training(case.features, labels, on_training), case.poisons, truth, case.changed)
     own = Training(extract(victim, pixels), labels, on_training)
-    _, by_victim = judge_scan(own, case.poisons, truth)
-    incoming = np.concatenate([extract(victim, case.goal_pixels), extract(victim, lab.pixels(lab.split.clean))])
-    confidence = np.concatenate([goal, on_clean])
+    views = look(victim, pixels, labels)
+    _, by_victim = judge_scan(own, case.poisons, truth, case.changed, views)
+    clean = lab.pixels(lab.split.clean)
+    incoming = np.concatenate([extract(victim, case.goal_pixels), extract(victim, clean)])
+    confidence = np.concatenate([goal, probabilities(victim, clean)])
     probed, probe_row = judge_probe(own, case.poisons, incoming, confidence, case.true)
     found: dict[str, Any] = {"scan": scanned}
     of_target = tuple(flag for flag in probed.flags if flag.row == 0)
@@ -68,5 +42,30 @@ def _defend(lab: Laboratory, case: Implanted, victim: Any, pixels: Any, labels: 
         "scan of the victim's own features": by_victim,
         "probe": probe_row,
         **review_network(lab, victim, np.array([case.target])),
-        "repair": compare_on_network(lab, victim, pixels, labels, goals, found, EPOCHS, probed=case.goal_pixels),
+        "repair": compare_on_network(lab, victim, pixels, labels, goals, found, how, probed=case.goal_pixels),
     }
+
+
+def review_network(lab: Laboratory, victim: nn.Module, targets: np.ndarray) -> dict[str, Any]:
+    """Inputs of a network poisoned as a whole, without its training set: with and without the public backbone."""
+    own, asked = lab.split.own, np.concatenate([targets, lab.split.clean])
+    confidence, own_confidence = (probabilities(victim, lab.pixels(rows)) for rows in (asked, own))
+    found = {}
+    for name, features in (("review with the backbone", lab.features), ("review of the victim's own features", None)):
+        of_own, of_asked = (
+            extract(victim, lab.pixels(rows)) if features is None else features[rows] for rows in (own, asked)
+        )
+        reference = clear.Features.from_arrays(of_own, lab.labels[own], predictions=own_confidence.argmax(1))
+        options: dict[str, Any] = {"confidence": confidence.max(1), "reference_confidence": own_confidence.max(1)}
+        if features is None:
+            views, own_views = (look(victim, lab.pixels(rows), lab.labels[rows]) for rows in (asked, own))
+            options = {"views": views, "reference_views": own_views}
+        found[name] = judge_review(reference, of_asked, confidence, len(targets), lab.labels[asked], **options)
+    return found
+
+
+def look(victim: nn.Module, pixels: torch.Tensor, labels: np.ndarray) -> clear.Views | None:
+    """Views of images through a network; None where it has no layer that still sees an image."""
+    if not any(isinstance(module, nn.Conv2d) for module in victim.modules()):
+        return None
+    return clear.extract_views(victim, (pixels, labels))

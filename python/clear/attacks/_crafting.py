@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = [
     "Geometry",
     "Models",
     "Search",
+    "SearchOptions",
     "as_models",
     "as_targets",
     "extracting",
@@ -85,16 +86,33 @@ class Crafted:
         )
 
 
+class SearchOptions(TypedDict, total=False):
+    """What every crafted attack takes by keyword, beside its own options. Only `epsilon` must be given."""
+
+    epsilon: Required[float]
+    """Largest change of a pixel (l_inf), in the units of the images."""
+    steps: int
+    """Adam steps, of each restart where there are several. Default: 200 (gradient matching: 250)."""
+    learning_rate: float
+    """Of Adam, in the units of the images. Default: 0.02 (gradient matching: epsilon / 8)."""
+    bounds: tuple[float, float]
+    """Smallest and largest valid pixel. Default: (0, 1)."""
+    levels: int
+    """Poisons are rounded to this many equally spaced values between the bounds. Default: 256, for 8-bit images."""
+    progress: Progress
+    """Called as f(step, steps). Default: None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How the poisons are looked for; checked when made."""
+    """How the poisons are looked for: `SearchOptions` with their defaults; checked when made."""
 
     epsilon: float
-    steps: int
-    learning_rate: float
-    bounds: tuple[float, float]
-    levels: int
-    progress: Progress
+    steps: int = 200
+    learning_rate: float = 0.02
+    bounds: tuple[float, float] = (0.0, 1.0)
+    levels: int = 256
+    progress: Progress = None
 
     def __post_init__(self) -> None:
         as_count(self.steps, "steps")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
+from clear._arrays import as_count
 from clear.attacks._crafting import (
     Ball,
     Crafted,
     Models,
-    Progress,
     Search,
+    SearchOptions,
     as_models,
     as_targets,
     descend,
@@ -36,13 +37,8 @@ def feature_collision(
     base_images: Any,
     target_image: Any,
     *,
-    epsilon: float,
-    steps: int = 200,
-    learning_rate: float = 0.02,
     layer: Layer = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    levels: int = 256,
-    progress: Progress = None,
+    **search: Unpack[SearchOptions],
 ) -> Crafted:
     """Move images of one class onto a target of another class in feature space, with small changes of the pixels.
 
@@ -57,21 +53,11 @@ def feature_collision(
         Images of the class that the target shall be taken for, as the model expects them.
     target_image : tensor or array of float, shape (...) or (t, ...)
         With several targets, base image i is moved onto target i modulo t.
-    epsilon : float
-        Largest change of a pixel (l_inf), in the units of the images.
-    steps : int
-        Adam steps.
-    learning_rate : float
-        Of Adam, in the units of the images.
     layer : str, optional
         Dotted name of the module whose output is collided, or one name for each model. Default: what enters the last
         `nn.Linear`.
-    bounds : (float, float)
-        Smallest and largest valid pixel.
-    levels : int
-        Poisons are rounded to this many equally spaced values between the bounds: 256 for 8-bit images.
-    progress : callable, optional
-        Called as f(step, steps).
+    **search
+        `epsilon` and, optionally, `steps`, `learning_rate`, `bounds`, `levels`, `progress`: see `SearchOptions`.
 
     Returns
     -------
@@ -104,8 +90,7 @@ def feature_collision(
         aim = goals[torch.arange(len(points)) % len(goals)]
         return (points - aim).square().sum() / goals.square().sum(1).mean()
 
-    search = Search(epsilon, steps, learning_rate, bounds, levels, progress)
-    return _craft(model, base_images, target_image, layer, search, loss, "target_image")
+    return _craft(model, base_images, target_image, layer, Search(**search), loss, "target_image")
 
 
 def convex_polytope(
@@ -113,13 +98,8 @@ def convex_polytope(
     base_images: Any,
     target_images: Any,
     *,
-    epsilon: float,
-    steps: int = 200,
-    learning_rate: float = 0.02,
     layer: Layer = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    levels: int = 256,
-    progress: Progress = None,
+    **search: Unpack[SearchOptions],
 ) -> Crafted:
     """Place images of one class around a target of another, so that their convex hull in feature space holds it.
 
@@ -130,7 +110,7 @@ def convex_polytope(
     model : nn.Module or sequence of them
         One extractor, or several: the target is put into the hull in each feature space, with coefficients of its own,
         which makes the poisons carry over to other networks.
-    base_images, epsilon, steps, learning_rate, layer, bounds, levels, progress
+    base_images, layer, **search
         As in `feature_collision`.
     target_images : tensor or array of float, shape (...) or (t, ...)
         Several targets are put into the same hull.
@@ -169,8 +149,7 @@ def convex_polytope(
         residual = (kept[number] @ points - goals).square().sum(1)
         return 0.5 * (residual / goals.square().sum(1)).mean()
 
-    search = Search(epsilon, steps, learning_rate, bounds, levels, progress)
-    return _craft(model, base_images, target_images, layer, search, loss)
+    return _craft(model, base_images, target_images, layer, Search(**search), loss)
 
 
 def bullseye_polytope(
@@ -178,14 +157,10 @@ def bullseye_polytope(
     base_images: Any,
     target_images: Any,
     *,
-    epsilon: float,
-    steps: int = 200,
-    learning_rate: float = 0.02,
     layer: Layer = None,
     spread: float = 0.0,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    levels: int = 256,
-    progress: Progress = None,
+    pocket: int | None = None,
+    **search: Unpack[SearchOptions],
 ) -> Crafted:
     """Place images of one class around a target of another, so that their mean in feature space is the target.
 
@@ -195,13 +170,16 @@ def bullseye_polytope(
     ----------
     model : nn.Module or sequence of them
         As in `convex_polytope`.
-    base_images, epsilon, steps, learning_rate, layer, bounds, levels, progress
+    base_images, layer, **search
         As in `feature_collision`.
     target_images : tensor or array of float, shape (...) or (t, ...)
         Several views of one object: the mean of the poisons is moved to the mean of the views (multi-target mode).
     spread : float
-        Adaptive attack: reward poisons for keeping away from each other, with this weight, so that no handful of
-        them wraps the target tightly. 0 is the published attack.
+        Adaptive attack: reward poisons for keeping away from the target, with this weight, so that no handful of
+        them wraps it tightly. 0 is the published attack.
+    pocket : int, optional
+        With a spread: reward instead the distance of the target to the hull of this many nearest poisons. It is the
+        pocket that `clear.scan` and `clear.probe` look for, and has to be smaller than the number of poisons.
 
     Returns
     -------
@@ -211,7 +189,7 @@ def bullseye_polytope(
     Raises
     ------
     TypeError, ValueError
-        As in `feature_collision`; a negative spread.
+        As in `feature_collision`; a negative spread, a pocket without one or of more poisons than there are.
 
     Notes
     -----
@@ -228,8 +206,10 @@ def bullseye_polytope(
     >>> bool((crafted.after.center < crafted.before.center).all())
     True
     """
-    if not spread >= 0:
-        raise ValueError(f"spread is {spread}: want a number of at least 0")
+    if not spread >= 0 or (pocket is not None and not spread):
+        raise ValueError(f"spread is {spread}: want a number of at least 0, above 0 where a pocket is given")
+    if pocket is not None:
+        as_count(pocket, "pocket", high=len(base_images), why=" (the number of base_images)")
 
     def loss(_: int, points: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
         goal = goals.mean(0)
@@ -237,11 +217,14 @@ def bullseye_polytope(
         miss = (points.mean(0) - goal).square().sum() / scale
         if not spread:
             return miss
-        apart = (points - goal).square().sum(1) / scale
-        return miss - spread * torch.log(apart + 1e-6).mean()
+        apart = (points - goal).square().sum(1)
+        if pocket is not None:
+            nearest = points[apart.argsort()[:pocket]]
+            even = points.new_full((1, len(nearest)), 1 / len(nearest))
+            apart = (fit_coefficients(nearest.detach(), goal[None], even) @ nearest - goal).square().sum(1)
+        return miss - spread * torch.log(apart / scale + 1e-6).mean()
 
-    search = Search(epsilon, steps, learning_rate, bounds, levels, progress)
-    return _craft(model, base_images, target_images, layer, search, loss)
+    return _craft(model, base_images, target_images, layer, Search(**search), loss)
 
 
 def _craft(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from clear.attacks._crafting import (
     Ball,
     Crafted,
     Models,
-    Progress,
     Search,
+    SearchOptions,
     as_models,
     as_targets,
     descend,
@@ -39,16 +40,11 @@ def gradient_matching(
     target_images: Any,
     adversarial_labels: Any,
     *,
-    epsilon: float,
-    steps: int = 250,
-    learning_rate: float | None = None,
     restarts: int = 4,
     scope: Scope = "network",
     augment: Augment | None = None,
     seed: int = 0,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    levels: int = 256,
-    progress: Progress = None,
+    **search_options: Unpack[SearchOptions],
 ) -> Crafted:
     """Change images so that training on them moves the weights as training on mislabelled targets would.
 
@@ -65,10 +61,6 @@ def gradient_matching(
     target_images : tensor or array of float, shape (...) or (t, ...)
     adversarial_labels : int, or array of int, shape (t,)
         What the targets shall be taken for.
-    epsilon, steps, bounds, levels, progress
-        As in `feature_collision`; the steps are those of one restart.
-    learning_rate : float, optional
-        Of Adam on the signs of the gradient; a tenth of it after 3/8, 5/8 and 7/8 of the steps. Default: epsilon / 8.
     restarts : int
         Starting points: the base images, then random images of the ball. The best cosine is kept.
     scope : {"network", "head"}
@@ -77,6 +69,9 @@ def gradient_matching(
         Differentiable; applied to the poisons in every step, as the victim will.
     seed : int
         Of the random starts, and of what `augment` draws from torch.
+    **search_options
+        `epsilon` and, optionally, `steps`, `learning_rate`, `bounds`, `levels`, `progress`: see `SearchOptions`. Adam
+        sees the signs of the gradient, with a tenth of the rate after 3/8, 5/8 and 7/8 of the steps.
 
     Returns
     -------
@@ -104,7 +99,9 @@ def gradient_matching(
     >>> bool(crafted.after.cosine[0] >= crafted.before.cosine[0])
     True
     """
-    search = Search(epsilon, steps, epsilon / 8 if learning_rate is None else learning_rate, bounds, levels, progress)
+    search = Search(**search_options)
+    steps, rate = search_options.get("steps", 250), search_options.get("learning_rate", search.epsilon / 8)
+    search = replace(search, steps=steps, learning_rate=rate)
     models, restarts = as_models(model), as_count(restarts, "restarts")
     base = load_inputs(base_images).float()
     targets = as_targets(base, target_images)
@@ -128,7 +125,7 @@ def gradient_matching(
                 return torch.stack([(1 - cosine(seen, True)).to(device) for cosine in brews]).sum()
 
             start = base if restart == 0 else ball.draw(generator)
-            place = {"done": restart * steps, "total": restarts * steps}
+            place = {"done": restart * search.steps, "total": restarts * search.steps}
             trial = descend(ball, start, total, search, signed=True, **place)
             reached = _cosines(brews, trial)
             if reached.mean() > best:

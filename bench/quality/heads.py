@@ -1,0 +1,47 @@
+"""What is judged where a new head was trained above a frozen extractor."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import clear
+from bench.quality.baselines import Training
+from bench.quality.defences import compare_on_head, compress
+from bench.quality.detection import judge_probe, judge_review, judge_scan
+from bench.quality.laboratory import Laboratory, extract, probabilities
+from bench.quality.victims import Attacked
+
+
+class HeadDefence:
+    """Scan, probe, review, repair and the baselines, target after target of one laboratory."""
+
+    def __init__(self, lab: Laboratory) -> None:
+        self.lab = lab
+
+    @cached_property
+    def compressed(self) -> np.ndarray:
+        """Features of the clean inputs after JPEG."""
+        return extract(self.lab.extractor, compress(self.lab.pixels(self.lab.split.clean)))
+
+    def __call__(self, attacked: Attacked) -> dict[str, Any]:
+        lab, case, head = self.lab, attacked.case, attacked.victim
+        labels, own = lab.labels[lab.split.train], lab.split.own
+        training = Training(case.features, labels, probabilities(head, case.features))
+        truth = labels.copy()
+        truth[case.poisons] = case.true  # what their features should be called
+        scanned, scan_row = judge_scan(training, case.poisons, truth, case.changed)
+        inputs = np.concatenate([case.goal[None], lab.features[lab.split.clean]])
+        confidence = probabilities(head, inputs)
+        probed, probe_row = judge_probe(training, case.poisons, inputs, confidence, case.true)
+        own_predicted = probabilities(head, lab.features[own]).argmax(1)
+        reference = clear.Features.from_arrays(lab.features[own], lab.labels[own], predictions=own_predicted)
+        true_labels = np.concatenate([[case.true], lab.labels[lab.split.clean]])
+        return {
+            "scan": scan_row,
+            "probe": probe_row,
+            "review": judge_review(reference, inputs, confidence, 1, true_labels),
+            "repair": compare_on_head(lab, case, head, scanned, probed, self.compressed),
+        }

@@ -256,7 +256,7 @@ def test_plan_estimates_a_scan(
 
     def plan_scan(*args: Any, **options: Any) -> Any:
         seen.append((args, options))
-        return clear.plan.Plan(180, 10, 3, 10, 2, (stage,), 1 << 20)
+        return clear.plan.Plan(180, 10, 3, 10, 2, (stage,), 1 << 20, 1 << 20, None)
 
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0

@@ -25,7 +25,7 @@ def test_every_sample_is_in_the_partition_of_its_level(tmp_path: Path) -> None:
     for file in files:
         table = pyarrow.ParquetFile(file).read().to_pydict()
         assert table["id"] == sorted(table["id"])
-        level = clear.Level[file.parent.name.removeprefix("suspicion=").upper()]
+        level = clear.Level[file.parent.name.removeprefix("flagged=").upper()]
         assert set(table["level"]) == {level}
         found |= dict(zip(table["id"], table["score"], strict=True))
     assert found == dict(zip(IDS.tolist(), result.scores.score.tolist(), strict=True))
@@ -45,8 +45,10 @@ def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_pat
     wanted = clear.scan(TRAINING).flags[0].id
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: the queries in docs/scaling.md are checked")
     polars = pytest.importorskip("polars", reason="polars is not installed: the queries in docs/scaling.md are checked")
-    query = "SELECT id FROM read_parquet('scores/**/*.parquet') WHERE suspicion = 'certain' ORDER BY score DESC LIMIT 1"
+    query = (
+        "SELECT id FROM read_parquet('scores/**/*.parquet') WHERE flagged = 'certain' ORDER BY suspicion DESC LIMIT 1"
+    )
     assert duckdb.sql(query).fetchall() == [(wanted,)]
     scores = polars.scan_parquet("scores/**/*.parquet", hive_partitioning=True)
-    top = scores.filter(polars.col("suspicion") == "certain").sort("score", descending=True).select("id").head(1)
+    top = scores.filter(polars.col("flagged") == "certain").sort("suspicion", descending=True).select("id").head(1)
     assert top.collect().item() == wanted

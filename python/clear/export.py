@@ -22,13 +22,13 @@ FILE_ROWS = 1 << 20
 def export_scores(
     result: ScanResult | ProbeResult, folder: str | os.PathLike[str], *, file_rows: int = FILE_ROWS
 ) -> list[Path]:
-    """Write ids, labels and scores of all samples as `<folder>/suspicion=<level>/part-00000.parquet`, ordered by id.
+    """Write ids, labels and scores of all samples as `<folder>/flagged=<level>/part-00000.parquet`, ordered by id.
 
     Parameters
     ----------
     result : ScanResult or ProbeResult
     folder : path
-        Made if it does not exist; parts of an older export are removed. `suspicion` is none, review or certain: readers
+        Made if it does not exist; parts of an older export are removed. `flagged` is none, review or certain: readers
         of such folders give it as a column, and do not open what a query leaves out.
     file_rows : int
         Samples in a file, at most.
@@ -52,7 +52,7 @@ def export_scores(
     >>> values = (np.random.default_rng(0).normal(size=(120, 8)) + 5 * labels[:, None]).astype(np.float32)
     >>> files = clear.export_scores(clear.scan(clear.Features.from_arrays(values, labels)), tempfile.mkdtemp())
     >>> sorted({file.parent.name for file in files})[0]
-    'suspicion=none'
+    'flagged=none'
     """
     parquet = need("pyarrow.parquet", extra="data")
     step, place = as_count(file_rows, "file_rows"), Path(folder)
@@ -60,7 +60,7 @@ def export_scores(
     written = []
     for level in Level:
         rows = order[result.scores.level[order] == level]
-        part = place / f"suspicion={level.name.lower()}"
+        part = place / f"flagged={level.name.lower()}"
         part.mkdir(parents=True, exist_ok=True)
         for number, start in enumerate(range(0, len(rows), step)):
             path = part / f"part-{number:05}.parquet"

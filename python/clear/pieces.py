@@ -63,7 +63,7 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
     """
     units = reference.order[piece.start : piece.stop]
     run = piece.run or (0, reference.n_classes)
-    labels = reference.labels[units]
+    labels, groups = reference.labels[units], reference.order_groups
     recorder = Recorder(reference.index(run))
     wrap = measure_run(
         reference,
@@ -72,7 +72,7 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
         labels,
         (SCAN_SCALE,),
         exclude=units,
-        groups=None if reference.order_groups is None else reference.order_groups[piece.start : piece.stop],
+        groups=None if groups is None else groups[piece.start : piece.stop].astype(np.int64),
     )
     mine = of_run(labels, run)
     reach, own_reach = recorder.reach(labels, mine)

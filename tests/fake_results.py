@@ -122,7 +122,9 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     level = np.zeros(len(features), dtype=np.int8)
     above = z > limits["certain"]
     level[above] = np.where(reassignment[above] > 0, Level.CERTAIN, Level.REVIEW)
-    offered = sorted((i for i in range(len(z)) if z[i] > 2 and level[i] == 0), key=lambda i: -z[i])
+    offered = sorted(
+        (i for i in range(len(z)) if z[i] > 2 and level[i] == 0 and reassignment[i] > 0), key=lambda i: -z[i]
+    )
     level[offered[: round(len(z) * config.review_rate)]] = Level.REVIEW
     suggested = np.array([f[3][2].label for f in found])
     rows = [int(row) for row in np.argsort(-z, kind="stable") if level[row]]

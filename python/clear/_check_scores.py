@@ -128,7 +128,8 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
         nearer = weak or arrays["reassignment"][row] > 0
         expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
     seen = np.nan_to_num(arrays["suspicion"], nan=-np.inf)
-    offered = np.where((expected == 0) & (seen > REVIEW_SPREADS), seen, -np.inf)
+    plausible = (arrays["reassignment"] > 0) | weak | np.isfinite(arrays["views"]).any()
+    offered = np.where((expected == 0) & plausible & (seen > REVIEW_SPREADS), seen, -np.inf)
     order = np.argsort(-offered, kind="stable")[: round(len(score) * config["review_rate"])]
     expected[order[np.isfinite(offered[order])]] = 1
     wrong = np.flatnonzero(level != expected)

@@ -245,9 +245,8 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
-    judged = wrap.own_size[0][spread] >= config.hull_size // 2
-    if not weak:
-        judged &= r > 0  # another label must really be nearer; nan is not
+    nearer = (r > 0) | weak  # another label must really be nearer; nan is not
+    judged = nearer & (wrap.own_size[0][spread] >= config.hull_size // 2)
     distance = class_distances(reference)
     outlying = outlyingness(score, distance)
     support = mate_support(reference, outlying, wrap.mates)
@@ -265,7 +264,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
         support=support,
         views=second,
         suggested_label=wrap.other_label[spread].astype(np.int64),
-        level=sample_levels(doubt, threshold, judged, config),
+        level=sample_levels(doubt, threshold, judged, nearer | (views is not None), config),
         in_core=reference.in_core,
         representative=reference.representative,
     ), threshold

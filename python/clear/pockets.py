@@ -55,12 +55,16 @@ def group_scores(reference: Reference, single: Floats, mates: npt.NDArray[np.int
 
 
 def sample_levels(
-    suspicion: Floats, threshold: float, judged: npt.NDArray[np.bool_], config: ScanConfig
+    suspicion: Floats,
+    threshold: float,
+    judged: npt.NDArray[np.bool_],
+    plausible: npt.NDArray[np.bool_],
+    config: ScanConfig,
 ) -> npt.NDArray[np.int8]:
-    """Level of every sample, int8 (n,); above the threshold a judged sample is certain."""
+    """Level of every sample, int8 (n,): a judged one above the threshold is certain, plausible ones are offered."""
     usable = np.nan_to_num(suspicion, nan=-np.inf)
     levels = np.where(usable > threshold, np.where(judged, Level.CERTAIN, Level.REVIEW), Level.NONE).astype(np.int8)
-    offered = np.where((levels == Level.NONE) & (usable > REVIEW_SPREADS), usable, -np.inf)
+    offered = np.where((levels == Level.NONE) & plausible & (usable > REVIEW_SPREADS), usable, -np.inf)
     order = np.argsort(-offered, kind="stable")[: round(len(usable) * config.review_rate)]
     levels[order[np.isfinite(offered[order])]] = Level.REVIEW
     return levels

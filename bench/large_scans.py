@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -205,6 +206,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             json.dumps({"seconds": kept["seconds"] + time.perf_counter() - began, "starts": kept["starts"] + 1})
         )
         raise
+    shutil.rmtree(work)  # the next time it is measured again
+    log.unlink(missing_ok=True)
     return row | {"starts": kept["starts"] + 1, "seconds_before": kept["seconds"]}
 
 
@@ -213,7 +216,10 @@ def compare_pieces(options: argparse.Namespace, common: list[str]) -> dict[str, 
     ratios, last = [], {}
     for turn in range(options.turns):
         plain = in_process(*common, "--mode", "exact")
-        last = in_process(*common, "--mode", "exact", "--work", str(options.scratch / f"pieces-{os.getpid()}-{turn}"))
+        work = options.scratch / f"pieces-{turn}"
+        shutil.rmtree(work, ignore_errors=True)
+        last = in_process(*common, "--mode", "exact", "--work", str(work))
+        shutil.rmtree(work)
         ratios.append(last["cpu_seconds"] / plain["cpu_seconds"])
     return last | {"mode": "pieces", "cpu_over_plain": float(np.median(ratios)), "turns": len(ratios)}
 

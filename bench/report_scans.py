@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 HEAD = (
-    "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | over float32 features | recall | level as exact"
-    ": all, flagged | planted found | time over neighbours' |",
+    "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | beyond the start, over float32 features "
+    "| recall | level as exact: all, flagged | planted found | time over neighbours' |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -41,18 +42,18 @@ def line(row: dict[str, Any]) -> str:
     """One scan."""
     seconds = row["seconds"] + row.get("seconds_before", 0.0)
     exact = row["mode"] == "exact"
-    ratio = row["seconds"] / row["stages"]["of these: neighbours"]
+    ratio = row["seconds"] / row["stages"].get("of these: neighbours", math.nan)
     cells = [
         f"{row['rows']:,}",
         "exact" if exact else f"IVF, {row['probes']} lists",
         f"{duration(seconds)} ({duration(row['plan_seconds'])})",
         duration(row["cpu_seconds"]),
         f"{row['peak_rss'] / 2**30:.2f} GiB ({row['plan_peak_bytes'] / 2**30:.2f})",
-        f"{row['peak_rss'] / (4 * row['rows'] * row['width']):.2f}",
+        f"{(row['peak_rss'] - row['before_rss']) / (4 * row['rows'] * row['width']):.2f}",
         "1" if exact else f"{row['recall']:.3f}",
         "1, 1" if exact else f"{row['same_level']:.3f}, {row['flagged_same_level']:.3f}",
         f"{row['planted_flagged']} of {row['planted']}",
-        f"{ratio:.2f}",
+        f"{ratio:.2f}" if row.get("starts", 1) == 1 else "–",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -260,7 +260,7 @@ def test_plan_estimates_a_scan(
 
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
-    assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2})]
+    assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2, "approximate": None})]
     assert "hulls              2.0         3 MiB       5.0 MiB" in capsys.readouterr().out
     assert main(["plan", "train.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] == 2.0

@@ -203,10 +203,10 @@ def test_a_gap_in_the_class_numbers_is_allowed_up_to_a_thousand() -> None:
 
 
 def test_a_plan_counts_the_projection_of_wide_features() -> None:
-    narrow, wide = (clear.plan_scan(1000, width, 5, threads=1).stages[0] for width in (256, 1024))
-    assert narrow.operations == 10.0 * 1000 * 256
-    assert wide.operations == 10.0 * 1000 * 1024 + 2.0 * 1000 * 1024 * (1024 + 64) + 10.0 * 1024**3
-    assert wide.peak_bytes - narrow.peak_bytes > 4 * 8 * 1024**2
+    narrow, wide = (clear.plan_scan(10_000, width, 5, threads=1).stages[0] for width in (256, 1024))
+    assert narrow.operations == 10.0 * 10_000 * 256
+    assert wide.operations == 10.0 * 10_000 * 1024 + 2.0 * 10_000 * 1024 * (1024 + 64) + 10.0 * 1024**3
+    assert wide.peak_bytes - narrow.peak_bytes == 4 * 8 * 1024**2
 
 
 def test_a_training_sample_probed_is_not_its_own_mate() -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.report import spelled
 
@@ -30,14 +31,18 @@ __all__ = [
     "STATUS",
     "USAGE",
     "AddressOption",
+    "ApproximateOption",
     "EngineOption",
     "FeaturesArgument",
     "JsonOption",
     "LabelsOption",
+    "Method",
     "PredictionsOption",
+    "ProbesOption",
     "ThreadsOption",
     "Where",
     "as_bytes",
+    "as_method",
     "one_line",
     "print_json",
     "printable",
@@ -80,6 +85,31 @@ AddressOption = Annotated[
 ConfigOption = Annotated[
     Path | None, typer.Option(help="TOML file with settings; options given here go before it.", show_default=False)
 ]
+
+
+class Method(StrEnum):
+    """How approximate candidates are found."""
+
+    IVF = "ivf"
+    HNSW = "hnsw"
+
+
+ApproximateOption = Annotated[
+    Method | None,
+    typer.Option(help="Candidates that may be missed; how many are is measured. Default: exact.", show_default=False),
+]
+ProbesOption = Annotated[
+    int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
+]
+
+
+def as_method(method: Method | None, probes: int | None) -> Approximate | None:
+    """How candidates are found, from the options of a command."""
+    if method is None or method is Method.HNSW:
+        if probes is not None:
+            raise typer.BadParameter("--probes is for --approximate ivf: give that too")
+        return None if method is None else Approximate(method="hnsw")
+    return Approximate() if probes is None else Approximate(probes=probes)
 
 
 def printable(text: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +11,17 @@ import typer
 from clear._cli_common import (
     STATUS,
     AddressOption,
+    ApproximateOption,
     EngineOption,
     FeaturesArgument,
     JsonOption,
     LabelsOption,
     PredictionsOption,
+    ProbesOption,
     ThreadsOption,
     Where,
     as_bytes,
+    as_method,
     print_json,
     printable,
     show_progress,
@@ -27,7 +29,6 @@ from clear._cli_common import (
     with_settings,
 )
 from clear._files import require_writable
-from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -35,22 +36,6 @@ from clear.results import Level, ProbeResult, ScanResult
 __all__ = ["probe", "scan"]
 
 LISTED = 10
-
-
-class Method(StrEnum):
-    """How approximate candidates are found."""
-
-    IVF = "ivf"
-    HNSW = "hnsw"
-
-
-ApproximateOption = Annotated[
-    Method | None,
-    typer.Option(help="Candidates that may be missed; how many are is measured. Default: exact.", show_default=False),
-]
-ProbesOption = Annotated[
-    int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
-]
 
 
 ParquetOption = Annotated[
@@ -135,7 +120,7 @@ def scan(
             previous=previous,
             max_seconds=max_seconds,
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
-            approximate=_as_approximate(approximate, probes),
+            approximate=as_method(approximate, probes),
         )
     if parquet is not None:
         from clear.export import export_scores
@@ -182,17 +167,9 @@ def probe(
     elif probed.predictions is None:
         raise ValueError(f"{inputs} has no predictions: give --predictions with what the model predicts for the inputs")
     training = open_features(reference, labels=labels)
-    how = _as_approximate(approximate, probes)
+    how = as_method(approximate, probes)
     result = run_probe(probed, training, config=config, threads=threads, progress=show_progress(), approximate=how)
     return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
-
-
-def _as_approximate(method: Method | None, probes: int | None) -> Approximate | None:
-    if method is None or method is Method.HNSW:
-        if probes is not None:
-            raise typer.BadParameter("--probes is for --approximate ivf: give that too")
-        return None if method is None else Approximate(method="hnsw")
-    return Approximate() if probes is None else Approximate(probes=probes)
 
 
 def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:

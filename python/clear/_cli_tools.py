@@ -14,11 +14,14 @@ import typer
 from clear._cli_common import (
     CLEAN,
     REFUSED,
+    ApproximateOption,
     FeaturesArgument,
     JsonOption,
     LabelsOption,
     PredictionsOption,
+    ProbesOption,
     ThreadsOption,
+    as_method,
     print_json,
     printable,
     with_settings,
@@ -81,6 +84,8 @@ def plan(
     *,
     labels: LabelsOption = None,
     threads: ThreadsOption = None,
+    approximate: ApproximateOption = None,
+    probes: ProbesOption = None,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> None:
@@ -94,7 +99,8 @@ def plan(
 
     opened = open_features(features, labels=labels)
     n, width = opened.values.shape
-    estimate = plan_scan(n, width, count_classes(opened), config=config, threads=threads)
+    how = as_method(approximate, probes)
+    estimate = plan_scan(n, width, count_classes(opened), config=config, threads=threads, approximate=how)
     if json:
         print_json(estimate.to_dict())
         return

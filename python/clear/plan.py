@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from clear._arrays import as_count, as_threads
 from clear._blas import one_numpy_thread
@@ -22,10 +24,11 @@ from clear.cross_validation import MAX_FIT_ROWS, cross_validate
 from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
+from clear.prepare import apply_preparation, find_representatives, fit_preparation
 
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
-SAMPLE_ROWS = 4096
+SAMPLE_ROWS, LARGE_SAMPLE, SAMPLE_QUERIES = 4096, 1 << 15, 1024
 PIECE_BYTES = 13
 """Of a sample in a piece of the stage "hulls", for each run of classes: 12 and its share of the file's head."""
 KEPT_BYTES = 40
@@ -38,6 +41,8 @@ LIBRARY_BYTES, SKLEARN_BYTES = 150 << 20, 90 << 20
 """Resident at least once the libraries of a scan are imported; what scikit-learn and SciPy bring of it."""
 LISTS_SLOWER = 1.6
 """An operation in lists over one in a whole class: fewer queries and rows meet at a time."""
+STARTUP_SECONDS = 0.5
+"""Imports, and reading and hashing little."""
 SECONDS_OF_SCORE = 2e-6
 """Of a sample, after its hulls."""
 PRODUCT_SIDE = 384
@@ -129,18 +134,18 @@ def plan_scan(
     searched = _searched_rows(n, classes, how)
     operations = 2.0 * n * searched * width
     rate = rates["neighbours"] * (1 if how is None else LISTS_SLOWER)
-    hulls = n * (classes - 1) + 2 * n
+    hulls = selected = n * (classes - 1) + 2 * n
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
-    prepare_seconds = n * d * rates["prepare"] + products * rates["products"]
+    prepare_seconds = STARTUP_SECONDS + n * d * rates["prepare"] + products * rates["products"]
     core_seconds = fitted * config.folds * rates["core"]
     kept, peak = _memory(n, d, classes, config, workers)
     disk = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     stages = (
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], 0),
         Stage("core", float(fitted * config.folds), core_seconds, peak["core"], disk[0]),
-        Stage("neighbours", operations, operations * rate, peak["hulls"], 0),
+        Stage("neighbours", operations, operations * rate + selected * rates["selection"], peak["hulls"], 0),
         Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], disk[1]),
         Stage("flags", float(n), n * SECONDS_OF_SCORE, peak["flags"], 0),
     )
@@ -200,34 +205,46 @@ def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> t
 
 
 def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -> dict[str, float]:
-    """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search, and hull."""
+    """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search and hull.
+
+    Also "selection": seconds of a query and class for finding the nearest among the rows that were looked at.
+    """
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, classes, SAMPLE_ROWS)
+    labels = rng.integers(0, classes, LARGE_SAMPLE)
     labels[:classes] = np.arange(classes)
-    rows = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(SAMPLE_ROWS, width))).astype(np.float32)
-    size = config.hull_size
-    index = NeighborIndex(rows, labels, n_classes=classes)
-    near = index.search(rows, k=size, threads=threads)
-    prepare = _seconds(lambda: np.linalg.norm(rows.astype(np.float64) - 1.0, axis=1))
+    large = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(LARGE_SAMPLE, width))).astype(np.float32)
+    rows, size = large[:SAMPLE_ROWS], config.hull_size
+    near = NeighborIndex(rows).search(rows, k=size, threads=threads)
+    prepare = _seconds(lambda: _prepare(rows, labels[:SAMPLE_ROWS], config))
     square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
     with one_numpy_thread():
         products = _seconds(lambda: square @ square)
     core = _seconds(
-        lambda: cross_validate(rows, labels.astype(np.int64), config, threads=threads), repeat=2
+        lambda: cross_validate(rows, labels[:SAMPLE_ROWS], config, threads=threads), repeat=2
     )  # the first imports
-    search = _seconds(lambda: index.search_by_class(rows, k=size, threads=threads))
+    small_search, large_search = (
+        _seconds(functools.partial(index.search_by_class, rows[:SAMPLE_QUERIES], k=size, threads=threads))
+        for index in (NeighborIndex(base, labels[: len(base)], n_classes=classes) for base in (rows, large))
+    )
+    operation = max(0.0, large_search - small_search) / (2.0 * SAMPLE_QUERIES * (LARGE_SAMPLE - SAMPLE_ROWS) * width)
+    selection = max(0.0, small_search - operation * 2.0 * SAMPLE_QUERIES * SAMPLE_ROWS * width)
     hulls = _seconds(
         lambda: solve_hulls(
             rows, rows, near.indices, relative_tolerance=config.hull_tolerance, certificates=False, threads=threads
         )
     )
     return {
-        "prepare": 3 * prepare / rows.size,
+        "prepare": prepare / rows.size,
         "products": products / (2.0 * PRODUCT_SIDE**3),
         "core": core / (SAMPLE_ROWS * (config.folds - 1)),
-        "neighbours": search / (2.0 * SAMPLE_ROWS * SAMPLE_ROWS * width),
+        "neighbours": operation,
+        "selection": selection / (SAMPLE_QUERIES * classes),
         "hulls": hulls / SAMPLE_ROWS,
     }
+
+
+def _prepare(rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], config: ScanConfig) -> None:
+    find_representatives(apply_preparation(rows, fit_preparation(rows, config)), labels)
 
 
 def _seconds(work: Callable[[], object], repeat: int = 3) -> float:

@@ -125,7 +125,9 @@ class Lists:
             return np.full(shape, worst), np.full(shape, -1, np.int64)
         distances, indices = np.empty(shape), np.empty(shape, np.int64)
         probes = self.centres.probes(label, self.probes, threads)
-        self.packed.search_lists(queries, exclude, groups, probes, threads, distances, indices)
+        self.packed.search_lists(
+            queries, exclude, groups.astype(np.int64, copy=False), probes, threads, distances, indices
+        )
         return distances, indices
 
 

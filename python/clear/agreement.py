@@ -33,7 +33,7 @@ def compare(
     distinct = np.flatnonzero(scores.representative == np.arange(len(points)))
     drawn = np.sort(np.random.default_rng(0).choice(distinct, min(SAMPLE, len(distinct)), replace=False))
     level = scores.level[distinct]
-    order = np.lexsort((distinct, -np.nan_to_num(scores.score[distinct], nan=-np.inf), -level))
+    order = np.lexsort((distinct, -np.nan_to_num(scores.suspicion[distinct], nan=-np.inf), -level))
     flagged = np.sort(distinct[order[: min(SAMPLE, int((level > Level.NONE).sum()))]])
     asked = np.union1d(drawn, flagged)
     levels, suggested = again(asked)

@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := $(shell find csrc python/clear -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml constraints.txt
 
-.PHONY: demo test native lint bench wheel clean
+.PHONY: demo test native lint bench bench-large wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m clear demo --out out/demo
@@ -40,6 +40,15 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench/bench_scan.py --full --bench-threads 2 --benchmark-json build/bench-scan.json
 	$(BIN)/python -m bench.report $(foreach part,neighbors variants hull loose shared guard scan,build/bench-$(part).json)
 	$(BIN)/python -m bench.sweep_neighbors
+
+# Large scans, plans and faults: hours. Each part can be given alone; `python -m bench.report` writes the tables.
+bench-large: $(VENV)/.bench
+	$(BIN)/python -m bench.bench_goals pieces resume ray guard join faults
+	$(BIN)/python -m bench.large_scans --rows 1000000 --mode ivf --out bench/results/large-scans.json
+	$(BIN)/python -m bench.large_scans --rows 1000000 --mode exact --out bench/results/large-scans.json
+	$(BIN)/python -m bench.large_scans --rows 10000000 --mode ivf --out bench/results/large-scans.json
+	$(BIN)/python -m bench.large_scans --rows 200000 --mode pieces --out bench/results/large-scans.json
+	$(BIN)/python -m bench.report
 
 # A wheel from the sdist, repaired, and tried in an environment that has nothing else.
 wheel: $(VENV)/.test

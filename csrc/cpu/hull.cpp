@@ -131,13 +131,14 @@ void solve_one(HullProblems const& problems, HullOptions const& options, Index s
     write(results, s, problem, found);
 }
 
-// Brings the rows of a problem to come near the processor, unless they would push out what is there.
+// Brings the beginnings of the rows of a problem to come near the processor, which sees to the rest, unless the rows would
+// push out what is there.
 void fetch(HullProblems const& problems, Index s) {
-    constexpr Index most = 1 << 14;  // elements: 64 KiB
+    constexpr Index most_elements = 1 << 14, most = 256;  // bytes of a row
     Index const d = problems.base.cols, k = problems.members.cols;
-    if (k * d > most) return;
-    auto fetch_row = [](void const* row, Index bytes) {  // to the second level: the first has the problem at work
-        for (Index t = 0; t < bytes; t += 64) __builtin_prefetch(static_cast<char const*>(row) + t, 0, 2);
+    if (k * d > most_elements) return;
+    auto fetch_row = [most](void const* row, Index bytes) {  // to the second level: the first has the problem at work
+        for (Index t = 0; t < std::min(bytes, most); t += 64) __builtin_prefetch(static_cast<char const*>(row) + t, 0, 2);
     };
     Index const bytes = d * bytes_of(problems.base.storage), step = problems.base.stride * bytes_of(problems.base.storage);
     auto const* const base = static_cast<char const*>(problems.base.data);

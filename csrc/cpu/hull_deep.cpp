@@ -46,7 +46,8 @@ void spread(Problem& problem) {
     auto& ws = problem.ws;
     if (problem.count < 2 * problem.dimension) return;
     auto const count = static_cast<double>(problem.count);
-    problem.kernel.centre_direction(ws.rows.data(), problem.count, problem.dimension, ws.z, ws.direction, ws.p);
+    std::fill_n(ws.weights, problem.count, 1 / count);
+    problem.kernel.combine_floats(ws.rows.data(), nullptr, ws.weights, problem.count, problem.dimension, ws.z, ws.direction, ws.p);
     double const centre = problem.kernel.dot(ws.p, ws.p, ws.stride), radius = problem.square_mean - centre;
     if (!(centre * count <= deep * radius)) return;
     problem.need_differences();

@@ -1,6 +1,5 @@
-// Gram matrices of the differences w = v - z, from panels: the differences of 8 (float64) or 16 (float32) vertices side by
-// side, element t of all of them in one cache line. A product is one chain of sums over t, so neither tiles nor vector
-// width can change it.
+// Gram matrices of the differences w = v - z, from panels: the differences of 8 vertices side by side, element t of all of
+// them in one cache line. A product is one chain of sums over t, so neither tiles nor vector width can change it.
 
 typedef float Four __attribute__((vector_size(16)));
 typedef float FourLoad __attribute__((vector_size(16), aligned(4), may_alias));
@@ -62,146 +61,84 @@ void pack(float const* const* rows, Index count, Index d, double const* z, doubl
     }
 }
 
-void pack_floats(float const* const* rows, Index count, Index d, double const* z, float* panels) {
-    Index const whole = d / 16 * 16;
-    for (Index first = 0; first < count; first += 16, panels += 16 * d) {
-        float const* row[16];
-        Four mask[4], x[4];
-        for (Index n = 0; n < 16; ++n) {
-            bool const present = first + n < count;
-            row[n] = rows[present ? first + n : first];
-            mask[n / 4][n % 4] = present ? 1 : 0;
-        }
-        for (Index t = 0; t < whole; t += 16)  // whole cache lines of the rows
-            for (int quarter = 0; quarter < 4; ++quarter)
-                for (Index s = t; s < t + 16; s += 4) {
-                    transpose(row + 4 * quarter, s, x);
-#pragma GCC unroll 4
-                    for (int n = 0; n < 4; ++n)
-                        *reinterpret_cast<FourLoad*>(panels + (s + n) * 16 + 4 * quarter) =
-                            (x[n] - static_cast<float>(z[s + n])) * mask[quarter];
-                }
-        for (Index t = whole; t < d; ++t)
-            for (int quarter = 0; quarter < 4; ++quarter)
-                *reinterpret_cast<FourLoad*>(panels + t * 16 + 4 * quarter) =
-                    (column(row + 4 * quarter, t) - static_cast<float>(z[t])) * mask[quarter];
-    }
-}
-
-// What tiles need of the two kinds of lanes.
-struct DoublePanels {
-    using Element = double;
-    using Line = Lanes;
-    static constexpr int lanes = 8;
-    CLEAR_INLINE static Line read(double const* a) { return load(a); }
-    CLEAR_INLINE static Line spread(double x) { return fill(x); }
-    template <bool add>
-    CLEAR_INLINE static void write(double* out, Index, double scale, Line const& x) {
-        store(out, add ? load(out) + scale * x : x);
-    }
-};
-
-struct FloatPanels {
-    using Element = float;
-    using Line = FloatLanes;
-    static constexpr int lanes = 16;
-    CLEAR_INLINE static Line read(float const* a) { return load16(a); }
-    CLEAR_INLINE static Line spread(float x) {
-        FloatLanes out;
-        CLEAR_EACH_FLOAT_PART out.part[n] = x - FloatVec{};
-        return out;
-    }
-    template <bool add>
-    CLEAR_INLINE static void write(double* out, Index room, double, Line const& x) {  // room: 8 or more columns
-        float values[16];
-        store16(values, x);
-        store(out, load(values));
-        if (room > 8) store(out + 8, load(values + 8));
-    }
-};
-
 constexpr int tile_rows = width == 8 ? 8 : width == 4 ? 4 : 2;
 constexpr int short_rows = width == 8 ? 4 : tile_rows;  // of the last tile, where they suffice
 constexpr int tile_panels = width == 8 ? 2 : 1;
 
 // Where a tile reads: element t of panel c at data + c * panel + t * step, or index[t] * step.
-template <class P>
 struct Panels {
-    typename P::Element const* data;
+    double const* data;
     Index panel, step;
     Index const* index;
     Index length;  // number of t
 };
 
 // Rows `row` .. of the matrix times the columns of `panels` panels from `first` on.
-template <class P, int rows, int panels, bool indexed>
-CLEAR_INLINE void tile(Panels<P> const& from, Index row, Index first, typename P::Line (&sum)[rows][panels]) {
-    using Line = typename P::Line;
-    auto const* const left = from.data + row / P::lanes * from.panel + row % P::lanes;
-    auto const* const right = from.data + first * from.panel;
+template <int rows, int panels, bool indexed>
+CLEAR_INLINE void tile(Panels const& from, Index row, Index first, Lanes (&sum)[rows][panels]) {
+    double const* const left = from.data + row / 8 * from.panel + row % 8;
+    double const* const right = from.data + first * from.panel;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-        for (int c = 0; c < panels; ++c) sum[r][c] = P::spread(0);
+        for (int c = 0; c < panels; ++c) sum[r][c] = fill(0);
     for (Index t = 0; t < from.length; ++t) {
         Index const at = (indexed ? from.index[t] : t) * from.step;
-        Line x[panels];
+        Lanes x[panels];
 #pragma GCC unroll 2
-        for (int c = 0; c < panels; ++c) x[c] = P::read(right + c * from.panel + at);
+        for (int c = 0; c < panels; ++c) x[c] = load(right + c * from.panel + at);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
-            Line const y = P::spread(left[at + r]);
+            Lanes const y = fill(left[at + r]);
 #pragma GCC unroll 2
             for (int c = 0; c < panels; ++c) sum[r][c] = sum[r][c] + y * x[c];
         }
     }
 }
 
-template <class P, int rows, int panels, bool indexed>
-CLEAR_INLINE void write_tile(Panels<P> const& from, Index row, Index first, Index padded, double scale, double* out,
-                             Index out_stride) {
-    typename P::Line sum[rows][panels];
-    tile<P, rows, panels, indexed>(from, row, first, sum);
+// Sets products, or with an index adds `scale` times them.
+template <int rows, int panels, bool indexed>
+CLEAR_INLINE void write_tile(Panels const& from, Index row, Index first, double scale, double* out, Index out_stride) {
+    Lanes sum[rows][panels];
+    tile<rows, panels, indexed>(from, row, first, sum);
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < panels; ++c) {
-            Index const column = (first + c) * P::lanes;
-            P::template write<indexed>(out + (row + r) * out_stride + column, padded - column, scale, sum[r][c]);
+            double* const at = out + (row + r) * out_stride + (first + c) * 8;
+            store(at, indexed ? load(at) + scale * sum[r][c] : sum[r][c]);
         }
 }
 
-template <class P, int rows, bool indexed>
-CLEAR_INLINE void write_rows(Panels<P> const& from, Index row, Index padded, double scale, double* out, Index out_stride) {
-    Index const last = (row + rows - 1) / P::lanes;  // panel of the diagonal
+template <int rows, bool indexed>
+CLEAR_INLINE void write_rows(Panels const& from, Index row, double scale, double* out, Index out_stride) {
+    Index const last = (row + rows - 1) / 8;  // panel of the diagonal
     Index c = 0;
     for (; c + tile_panels - 1 <= last; c += tile_panels)
-        write_tile<P, rows, tile_panels, indexed>(from, row, c, padded, scale, out, out_stride);
-    for (; c <= last; ++c) write_tile<P, rows, 1, indexed>(from, row, c, padded, scale, out, out_stride);
+        write_tile<rows, tile_panels, indexed>(from, row, c, scale, out, out_stride);
+    for (; c <= last; ++c) write_tile<rows, 1, indexed>(from, row, c, scale, out, out_stride);
 }
 
-// The half below the diagonal by tiles, the other by copying; columns are padded with zeros to a multiple of 8.
-template <class P, bool indexed>
-CLEAR_INLINE void products(Panels<P> const& from, Index count, double scale, double* out, Index out_stride) {
+// Copies the half below the diagonal to the other; columns are padded with zeros to a multiple of 8.
+CLEAR_INLINE void mirror(double* matrix, Index stride, Index count) {
     Index const padded = (count + 7) / 8 * 8;
+    for (Index i = 0; i < count; ++i) {
+        for (Index j = 0; j < i; ++j) matrix[j * stride + i] = matrix[i * stride + j];
+        for (Index j = count; j < padded; ++j) matrix[i * stride + j] = 0;
+    }
+}
+
+template <bool indexed>
+CLEAR_INLINE void products(Panels const& from, Index count, double scale, double* out, Index out_stride) {
     Index row = 0;
-    for (; row + short_rows < count; row += tile_rows)
-        write_rows<P, tile_rows, indexed>(from, row, padded, scale, out, out_stride);
-    for (; row < count; row += short_rows)
-        write_rows<P, short_rows, indexed>(from, row, padded, scale, out, out_stride);
-    for (Index i = 0; i < count; ++i)
-        for (Index j = 0; j < i; ++j) out[j * out_stride + i] = out[i * out_stride + j];
-    for (Index i = 0; i < count; ++i)
-        for (Index j = count; j < padded; ++j) out[i * out_stride + j] = 0;
+    for (; row + short_rows < count; row += tile_rows) write_rows<tile_rows, indexed>(from, row, scale, out, out_stride);
+    for (; row < count; row += short_rows) write_rows<short_rows, indexed>(from, row, scale, out, out_stride);
+    mirror(out, out_stride, count);
 }
 
 void gram(double const* panels, Index d, Index count, double* out, Index out_stride) {
-    products<DoublePanels, false>({panels, 8 * d, 8, nullptr, d}, count, 1, out, out_stride);
-}
-
-void gram_floats(float const* panels, Index d, Index count, double* out, Index out_stride) {
-    products<FloatPanels, false>({panels, 16 * d, 16, nullptr, d}, count, 1, out, out_stride);
+    products<false>({panels, 8 * d, 8, nullptr, d}, count, 1, out, out_stride);
 }
 
 void outer(double const* w, Index stride, Index const* index, Index count, Index d, double scale, double* out,
            Index out_stride) {
-    products<DoublePanels, true>({w, 8, stride, index, count}, d, scale, out, out_stride);
+    products<true>({w, 8, stride, index, count}, d, scale, out, out_stride);
 }

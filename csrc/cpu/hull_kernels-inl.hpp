@@ -1,6 +1,10 @@
 // Body of the three kernel files; each sets CLEAR_VECTOR_BYTES and CLEAR_KERNELS (the name of its table) first.
 #include "hull_kernels.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace clear {
 namespace {
 
@@ -14,12 +18,13 @@ using Index = HullKernels::Index;
 #include "hull_gram-inl.hpp"
 #include "hull_pairwise-inl.hpp"
 #include "hull_rows-inl.hpp"
+#include "hull_shorts-inl.hpp"
 
 }  // namespace
 
 HullKernels const CLEAR_KERNELS = {
-    centre_direction, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
-    pack_floats,      gram,           gram_floats,   outer, gather,         factorize,    solve_forward, solve_backward, drop,
+    combine_floats, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
+    gram,             quantize,       gram_quantized, outer, gather,         factorize,    solve_forward, solve_backward, drop,
     lowest,           pairwise};
 
 }  // namespace clear

@@ -27,8 +27,10 @@ struct PairwiseGoal {
 struct HullKernels {
     using Index = std::int64_t;
 
-    // u = mean of the rows - z, rounded to float32 (padded with zeros to 16), and the same in float64: p.
-    void (*centre_direction)(float const* const* rows, Index count, Index d, double const* z, float* u, double* p);
+    // u = sum_a weights[a] * rows[index[a]] - z, in order of a, in float32 (padded with zeros to 16), and the same in float64:
+    // p. index null: 0, 1, ...
+    void (*combine_floats)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
+                           double const* z, float* u, double* p);
     // In float32: along = u.v for each row. Returns an upper bound (up to rounding) of the largest |v|^2.
     float (*measure_floats)(float const* const* rows, Index count, Index d, float const* u, float* along);
     // The same without the bound.
@@ -53,11 +55,15 @@ struct HullKernels {
     // Panels of w = v - z: [8 vertices][t][8], zero for absent vertices; square = |w|^2, norm = |v|^2 (padded).
     void (*pack)(float const* const* rows, Index count, Index d, double const* z, double* panels, double* square,
                  double* norm);
-    // The same rounded to float32: [16 vertices][t][16].
-    void (*pack_floats)(float const* const* rows, Index count, Index d, double const* z, float* panels);
     // gram[i, j] = w[i].w[j], both halves; columns are padded.
     void (*gram)(double const* panels, Index d, Index count, double* gram, Index gram_stride);
-    void (*gram_floats)(float const* panels, Index d, Index count, double* gram, Index gram_stride);
+    // w = (v - z) / scale, rounded to integers, |w| about 32,000 (or 0); a stride is d padded to 32, and rows of zeros pad their
+    // number to a multiple of 4. Returns the largest |v - z|^2 in float32.
+    double (*quantize)(float const* const* rows, Index count, Index d, float const* z, std::int16_t* w, Index stride,
+                       double* scale);
+    // gram of scale[i] w[i].
+    void (*gram_quantized)(std::int16_t const* w, Index stride, Index count, double const* scale, double* gram,
+                           Index gram_stride);
     // out += scale * sum_a w[index[a]] w[index[a]]^T, a matrix of d x d, both halves.
     void (*outer)(double const* w, Index stride, Index const* index, Index count, Index d, double scale, double* out,
                   Index out_stride);

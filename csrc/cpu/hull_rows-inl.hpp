@@ -105,10 +105,18 @@ void combine(double const* w, Index stride, Index const* index, double const* we
             store(out + t, load(out + t) + weights[a] * load(w + index[a] * stride + t));
 }
 
+// Four chains of sums: element t goes to chain t / 8 mod 4.
 double dot(double const* a, double const* b, Index padded) {
-    Lanes sum = fill(0);
-    for (Index t = 0; t < padded; t += 8) sum = sum + load(a + t) * load(b + t);
-    return total(sum);
+    Lanes sum[4];
+    for (int n = 0; n < 4; ++n) sum[n] = fill(0);
+    Index t = 0;
+    for (; t + 32 <= padded; t += 32)
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; ++n) sum[n] = sum[n] + load(a + t + 8 * n) * load(b + t + 8 * n);
+#pragma GCC unroll 4
+    for (int n = 0; n < 3; ++n)
+        if (t + 8 * n < padded) sum[n] = sum[n] + load(a + t + 8 * n) * load(b + t + 8 * n);
+    return total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 void project(double const* w, Index stride, Index const* index, Index count, double const* p, double* out) {

@@ -43,6 +43,12 @@ CLEAR_INLINE FloatLanes operator*(FloatLanes const& a, FloatLanes const& b) {
     return out;
 }
 
+CLEAR_INLINE FloatLanes operator*(float a, FloatLanes const& b) {
+    FloatLanes out;
+    CLEAR_EACH_FLOAT_PART out.part[n] = a * b.part[n];
+    return out;
+}
+
 CLEAR_INLINE FloatLanes zero16() {
     FloatLanes out;
     CLEAR_EACH_FLOAT_PART out.part[n] = FloatVec{};
@@ -83,33 +89,41 @@ CLEAR_INLINE FourFloats totals16(FloatLanes const* x) {
     return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
 }
 
-// Sum of the rows in u, in order of the rows.
-CLEAR_INLINE void sum_rows(float const* const* rows, Index count, Index d, float* u) {
+// Weighted sum of rows in u, in order of the rows.
+CLEAR_INLINE void sum_rows(float const* const* rows, Index const* index, double const* weights, Index count, Index d, float* u) {
     constexpr int block = 8;
     Index const whole = d / 16 * 16;
     for (Index t = 0; t < d; t += 16) store16(u + t, zero16());
-    Index i = 0;
-    for (; i + block <= count; i += block) {
+    for (Index a = 0; a < count; a += block) {
+        Index const size = count - a < block ? count - a : block;
         float const* row[block];
-        for (int n = 0; n < block; ++n) row[n] = rows[i + n];
-        for (Index t = 0; t < whole; t += 16) {
-            FloatLanes sum = load16(u + t);
-#pragma GCC unroll 8
-            for (int n = 0; n < block; ++n) sum = sum + load16(row[n] + t);
-            store16(u + t, sum);
+        float weight[block];
+        for (Index n = 0; n < size; ++n) {
+            row[n] = rows[index == nullptr ? a + n : index[a + n]];
+            weight[n] = static_cast<float>(weights[a + n]);
         }
+        if (size == block) {
+            for (Index t = 0; t < whole; t += 16) {
+                FloatLanes sum = load16(u + t);
+#pragma GCC unroll 8
+                for (int n = 0; n < block; ++n) sum = sum + weight[n] * load16(row[n] + t);
+                store16(u + t, sum);
+            }
+        } else {
+            for (Index n = 0; n < size; ++n)
+                for (Index t = 0; t < whole; t += 16) store16(u + t, load16(u + t) + weight[n] * load16(row[n] + t));
+        }
+        if (whole < d)
+            for (Index n = 0; n < size; ++n)
+                store16(u + whole, load16(u + whole) + weight[n] * load16_tail(row[n], whole, d));
     }
-    for (; i < count; ++i)
-        for (Index t = 0; t < whole; t += 16) store16(u + t, load16(u + t) + load16(rows[i] + t));
-    if (whole < d)
-        for (i = 0; i < count; ++i) store16(u + whole, load16(u + whole) + load16_tail(rows[i], whole, d));
 }
 
-void centre_direction(float const* const* rows, Index count, Index d, double const* z, float* u, double* p) {
-    sum_rows(rows, count, d, u);
-    Lanes const share = fill(1 / static_cast<double>(count));
+void combine_floats(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
+                    double const* z, float* u, double* p) {
+    sum_rows(rows, index, weights, count, d, u);
     for (Index t = 0; t < d; t += 8) {
-        Lanes const exact = share * load(u + t) - load(z + t);
+        Lanes const exact = load(u + t) - load(z + t);
         CLEAR_EACH_PART {
             auto const rounded = __builtin_convertvector(exact.part[n], FloatHalf);
             *reinterpret_cast<FloatVecUnaligned*>(u + t + n * width) = rounded;

@@ -62,9 +62,9 @@ Screened Problem::screen_floats(double wanted_eps) {
     double const relative = static_cast<double>((dimension + 15) / 16 + 7) * 0x1p-24;
     double const point = kernel.dot(ws.z, ws.z, ws.stride);
     Index const some = few(count);
-    float const* sample[most_in_sample];
-    for (Index i = 0; i < some; ++i) sample[i] = ws.rows[static_cast<std::size_t>(i * count / some)];
-    kernel.centre_direction(sample, some, dimension, ws.z, ws.direction, ws.best_p);
+    for (Index i = 0; i < some; ++i) ws.support[static_cast<std::size_t>(i)] = i * count / some;
+    std::fill_n(ws.weights, some, 1 / static_cast<double>(some));
+    kernel.combine_floats(ws.rows.data(), ws.support.data(), ws.weights, some, dimension, ws.z, ws.direction, ws.best_p);
     double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
     auto in_range = [](double x) { return x > 0x1p-80 && x < 0x1p80; };
     if (!(std::isfinite(point) && in_range(measured))) return Screened::unfit;
@@ -78,12 +78,13 @@ Screened Problem::screen_floats(double wanted_eps) {
         settled = true;
     }
     fits_floats = true;
+    float_error = relative * largest + rounding;
     for (int step = 0;; ++step) {
         double const square = kernel.dot(ws.best_p, ws.best_p, ws.stride);
         if (!in_range(square)) return Screened::unsure;
         Index const nearest = least_of(ws.along, count);
         double const product = ws.along[nearest] - kernel.dot(ws.z, ws.best_p, ws.stride);
-        double const bound = product / std::sqrt(square) - relative * largest - rounding;
+        double const bound = product / std::sqrt(square) - float_error;
         if (!settled) return Screened::unsure;
         if (bound > wanted_eps) return settle_outside(nearest, bound);
         if (step == most_steps || product < -nearly * square) return Screened::unsure;
@@ -102,6 +103,20 @@ void Problem::step_towards(Index vertex, double product, double square) {
         ws.direction[t] = static_cast<float>(ws.best_p[t] + share * (ws.p[t] - ws.best_p[t]));
         ws.best_p[t] = static_cast<double>(ws.direction[t]);
     }
+}
+
+// Looks along the direction of some weights, in float32. Returns whether it separates; slopes in ws.along then are u.v, not
+// u.(v - z) as in `offset`.
+bool Problem::look(Index const* support, double const* weights, Index size, double& offset) {
+    kernel.combine_floats(ws.rows.data(), support, weights, size, dimension, ws.z, ws.direction, ws.p);
+    kernel.project_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
+    offset = kernel.dot(ws.z, ws.p, ws.stride);
+    p_square = kernel.dot(ws.p, ws.p, ws.stride);
+    Index const nearest = least_of(ws.along, count);
+    double const bound = (ws.along[nearest] - offset) / std::sqrt(p_square) - float_error;
+    if (!(bound > goal.eps && p_square > 0x1p-80)) return false;
+    std::copy_n(ws.p, ws.stride, ws.best_p);
+    return settle_outside(nearest, bound) == Screened::outside;
 }
 
 Screened Problem::settle_outside(Index nearest, double bound) {
@@ -206,19 +221,22 @@ bool Problem::take_start() {
     return true;
 }
 
-// Float32 proposes (the Gram matrix and the weights that follow from it), float64 refines and proves. Only for sets that
-// are small for their dimension: others are too ill-conditioned. Returns whether the goal is met.
+// Rounded vertices propose (their Gram matrix, and the weights that follow from it), float64 refines and proves. Only for
+// sets that are small for their dimension: others are too ill-conditioned. Returns whether the goal is met.
 bool propose(Problem& problem) {
     auto& ws = problem.ws;
-    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 && 2 * problem.count <= problem.dimension;
+    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 && 2 * problem.count <= problem.dimension && problem.dimension >= 128;
     if (!worthwhile) return false;
-    auto* const panels = reinterpret_cast<float*>(ws.w);
-    problem.kernel.pack_floats(ws.rows.data(), problem.count, problem.dimension, ws.z, panels);
-    problem.kernel.gram_floats(panels, problem.dimension, problem.count, ws.gram, ws.gram_stride);
+    auto* const w = reinterpret_cast<std::int16_t*>(ws.w);
+    Index const stride = (problem.dimension + 31) / 32 * 32;
+    double const largest =
+        problem.kernel.quantize(ws.rows.data(), problem.count, problem.dimension, problem.query, w, stride, ws.trial);
+    if (!(largest < 0x1p100)) return false;
+    problem.kernel.gram_quantized(w, stride, problem.count, ws.trial, ws.gram, ws.gram_stride);
     Index nearest = 0;
     for (Index i = 1; i < problem.count; ++i)
         if (ws.gram[i * ws.gram_stride + i] < ws.gram[nearest * ws.gram_stride + nearest]) nearest = i;
-    if (!problem.start_at_nearest(nearest)) pivot(problem, float_precision);
+    if (!problem.start_at_nearest(nearest)) pivot(problem, rounded_precision);
     return problem.done;
 }
 

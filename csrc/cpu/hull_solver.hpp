@@ -90,6 +90,7 @@ public:
     // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
     // and the bounds they prove are kept when they are the best so far. Returns whether the goal is met.
     bool consider(Index const* support, double* weights, Index size);
+    bool look(Index const* support, double const* weights, Index size, double& offset);
 
     HullKernels const& kernel;
     Workspace& ws;
@@ -107,6 +108,7 @@ public:
     bool done = false;
     bool settled = false;  // goal and deduction are known
     bool fits_floats = false;  // nothing here leaves the range of float32 arithmetic
+    double float_error = 0;    // bound on the rounding error of u.(v - z) / |u| in float32, if so
     bool exact = false;    // upper was evaluated on the rows
 
 private:
@@ -128,8 +130,9 @@ void pairwise(Problem& problem);
 struct Precision {
     double jitter, least_pivot;
     int refinements;
+    bool looks;  // measures weights in float32, too
 };
-constexpr Precision double_precision{1e-12, 1e-14, 3}, float_precision{1e-7, 1e-8, 4};
+constexpr Precision double_precision{1e-12, 1e-14, 3, false}, rounded_precision{1e-7, 1e-8, 4, true};
 
 // On the Gram matrix in ws.gram.
 void pivot(Problem& problem, Precision const& precision);

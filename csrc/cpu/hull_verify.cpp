@@ -68,13 +68,10 @@ bool Problem::consider(Index const* support, double* weights, Index size) {
     double sum = 0;
     for (Index a = 0; a < size; ++a) sum += weights[a];
     for (Index a = 0; a < size; ++a) weights[a] /= sum;
-    if (has_differences_) {
+    if (has_differences_)
         kernel.combine(ws.w, ws.stride, support, weights, size, ws.p);
-        kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
-    } else {
+    else
         kernel.combine_rows(ws.rows.data(), support, weights, size, dimension, ws.z, ws.p);
-        kernel.project_rows(ws.rows.data(), count, dimension, ws.z, ws.p, ws.slopes);
-    }
     p_square = kernel.dot(ws.p, ws.p, ws.stride);
     double const length = std::sqrt(p_square);
     if (length < upper) {
@@ -82,7 +79,15 @@ bool Problem::consider(Index const* support, double* weights, Index size) {
         exact = !has_differences_;
         std::fill_n(ws.best_weights, count, 0.0);
         for (Index a = 0; a < size; ++a) ws.best_weights[support[a]] = weights[a];
+        if (goal.mode == HullMode::decide && goal.met(lower, upper)) {
+            if (!(lower > 0)) std::copy_n(ws.p, ws.stride, ws.best_p);
+            return done = true;
+        }
     }
+    if (has_differences_)
+        kernel.project(ws.w, ws.stride, nullptr, count, ws.p, ws.slopes);
+    else
+        kernel.project_rows(ws.rows.data(), count, dimension, ws.z, ws.p, ws.slopes);
     double lowest = ws.slopes[0];
     for (Index i = 1; i < count; ++i) lowest = std::min(lowest, ws.slopes[i]);
     double const bound = length > 0 ? lowest / length - deduction : 0;

@@ -23,8 +23,9 @@ using Index = HullKernels::Index;
 }  // namespace
 
 HullKernels const CLEAR_KERNELS = {
-    combine_floats, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract, combine, project, dot, pack,
-    gram,             quantize,       gram_quantized, outer, gather,         factorize,    solve_forward, solve_backward, drop,
-    lowest,           pairwise};
+    combine_floats, measure_floats, project_floats, combine_rows, measure_rows,  project_rows,   subtract,
+    combine,        project,        dot,            pack,         gram,          quantize,       gram_quantized,
+    outer,          gather,         factorize,      solve_forward, solve_backward, drop,         lowest,
+    pairwise};
 
 }  // namespace clear

@@ -27,8 +27,8 @@ struct PairwiseGoal {
 struct HullKernels {
     using Index = std::int64_t;
 
-    // u = sum_a weights[a] * rows[index[a]] - z, in order of a, in float32 (padded with zeros to 16), and the same in float64:
-    // p. index null: 0, 1, ...
+    // u = sum_a weights[a] * rows[index[a]] - z, in order of a, in float32 (padded with zeros to 16); p = u in float64.
+    // index null: 0, 1, ...
     void (*combine_floats)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
                            double const* z, float* u, double* p);
     // In float32: along = u.v for each row. Returns an upper bound (up to rounding) of the largest |v|^2.
@@ -57,8 +57,8 @@ struct HullKernels {
                  double* norm);
     // gram[i, j] = w[i].w[j], both halves; columns are padded.
     void (*gram)(double const* panels, Index d, Index count, double* gram, Index gram_stride);
-    // w = (v - z) / scale, rounded to integers, |w| about 32,000 (or 0); a stride is d padded to 32, and rows of zeros pad their
-    // number to a multiple of 4. Returns the largest |v - z|^2 in float32.
+    // w = (v - z) / scale, rounded to integers, |w| about 32,000 (or 0); the stride is d padded to 32, rows of zeros pad their
+    // number to a multiple of 4. Returns the largest |v - z|^2, in float32.
     double (*quantize)(float const* const* rows, Index count, Index d, float const* z, std::int16_t* w, Index stride,
                        double* scale);
     // gram of scale[i] w[i].

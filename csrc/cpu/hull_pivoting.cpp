@@ -1,10 +1,10 @@
 // Block principal pivoting for min |W^T l| on the simplex, on the Gram matrix.
 //
-// With y = W W^T l + c the optimality conditions are l >= 0, y >= u, (y - u).l = 0 for the common least u, and sum l = 1:
+// With y = W W^T l + c the optimality conditions are l >= 0, sum l = 1, y >= u and (y - u).l = 0 for the common least u:
 // a linear complementarity problem whose basis F starts with all vertices. On F, with H = W W^T + s 11^T, l solves
-// H l = m 1 - c. Exchanging all offenders at once is fast, exchanging only the largest index (Murty) is finite: the first is
-// tried while it makes progress. c is what the Gram matrix got wrong: zero at first, then the slopes measured on the vertices
-// less those that the matrix gave for the same weights (iterative refinement, with further exchanges).
+// H l = m 1 - c. Exchanging all offenders at once is fast, exchanging only the largest index (Murty) is finite: the first
+// is tried while it makes progress. c is what the Gram matrix got wrong: zero at first, then the slopes measured on the
+// vertices less those that the matrix gave for the same weights (iterative refinement, with further exchanges).
 // Source: Judice and Pires (1994); Portugal, Judice and Vicente (1994).
 #include <algorithm>
 #include <cmath>
@@ -75,21 +75,16 @@ struct Pivoting {
         return square > 0 && lowest > 0 ? lowest / std::sqrt(square) : 0;
     }
 
-    // Measures the weights on the vertices, and corrects y by what that shows: in float32, and in float64.
-    void look() {
-        auto& ws = problem.ws;
-        double offset = 0;
-        if (problem.look(ws.support.data(), ws.trial, size, offset)) return;
-        for (Index i = 0; i < problem.count; ++i)
-            ws.raw[i] = (corrected ? ws.raw[i] : 0) - ws.slopes[i] + (ws.along[i] - offset);
-        corrected = true;
-    }
-
-    void measure() {
+    // Measures the weights on the vertices, in float32 or float64, and corrects y by what that shows.
+    void measure(bool in_floats) {
         auto& ws = problem.ws;
         for (Index i = 0; i < problem.count; ++i) ws.raw[i] = (corrected ? ws.raw[i] : 0) - ws.slopes[i];
-        for (Index a = 0; a < size; ++a) ws.weights[a] = std::max(ws.trial[a], 0.0);
-        problem.consider(ws.support.data(), ws.weights, size);
+        if (in_floats) {
+            problem.look(ws.support.data(), ws.trial, size);
+        } else {
+            for (Index a = 0; a < size; ++a) ws.weights[a] = std::max(ws.trial[a], 0.0);
+            problem.consider(ws.support.data(), ws.weights, size);
+        }
         for (Index i = 0; i < problem.count; ++i) ws.raw[i] += ws.slopes[i];
         corrected = true;
     }
@@ -153,16 +148,15 @@ void pivot(Problem& problem, Precision const& precision) {
         if (moved && !pivoting.factorize()) return;
         double suggested = pivoting.take_weights();
         if (precision.looks && (round == 0 || suggested > problem.goal.eps)) {
-            pivoting.look();
-            if (problem.done) return;
-            suggested = pivoting.take_weights();
+            pivoting.measure(true);
+            if (!problem.done) suggested = pivoting.take_weights();
         } else if (problem.goal.met(suggested, problem.upper)) {
             prove(problem, pivoting.size);
-            if (problem.done) return;
         }
+        if (problem.done) return;
         moved = exchange(pivoting, fewest, tries) != 0;
         if (moved) continue;
-        pivoting.measure();
+        pivoting.measure(false);
         if (problem.done || ++refinements > precision.refinements) return;
         fewest = problem.count + 1;
         tries = 3;

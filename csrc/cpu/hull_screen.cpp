@@ -52,10 +52,11 @@ void Problem::settle_eps(double wanted_eps, double centre) {
     settled = true;
 }
 
-// Looks at the rows in float32, each along one direction: from the point to the mean of a few rows, then after Frank-Wolfe
-// steps towards the row that was least along it, while the directions nearly separate. Rounding: an element of u.v or |v|^2 passes at most ceil(d / 16) + 5
-// roundings of 2^-24 each (a product, the sums of its lane, four of the tree), so sums are off by at most
-// `relative` |v| |u|; the limits on |v| and |u| keep what underflow adds below one more such rounding, and overflow away.
+// Looks at the rows in float32, each along one direction: from the point to the mean of a few rows, then after
+// Frank-Wolfe steps towards the row that was least along it, while the directions nearly separate. Rounding: an element of
+// u.v or |v|^2 passes at most ceil(d / 16) + 5 roundings of 2^-24 each (a product, the sums of its lane, four of the tree),
+// so sums are off by at most `relative` |v| |u|; the limits on |v| and |u| keep what underflow adds below one more such
+// rounding, and overflow away.
 // Nothing is said about eps: the stated one stands if it is above the float32 floor, for which |v| is known well enough.
 Screened Problem::screen_floats(double wanted_eps) {
     if (wanted_eps < 0 || dimension > 1 << 20) return Screened::unfit;
@@ -105,18 +106,18 @@ void Problem::step_towards(Index vertex, double product, double square) {
     }
 }
 
-// Looks along the direction of some weights, in float32. Returns whether it separates; slopes in ws.along then are u.v, not
-// u.(v - z) as in `offset`.
-bool Problem::look(Index const* support, double const* weights, Index size, double& offset) {
+bool Problem::look(Index const* support, double const* weights, Index size) {
     kernel.combine_floats(ws.rows.data(), support, weights, size, dimension, ws.z, ws.direction, ws.p);
     kernel.project_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
-    offset = kernel.dot(ws.z, ws.p, ws.stride);
-    p_square = kernel.dot(ws.p, ws.p, ws.stride);
+    double const origin = kernel.dot(ws.z, ws.p, ws.stride), square = kernel.dot(ws.p, ws.p, ws.stride);
     Index const nearest = least_of(ws.along, count);
-    double const bound = (ws.along[nearest] - offset) / std::sqrt(p_square) - float_error;
-    if (!(bound > goal.eps && p_square > 0x1p-80)) return false;
-    std::copy_n(ws.p, ws.stride, ws.best_p);
-    return settle_outside(nearest, bound) == Screened::outside;
+    double const bound = (ws.along[nearest] - origin) / std::sqrt(square) - float_error;
+    if (bound > goal.eps && square > 0x1p-80) {
+        std::copy_n(ws.p, ws.stride, ws.best_p);
+        return settle_outside(nearest, bound) == Screened::outside;
+    }
+    for (Index i = 0; i < count; ++i) ws.slopes[i] = ws.along[i] - origin;
+    return false;
 }
 
 Screened Problem::settle_outside(Index nearest, double bound) {
@@ -221,11 +222,13 @@ bool Problem::take_start() {
     return true;
 }
 
-// Rounded vertices propose (their Gram matrix, and the weights that follow from it), float64 refines and proves. Only for
-// sets that are small for their dimension: others are too ill-conditioned. Returns whether the goal is met.
+// Rounded vertices propose (their Gram matrix, and the weights that follow from it), float32 and float64 correct that and
+// prove. Only for sets that are small for their dimension, since others are too ill-conditioned, and where the Gram matrix
+// is what costs. Returns whether the goal is met.
 bool propose(Problem& problem) {
     auto& ws = problem.ws;
-    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 && 2 * problem.count <= problem.dimension && problem.dimension >= 128;
+    bool const worthwhile = problem.fits_floats && problem.settled && problem.count > 1 &&
+                            2 * problem.count <= problem.dimension && problem.dimension >= 128;
     if (!worthwhile) return false;
     auto* const w = reinterpret_cast<std::int16_t*>(ws.w);
     Index const stride = (problem.dimension + 31) / 32 * 32;

@@ -90,7 +90,9 @@ public:
     // Takes convex weights of the vertices support[0 .. size) (any scale), leaves them normalised; p, slopes = w p,
     // and the bounds they prove are kept when they are the best so far. Returns whether the goal is met.
     bool consider(Index const* support, double* weights, Index size);
-    bool look(Index const* support, double const* weights, Index size, double& offset);
+    // The same in float32, for weights of any sign and sum 1: returns whether their direction proves that the point is
+    // outside; otherwise only slopes are left.
+    bool look(Index const* support, double const* weights, Index size);
 
     HullKernels const& kernel;
     Workspace& ws;

@@ -121,7 +121,7 @@ void check_instruction_sets(Index k, Index d, HullMode mode, double eps) {
     ::unsetenv("CLEAR_ISA");
 }
 
-// With a tolerance given, decide mode screens and proposes in float32.
+// With a tolerance given, decide mode screens in float32 and proposes in 16-bit integers.
 void hulls_agree_over_instruction_sets() {
     for (Index d : {1, 7, 8, 20, 65})
         for (Index k : {1, 5, 33, 70})

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.optimize import nnls
+
+# How CPU seconds grow with rows: what is done for each, and its neighbours among all or in lists of sqrt(rows).
+GROWTH = {"exact": (1.0, 2.0), "ivf": (1.0, 1.5)}
+CORES = 1600
 HEAD = (
     "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | beyond the start, over float32 features "
     "| recall | level as exact: all, flagged | planted found | time over neighbours' |",
@@ -35,7 +42,41 @@ def text(document: dict[str, Any]) -> str:
                 f"- A folder of work at {row['rows']:,} rows: CPU seconds over those of a scan without one "
                 f"{row['cpu_over_plain']:.3f} (median of {row['turns']} pairs in turns)."
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *extrapolated(scans)])
+
+
+def extrapolated(scans: list[dict[str, Any]]) -> Iterable[str]:
+    """What the scans above say of larger ones: a fit, and where it ends."""
+    models = {mode: fit([row for row in scans if row["mode"] == mode], powers) for mode, powers in GROWTH.items()}
+    yield "CPU seconds of n rows, fitted to these scans (least squares of relative errors):"
+    yield ""
+    for mode, (factors, worst) in models.items():
+        terms = " + ".join(f"{f:.2g} n^{power:g}" for f, power in zip(factors, GROWTH[mode], strict=True) if f > 0)
+        yield f"- {mode}: {terms}; off by {worst:.0%} at most."
+    yield ""
+    yield f"| rows | exact, CPU | on {CORES:,} cores | IVF, CPU | memory where the report is made |"
+    yield "|---|---|---|---|---|"
+    each = max((row["peak_rss"] - row["before_rss"]) / row["rows"] for row in scans if row["rows"] >= 1_000_000)
+    for rows in (10**8, 10**9):
+        exact, lists = (float(np.dot(models[m][0], [float(rows) ** p for p in GROWTH[m]])) for m in ("exact", "ivf"))
+        cells = [f"{rows:,}", hours(exact), hours(exact / CORES), hours(lists), f"{each * rows / 2**30:,.0f} GiB"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def fit(scans: list[dict[str, Any]], powers: tuple[float, ...]) -> tuple[list[float], float]:
+    """Factors of powers of the rows, none negative, and the largest relative error."""
+    rows, seconds = (np.array([float(row[name]) for row in scans]) for name in ("rows", "cpu_seconds"))
+    terms = np.stack([rows**power for power in powers], 1) / seconds[:, None]
+    factors, _ = nnls(terms, np.ones(len(scans)))
+    return [float(f) for f in factors], float(np.abs(terms @ factors - 1).max())
+
+
+def hours(seconds: float) -> str:
+    """Hours, days or years."""
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400)):
+        if seconds > 3 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds / 3600:,.1f} h"
 
 
 def line(row: dict[str, Any]) -> str:

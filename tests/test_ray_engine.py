@@ -83,3 +83,16 @@ def test_a_single_file_is_not_extracted_by_a_cluster(capsys: pytest.CaptureFixtu
     words = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--engine", "ray"]
     assert main([*words, "--out", "set.npy"]) == 64
     assert "want a name without a suffix" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_are_searched_on_nodes_that_hold_the_whole_set(cluster: object) -> None:
+    how = clear.Approximate(lists=6, probes=4)
+    local = clear.scan(FEATURES, approximate=how)
+    remote = clear.scan(FEATURES, approximate=how, engine="ray", piece_rows=64)
+    faults.same_results(local, remote)
+    assert local.flags
+    assert local.approximation.recall < 1
+    assert local.approximation == remote.approximation
+    with pytest.raises(clear.ClearError, match="too many for one node: approximate candidates want all of it"):
+        clear.scan(FEATURES, approximate=how, engine="ray", node_memory=20_000)

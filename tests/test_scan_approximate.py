@@ -132,7 +132,6 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(monkeypatch, tmp_
         ({"approximate": "tree"}, 'want "ivf", "hnsw"'),
         ({"approximate": Approximate(method=object.__new__(Index))}, "a brought index does not hold"),
         ({"approximate": Approximate(probes=0)}, "probes is 0: want at least 1"),
-        ({"approximate": "ivf", "engine": "ray"}, 'want engine="local" with it'),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
             clear.scan(TRAINING, workdir=tmp_path / "work", **options)

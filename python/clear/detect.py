@@ -143,8 +143,6 @@ def scan(
                 'previous goes with engine="local", and without workdir, max_seconds, approximate and views'
             )
         return _scan_joining(features, previous, config, threads, progress)
-    if approximate is not None and engine != "local":
-        raise ValueError(f'approximate is {approximate!r}: want engine="local" with it')
     work = _open_work(workdir, piece_rows, max_seconds)
     with open_engine(engine, address, as_threads(threads), node_memory) as runner:
         reference = Reference(

@@ -112,7 +112,8 @@ def solve_hulls(
     (1976); whatever one leaves open goes to the next. Cost: about k**2 d / 2 multiplications and a few
     factorisations of k**3 / 6; a point clearly outside costs one reading of its vertices in "decide" mode. There,
     with `eps` given, float32 screens, and vertices rounded to 16-bit integers propose; what they say is used only
-    where the rounding error is bounded or float64 has proven it. Memory: the outputs, and 8 k (d + 2 k) bytes for each thread.
+    where the rounding error is bounded or float64 has proven it. Memory: the outputs, and 8 k (d + 2 k) bytes for
+    each thread.
 
     "decide" proves a side and no more: its bounds may be far apart. Neighbouring problems of one owner whose
     vertices are a part of another's, in the same order (the k nearest, the same without the nearest m), share

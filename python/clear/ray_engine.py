@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from clear._arrays import as_count
+from clear.approximate import describe
 from clear.cross_validation import Fold, fit_predict
 from clear.errors import ClearError, need, short
 from clear.pieces import Piece, measure_piece
@@ -51,6 +52,11 @@ class RayEngine:
     def run(self, reference: Reference, pieces: list[Piece]) -> Iterator[tuple[Piece, Arrays]]:
         """Yield the pieces as they get done, in any order."""
         count = self._count_shards(reference.rows.nbytes)
+        if count > 1 and reference.approximate is not None:
+            raise ClearError(
+                f"the prepared training set takes {reference.rows.nbytes} bytes, too many for one node: approximate "
+                "candidates want all of it on each; raise node_memory, or search exactly"
+            )
         if count > 1:
             shards = Shards(reference, count, self._ray.put, self._task)
 
@@ -59,7 +65,8 @@ class RayEngine:
 
         else:
             task = self._task(_measure_remotely)
-            key = hash_array(reference.rows) + hash_array(reference.in_core)
+            how = "" if reference.approximate is None else str(describe(reference.approximate))
+            key = hash_array(reference.rows) + hash_array(reference.in_core) + how
             shared = self._ray.put(_Shared(key, reference.parts()))
 
             def hand_out(piece: Piece) -> list[Any]:

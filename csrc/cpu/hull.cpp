@@ -19,7 +19,7 @@ namespace clear {
 
 HullKernels const& hull_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return hull_kernels_avx512;
+    if (isa == Isa::avx512) return __builtin_cpu_supports("avx512vnni") ? hull_kernels_vnni : hull_kernels_avx512;
     if (isa == Isa::avx2) return hull_kernels_avx2;
 #endif
     static_cast<void>(isa);

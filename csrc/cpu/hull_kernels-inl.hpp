@@ -20,12 +20,18 @@ using Index = HullKernels::Index;
 #include "hull_rows-inl.hpp"
 #include "hull_shorts-inl.hpp"
 
+constexpr HullKernels table(decltype(HullKernels::gram_quantized) integer_gram) {
+    return {combine_floats, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract,
+            combine,        project,        dot,            pack,          gram,           quantize,     integer_gram,
+            outer,          gather,         factorize,      solve_forward, solve_backward, drop,         lowest,
+            pairwise};
+}
+
 }  // namespace
 
-HullKernels const CLEAR_KERNELS = {
-    combine_floats, measure_floats, project_floats, combine_rows, measure_rows,  project_rows,   subtract,
-    combine,        project,        dot,            pack,         gram,          quantize,       gram_quantized,
-    outer,          gather,         factorize,      solve_forward, solve_backward, drop,         lowest,
-    pairwise};
+HullKernels const CLEAR_KERNELS = table(gram_quantized<false>);
+#if CLEAR_VECTOR_BYTES == 64
+HullKernels const hull_kernels_vnni = table(gram_quantized<true>);
+#endif
 
 }  // namespace clear

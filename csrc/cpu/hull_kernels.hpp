@@ -89,6 +89,7 @@ extern HullKernels const hull_kernels_baseline;
 #if defined(__x86_64__)
 extern HullKernels const hull_kernels_avx2;
 extern HullKernels const hull_kernels_avx512;
+extern HullKernels const hull_kernels_vnni;  // AVX-512 with its integer dot products
 #endif
 
 // The table of an instruction set.

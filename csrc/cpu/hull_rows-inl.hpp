@@ -135,5 +135,10 @@ void project(double const* w, Index stride, Index const* index, Index count, dou
         }
         for (int i = 0; i < row_block; ++i) out[a + i] = total(sum[i]);
     }
-    for (; a < count; ++a) out[a] = dot(w + (index == nullptr ? a : index[a]) * stride, p, stride);
+    for (; a < count; ++a) {
+        double const* const row = w + (index == nullptr ? a : index[a]) * stride;
+        Lanes sum = fill(0);
+        for (Index t = 0; t < stride; t += 8) sum = sum + load(row + t) * load(p + t);
+        out[a] = total(sum);
+    }
 }

@@ -128,7 +128,8 @@ void hulls_agree_over_instruction_sets() {
             for (HullMode mode : {HullMode::decide, HullMode::distance})
                 for (double eps : {0.0, 1e-4}) check_instruction_sets(k, d, mode, eps);
     for (Index k : {2, 17, 40, 90}) check_instruction_sets(k, 187, HullMode::decide, 1e-4);
-    check_instruction_sets(60, 11, HullMode::decide, 1e-4);  // deep inside: even weights
+    for (Index d : {40, 150}) check_instruction_sets(d + 30, d, HullMode::distance, 0);  // the active set alone
+    check_instruction_sets(60, 11, HullMode::decide, 1e-4);                              // deep inside: even weights
 }
 
 // Problems of one point side by side: all vertices, and those without the first few; in both orders.

@@ -85,6 +85,7 @@ def recall_of(reference: Reference, points: Rows, labels: Ints, exclude: Ints, s
             for block in blocks(len(true), true.shape[1] ** 2):
                 hit = (true[block, :, None] == have[block, None, :]).any(axis=2) & (true[block] >= 0)
                 found, wanted = found + int(hit.sum()), wanted + int((true[block] >= 0).sum())
+        del here, there  # before the next ones are packed
     return found / max(wanted, 1)
 
 

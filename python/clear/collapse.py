@@ -112,6 +112,7 @@ def measure(
                 of = None if groups is None else groups[block]
                 _measure_block(reference, index, points[block], labels[block], skip, of, scales, others, wrap, block)
                 advance(block.stop - block.start)
+            del index  # before the next one is packed
     return wrap
 
 
@@ -200,8 +201,7 @@ def vertices(
         mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
         if not len(mine):
             continue
-        index = reference.index(run)
-        found = _own_vertices(reference, index, points[mine], labels[mine], exclude[mine], scales)
+        found = _own_vertices(reference, reference.index(run), points[mine], labels[mine], exclude[mine], scales)
         mates[mine] = found[0]
         for (pocket, own), (pocket_found, own_found) in zip(hulls, found[1], strict=True):
             pocket[mine], own[mine] = pocket_found, own_found

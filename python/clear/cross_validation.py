@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -105,11 +106,13 @@ def _run_folds(
 def _fit_here(
     rows: Rows, labels: Ints, jobs: dict[int, Fold], threads: int, work: Work | None
 ) -> Iterator[tuple[int, Arrays]]:
+    turn = threading.Lock()
+
     def fit(fold: int) -> Arrays:
         picked, held_out = jobs[fold]
         if work is not None:
             work.check_time(STAGE, fold, len(jobs))
-        return _fit_predict(rows[picked], labels[picked], rows, labels, held_out)
+        return _fit_predict(rows[picked], labels[picked], rows, labels, held_out, turn)
 
     with one_blas_thread(), _no_last_digit(), ThreadPoolExecutor(threads) as pool:
         futures = {pool.submit(fit, fold): fold for fold in jobs}
@@ -120,7 +123,7 @@ def _fit_here(
 def fit_predict(rows: Rows, labels: Ints, held_out: Rows, held_labels: Ints) -> Arrays:
     """Fit a fold's classifier on rows with their labels, on one BLAS thread: labels and margins of those held out."""
     with one_blas_thread(), _no_last_digit():
-        return _fit_predict(rows, labels, held_out, held_labels, np.arange(len(held_out)))
+        return _fit_predict(rows.copy(), labels, held_out, held_labels, np.arange(len(held_out)), threading.Lock())
 
 
 @contextmanager
@@ -133,21 +136,28 @@ def _no_last_digit() -> Iterator[None]:
         yield
 
 
-def _fit_predict(rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints) -> Arrays:
-    """Fit on rows; predicted labels and margins of others[held_out]."""
+def _fit_predict(
+    rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints, turn: threading.Lock
+) -> Arrays:
+    """Fit on rows, which are standardised in place; predicted labels and margins of others[held_out].
+
+    turn: held while that is done, which takes two float64 copies of the rows for a moment.
+    """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     known = np.unique(labels)
     if len(known) == 1:
         alike = other_labels[held_out] == known[0]
         return {"predicted": np.full(len(held_out), known[0]), "margin": np.where(alike, -LARGEST, LARGEST)}
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    scaler, model = StandardScaler(copy=False), LogisticRegression(C=0.01, max_iter=200)
+    with turn:
+        rows = scaler.fit_transform(rows)
     model.fit(rows, labels)
+    del rows
     found, margin = np.empty(len(held_out), dtype=np.int64), np.empty(len(held_out))
     for block in blocks(len(held_out), others.shape[1] * 8 + len(known) * 24):
-        chances = model.predict_proba(others[held_out[block]])
+        chances = model.predict_proba(scaler.transform(others[held_out[block]]))
         found[block] = known[chances.argmax(axis=1)]
         margin[block] = _margin(chances, known, other_labels[held_out[block]])
     return {"predicted": found, "margin": margin}

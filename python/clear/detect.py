@@ -21,11 +21,11 @@ from clear.flags import make_flags
 from clear.incremental import join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
-from clear.pockets import find_pockets, group_scores, sample_levels
+from clear.pockets import find_pockets, for_copies, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
+from clear.results import Approximation, Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
 from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
 from clear.work import PIECE_ROWS, Work
 
@@ -157,7 +157,13 @@ def scan(
         if engine == "local":
             reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
-    return _judge(features, reference, wrap, views)
+    reference.release()
+    scored = _score_training_set(reference, wrap, views)
+    approximation = None
+    if reference.approximate is not None:
+        approximation = compare_scan(reference, wrap, scored[0], partial(_score_training_set, views=views))
+    del wrap  # flags want memory of their own
+    return _judge(features, reference, *scored, approximation)
 
 
 def _scan_joining(
@@ -170,7 +176,8 @@ def _scan_joining(
     """A scan whose first rows have been scanned."""
     joining = join_scan(features, previous, config=config, threads=threads, progress=progress)
     known = len(joining.before.labels)
-    result = _judge(features, joining.reference, joining.wrap, None)
+    scored = _score_training_set(joining.reference, joining.wrap, None)
+    result = _judge(features, joining.reference, *scored, None)
     before = _score_training_set(joining.before, joining.wrap_before, None)[0].level
     after = result.scores.level[:known]
     changed = tuple(
@@ -186,9 +193,10 @@ def _scan_joining(
     return replace(result, notes=(note, *result.notes), joined=joined)
 
 
-def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | None) -> ScanResult:
-    """Scores, flags, pockets and the verdict from hull distances."""
-    scores, threshold = _score_training_set(reference, wrap, views)
+def _judge(
+    features: Features, reference: Reference, scores: Scores, threshold: float, approximation: Approximation | None
+) -> ScanResult:
+    """Flags, pockets and the verdict from scores."""
     flags = make_flags(
         scores,
         reference.labels,
@@ -200,8 +208,6 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
-    exact = reference.approximate is None
-    approximation = None if exact else compare_scan(reference, wrap, scores, partial(_score_training_set, views=views))
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -233,18 +239,14 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
 
 
 def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
-    units, config = reference.units, reference.config
-    n = len(reference.labels)
-    position = np.empty(n, dtype=np.int64)
-    position[units] = np.arange(len(units))
-    spread = position[reference.representative]  # every copy takes its representative's scores
-    k = collapse(wrap, 0)[spread]
-    r = reassignment(wrap, 0)[spread]
+    config = reference.config
+    k = for_copies(reference, collapse(wrap, 0))
+    r = for_copies(reference, reassignment(wrap, 0))
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # another label must really be nearer; nan is not
-    judged = nearer & (wrap.own_size[0][spread] >= config.hull_size // 2)
+    judged = nearer & for_copies(reference, wrap.own_size[0] >= config.hull_size // 2)
     distance = class_distances(reference)
     outlying = outlyingness(score, distance)
     support = mate_support(reference, outlying, wrap.mates)
@@ -261,7 +263,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
         margin=reference.margin,
         support=support,
         views=second,
-        suggested_label=wrap.other_label[spread].astype(np.int64),
+        suggested_label=for_copies(reference, wrap.other_label).astype(np.int64),
         level=sample_levels(doubt, threshold, judged, nearer | (views is not None), config),
         in_core=reference.in_core,
         representative=reference.representative,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from clear._arrays import blocks
 from clear.config import ScanConfig
 from clear.prepare import Reference
 from clear.results import Flag, Level, Pocket
 
-__all__ = ["find_pockets", "group_scores", "robust_center", "sample_levels"]
+__all__ = ["find_pockets", "for_copies", "group_scores", "mean_of_best", "robust_center", "sample_levels"]
 
 Floats = npt.NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 
 NEAREST_MATES, BEST_MATES = 4, 2
 LINKED_MATES = 10
@@ -32,11 +34,34 @@ def robust_center(values: Floats) -> tuple[float, float]:
     The spread is the larger of scaled MAD and scaled distance from median to 0.9 quantile: scores of clean data are
     skewed, and a threshold must follow their upper side.
     """
-    usable = values[~np.isnan(values)]
+    usable = values[~np.isnan(values)]  # the one copy: all else happens in it
     if not len(usable):
         return float("nan"), float("nan")
-    middle, high = np.quantile(usable, [0.5, 0.9])
-    return float(middle), float(max(MAD_TO_SIGMA * np.median(np.abs(usable - middle)), (high - middle) / NORMAL_90))
+    middle, high = np.quantile(usable, [0.5, 0.9], overwrite_input=True)
+    usable -= middle
+    apart = np.median(np.abs(usable, out=usable), overwrite_input=True)
+    return float(middle), float(max(MAD_TO_SIGMA * apart, (high - middle) / NORMAL_90))
+
+
+def mean_of_best(values: Floats, mates: npt.NDArray[np.integer[Any]], count: int) -> Floats:
+    """Mean of the best `count` values among each distinct sample's mates, float64 (units,); nan where fewer have one.
+
+    values float64 (n,); mates integers (units, k), -1 where absent.
+    """
+    found = np.empty(len(mates))
+    for block in blocks(len(mates), 48 * mates.shape[1]):
+        near = mates[block]
+        of_mates = np.where(near >= 0, np.nan_to_num(values[near], nan=-np.inf), -np.inf)
+        best = np.sort(of_mates, axis=1)[:, -count:]
+        found[block] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
+    return found
+
+
+def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Values of the distinct samples, (units,), for all rows, (n,): a copy has those of its representative."""
+    if len(reference.units) == len(reference.representative):
+        return values
+    return values[np.searchsorted(reference.units, reference.representative)]
 
 
 def group_scores(reference: Reference, single: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
@@ -44,14 +69,8 @@ def group_scores(reference: Reference, single: Floats, mates: npt.NDArray[np.int
 
     mates integers (units, 4 or more): those of every distinct sample, nearest first, -1 where absent.
     """
-    mates = mates[:, :NEAREST_MATES]
-    low = np.nan_to_num(single, nan=-np.inf)
-    of_mates = np.where(mates >= 0, low[mates], -np.inf)
-    best = np.sort(of_mates, axis=1)[:, -BEST_MATES:]
-    support = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
-    grouped = np.full(len(single), np.nan)
-    grouped[reference.units] = single[reference.units] + support
-    return grouped[reference.representative]
+    support = mean_of_best(single, mates[:, :NEAREST_MATES], BEST_MATES)
+    return for_copies(reference, np.add(single[reference.units], support, out=support))
 
 
 def sample_levels(
@@ -62,11 +81,13 @@ def sample_levels(
     config: ScanConfig,
 ) -> npt.NDArray[np.int8]:
     """Level of every sample, int8 (n,): a judged one above the threshold is certain, plausible ones are offered."""
-    usable = np.nan_to_num(suspicion, nan=-np.inf)
-    levels = np.where(usable > threshold, np.where(judged, Level.CERTAIN, Level.REVIEW), Level.NONE).astype(np.int8)
-    offered = np.where((levels == Level.NONE) & plausible & (usable > REVIEW_SPREADS), usable, -np.inf)
-    order = np.argsort(-offered, kind="stable")[: round(len(usable) * config.review_rate)]
-    levels[order[np.isfinite(offered[order])]] = Level.REVIEW
+    levels = np.zeros(len(suspicion), np.int8)  # comparisons with nan are False
+    above = suspicion > threshold
+    levels[above] = Level.REVIEW
+    levels[above & judged] = Level.CERTAIN
+    offered = np.flatnonzero(~above & plausible & (suspicion > REVIEW_SPREADS))
+    order = np.argsort(-suspicion[offered], kind="stable")[: round(len(suspicion) * config.review_rate)]
+    levels[offered[order]] = Level.REVIEW
     return levels
 
 

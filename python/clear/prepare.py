@@ -89,12 +89,13 @@ def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Pa
     mapped = _room((len(values), width), place)
     with nullcontext() if preparation.components is None else one_numpy_thread():
         for block in blocks(len(values), values.shape[1] * 8):
-            centred = values[block].astype(np.float64) - preparation.mean
+            centred = values[block].astype(np.float64)
+            centred -= preparation.mean
             if preparation.components is not None:
                 centred = centred @ preparation.components.T
             centred /= np.maximum(np.abs(centred).max(axis=1, keepdims=True), 1e-300)
-            norms = np.linalg.norm(centred, axis=1, keepdims=True)
-            mapped[block] = centred / np.maximum(norms, 1e-300)
+            centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-300)
+            mapped[block] = centred
             mapped[block] += np.float32(0)  # one zero: -0.0 and 0.0 must be the same bits below
             forget(values)
     return mapped
@@ -116,14 +117,21 @@ def find_representatives(rows: Rows, labels: Ints) -> Ints:
     factors = np.random.default_rng(0).integers(1, 2**63, size=width + 1, dtype=np.uint64) | np.uint64(1)
     keys = labels.astype(np.uint64) * factors[-1]
     for block in blocks(n, width * 16):
-        keys[block] += (rows[block].view(np.uint32).astype(np.uint64) * factors[:-1]).sum(axis=1)
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    candidate = first[inverse.ravel()].astype(np.int64)
-    own = np.arange(n)
-    copies = np.flatnonzero(candidate != own)
-    same = (rows[copies] == rows[candidate[copies]]).all(axis=1) & (labels[copies] == labels[candidate[copies]])
-    candidate[copies[~same]] = copies[~same]
-    return candidate
+        bits = rows[block].view(np.uint32).astype(np.uint64)
+        bits *= factors[:-1]
+        keys[block] += bits.sum(axis=1)
+    order = np.argsort(keys, kind="stable")  # of equal keys the first row comes first
+    keys = keys[order]
+    repeats = 1 + np.flatnonzero(keys[1:] == keys[:-1])
+    heads = repeats[np.diff(repeats, prepend=-1) > 1] - 1  # where rows of one key begin
+    copies = order[repeats]
+    firsts = order[heads[np.searchsorted(heads, repeats) - 1]]
+    found = np.arange(n)
+    for block in blocks(len(copies), width * 8):
+        copy, first = copies[block], firsts[block]
+        same = (rows[copy] == rows[first]).all(axis=1) & (labels[copy] == labels[first])
+        found[copy[same]] = first[same]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +253,13 @@ class Reference:
                 )
                 self._held[run] = found
         return found
+
+    def release(self) -> None:
+        """Let go of the index that is held, unless there is only one to pack; and of freed memory."""
+        if len(self.runs) > 1:
+            with self._lock:
+                self._held.clear()
+        release_memory()
 
     @property
     def all_index(self) -> NeighborIndex:

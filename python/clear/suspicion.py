@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, blocks
+from clear._arrays import as_features, blocks, forget
 from clear.cross_validation import cross_validate
-from clear.pockets import robust_center
+from clear.pockets import for_copies, mean_of_best, robust_center
 from clear.prepare import Reference, apply_preparation, fit_preparation
 from clear.results import Views
 
@@ -37,7 +37,7 @@ LARGEST_TAIL = 1.5
 
 def class_distances(reference: Reference) -> Floats:
     """Distance of every sample to the mean of its class's core, float64 (n,). Reads the features twice, in blocks."""
-    values, labels = as_features(reference.features.values), reference.labels
+    values, labels = as_features(reference.features.values, finite=False), reference.labels  # read once: are finite
     n, d = values.shape
     in_mean = reference.in_core & (reference.representative == np.arange(n))
     means, counts = np.zeros((reference.n_classes, d)), np.zeros(reference.n_classes)
@@ -48,18 +48,24 @@ def class_distances(reference: Reference) -> Floats:
             present, first = np.unique(labels[rows], return_index=True)
             means[present] += np.add.reduceat(values[rows].astype(np.float64), first, axis=0)
             counts += np.bincount(labels[rows], minlength=len(counts))
+        forget(values)
     means /= np.maximum(counts, 1)[:, None]
     found = np.empty(n)
     for block in blocks(n, d * 16):
-        apart = values[block].astype(np.float64) - means[labels[block]]
+        apart = values[block].astype(np.float64)
+        apart -= means[labels[block]]
         largest = np.maximum(np.abs(apart).max(axis=1), 1e-300)  # squares of large numbers stay finite
-        found[block] = largest * np.linalg.norm(apart / largest[:, None], axis=1)
+        apart /= largest[:, None]
+        found[block] = largest * np.linalg.norm(apart, axis=1)
+        forget(values)
     return found[reference.representative]
 
 
 def outlyingness(score: Floats, distance: Floats) -> Floats:
     """z(S) + z(distance), float64 (n,); nan where S is."""
-    return _z(score) + _z(distance)
+    total = _z(score)
+    total += _z(distance)
+    return total
 
 
 def mate_support(reference: Reference, outlying: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
@@ -67,11 +73,7 @@ def mate_support(reference: Reference, outlying: Floats, mates: npt.NDArray[np.i
 
     mates integers (units, 10): those of every distinct sample, -1 where absent.
     """
-    low = np.nan_to_num(outlying, nan=-np.inf)
-    best = np.sort(np.where(mates >= 0, low[mates], -np.inf), axis=1)[:, -BEST_MATES:]
-    found = np.full(len(outlying), np.nan)
-    found[reference.units] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
-    return found[reference.representative]
+    return for_copies(reference, mean_of_best(outlying, mates, BEST_MATES))
 
 
 def view_scores(reference: Reference, views: Views | None) -> Floats:
@@ -91,7 +93,11 @@ def view_scores(reference: Reference, views: Views | None) -> Floats:
 
 def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
     """The largest of the three standard scores, float64 (n,)."""
-    return np.fmax(np.fmax(_z(outlying + _z(margin)), _z(outlying + support)), _z(views))
+    largest = _z(margin)
+    largest = _z(np.add(outlying, largest, out=largest))
+    for other in (_z(outlying + support), _z(views)):
+        np.fmax(largest, other, out=largest)
+    return largest
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:
@@ -106,4 +112,8 @@ def suspicion_threshold(values: Floats, spreads: float) -> float:
 def _z(values: Floats) -> Floats:
     """Robust standard scores; nan stays nan, and values that do not vary are 0."""
     middle, spread = robust_center(values)
-    return (values - middle) / spread if spread > 0 else values * 0.0
+    if not spread > 0:
+        return values * 0.0
+    scores = values - middle
+    scores /= spread
+    return scores

@@ -10,7 +10,8 @@ import pytest
 from samples import make_classes, make_pocket
 
 import clear
-from clear import Features, Guard, UnsafeFile
+from clear import Approximate, Features, Guard, UnsafeFile
+from clear.prepare import Reference
 
 planted = make_pocket(1)
 TRAINING = Features.from_arrays(planted.values, planted.labels, class_names=tuple("abcde"))
@@ -48,6 +49,17 @@ def test_wide_features_are_projected_alike(tmp_path: Path) -> None:
     training = Features.from_arrays(values, labels)
     Guard.fit(training).save(tmp_path)
     assert_answers_as_the_probe(Guard.load(tmp_path), training, values[::11] + np.float32(0.2), labels[::11])
+
+
+def test_a_saved_guard_finds_candidates_as_it_did(guard: Guard, tmp_path: Path) -> None:
+    how = Approximate(lists=6, probes=1, seed=3)
+    approximate = Guard.fit(Reference(TRAINING, approximate=how))
+    approximate.save(tmp_path)
+    loaded = Guard.load(tmp_path)
+    assert loaded.reference.approximate == how
+    answers, exact = loaded(INPUTS, PREDICTIONS), guard(INPUTS, PREDICTIONS)
+    np.testing.assert_array_equal(answers.score, approximate(INPUTS, PREDICTIONS).score)
+    assert (answers.score != exact.score).any()  # one list of six misses some neighbours
 
 
 def test_a_batch_is_judged_as_its_samples_are(guard: Guard) -> None:

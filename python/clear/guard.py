@@ -15,9 +15,10 @@ from clear._documents import damage_named, read_document, write_document
 from clear._files import MANIFEST, remove_leftovers, require_writable
 from clear._parts import check_entry, read_part, require_shape, write_part
 from clear._progress import Progress
+from clear.approximate import Approximate, describe
 from clear.config import PROBE_SCALES, ScanConfig
 from clear.data import Features
-from clear.prepare import Parts, Reference
+from clear.prepare import Parts, Reference, require_by_class
 from clear.probing import Centers, check_inputs, judge, training_collapse
 from clear.results import Level, Preparation
 
@@ -116,6 +117,7 @@ class Guard:
             "number": number,
             "samples": len(parts.rows),
             "config": asdict(parts.config),
+            "approximate": None if parts.approximate is None else describe(parts.approximate),
             "centers": self._centers,
             "files": {
                 name: write_part(place / f"{name}-{number:05}.npy", np.ascontiguousarray(array))
@@ -131,7 +133,8 @@ class Guard:
     def load(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> Guard:
         """Read a guard back. Raises UnsafeFile, naming the file, where anything was damaged or changed.
 
-        Time: that of reading the files once (for their SHA-256) and of packing two indices.
+        Time: that of reading the files once (for their SHA-256) and of packing two indices, or of cutting the rows into
+        lists again where its reference is approximate.
         """
         path = Path(folder) / MANIFEST
         with damage_named(path):
@@ -161,6 +164,7 @@ def _read_parts(place: Path, document: dict[str, Any]) -> Parts:
     for name, array in arrays.items():
         require_shape(array, place / files[name]["file"], shapes.get(name, (n,)), ARRAYS[name])
     first, classes, names = arrays["representative"], document["n_classes"], document["class_names"]
+    how = document["approximate"]
     if components is None and width != mean.size:
         raise ValueError(f"rows have {width} columns, the mean {mean.size}")
     if n == 0 or first.min() < 0 or (first > np.arange(n)).any() or not (first[first] == first).all():
@@ -177,4 +181,5 @@ def _read_parts(place: Path, document: dict[str, Any]) -> Parts:
         Preparation(mean, components),
         ScanConfig(**document["config"]),
         tuple(map(str, document["notes"])),
+        None if how is None else require_by_class(Approximate(**how)),
     )

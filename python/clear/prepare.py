@@ -43,6 +43,7 @@ __all__ = [
     "describe_samples",
     "find_representatives",
     "fit_preparation",
+    "require_by_class",
     "scan_inputs",
     "thin_classes",
 ]

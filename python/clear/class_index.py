@@ -22,12 +22,12 @@ RUN_BYTES = 64 << 20
 """Packed rows of a run, unless one class alone has more."""
 
 
-def class_runs(sizes: Ints, row_bytes: int) -> list[Run]:
-    """Cut the classes into consecutive runs whose packed rows take at most `RUN_BYTES`, at least a class each."""
+def class_runs(sizes: Ints, row_bytes: int, *, parts: int = 1) -> list[Run]:
+    """Cut the classes into consecutive runs, a class each at least; packed rows take at most `RUN_BYTES` / parts."""
     runs: list[Run] = []
     first, held = 0, 0
     for label, size in enumerate(sizes.tolist()):
-        if label > first and (held + size) * row_bytes > RUN_BYTES:
+        if label > first and (held + size) * row_bytes * parts > RUN_BYTES:
             runs.append((first, label))
             first, held = label, 0
         held += size
@@ -37,7 +37,9 @@ def class_runs(sizes: Ints, row_bytes: int) -> list[Run]:
 def base_of(rows: Rows, labels: Ints, found: npt.NDArray[np.bool_], run: Run) -> Base:
     """The rows of a run that may be found, with labels from 0."""
     mine = found & (labels >= run[0]) & (labels < run[1])
-    return Base(StoredRows(rows, False), np.where(mine, labels - run[0], 0), mine, run[1] - run[0], "euclidean", "auto")
+    numbers = labels - run[0]
+    numbers *= mine  # 0 elsewhere
+    return Base(StoredRows(rows, False), numbers, mine, run[1] - run[0], "euclidean", "auto")
 
 
 class ClassIndex:

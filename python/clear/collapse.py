@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 FLOOR = 1e-6
 """Added to hull distances (of unit rows) before the logarithm."""
 NEAREST_MATES = 10
-"""Mates that are kept: a sample's score is supported by theirs (`pockets.group_scores`, `suspicion.mate_support`)."""
+"""Mates that are kept: a sample's score is supported by theirs (`pockets.mean_of_best`)."""
 BLOCK_BYTES = 64 << 20
 """Working memory of one block of samples; the number of classes only changes how many samples a block has."""
 

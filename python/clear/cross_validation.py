@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks
+from clear._backend import release_memory
 from clear._blas import one_blas_thread
 from clear._progress import Progress, track
 from clear.config import ScanConfig
@@ -33,6 +35,10 @@ LARGEST = -float(np.log(LEAST_PROBABILITY))
 """Margin of a label that is as unlikely, or as sure, as can be told."""
 MAX_FIT_ROWS = 100_000
 """The cross-validated classifier is fitted on at most this many rows a fold (a seeded sample of them)."""
+SCALED_COLUMNS = 8
+"""At least so many are standardised at a time, of more."""
+LARGE_FIT = 1 << 20
+"""Numbers in the rows of a fold that are not left to the next collection of garbage."""
 
 
 class FoldEngine(Protocol):
@@ -63,6 +69,7 @@ def cross_validate(
     """
     predicted, margin = np.empty_like(labels), np.empty(len(labels))
     jobs = dict(enumerate(split_folds(len(rows), config)))
+    release_memory()  # the folds were drawn from copies
     with track(progress, "cross-validated core", len(jobs), "folds") as advance:
         for fold, found in _run_folds(rows, labels, jobs, threads, work, engine):
             held_out = jobs[fold][1]
@@ -106,24 +113,36 @@ def _run_folds(
 def _fit_here(
     rows: Rows, labels: Ints, jobs: dict[int, Fold], threads: int, work: Work | None
 ) -> Iterator[tuple[int, Arrays]]:
-    turn = threading.Lock()
+    most = max((len(picked) for picked, _ in jobs.values()), default=0)
+    # Room for the rows of a fold, used again: what threads of their own free, the allocator gives back late or never.
+    rooms = [np.empty((most, rows.shape[1]), np.float32) for _ in range(min(threads, len(jobs)))]
 
     def fit(fold: int) -> Arrays:
         picked, held_out = jobs[fold]
         if work is not None:
             work.check_time(STAGE, fold, len(jobs))
-        return _fit_predict(rows[picked], labels[picked], rows, labels, held_out, turn)
+        room = rooms.pop()
+        try:
+            chosen = room[: len(picked)]
+            np.take(rows, picked, axis=0, out=chosen, mode="clip")  # mode "raise" would copy them twice
+            return _fit_predict(chosen, labels[picked], rows, labels, held_out)
+        finally:
+            rooms.append(room)
 
     with one_blas_thread(), _no_last_digit(), ThreadPoolExecutor(threads) as pool:
         futures = {pool.submit(fit, fold): fold for fold in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    if most * rows.shape[1] >= LARGE_FIT:
+        del rooms
+        gc.collect()  # the optimiser leaves cycles behind that hold them
+        release_memory()
 
 
 def fit_predict(rows: Rows, labels: Ints, held_out: Rows, held_labels: Ints) -> Arrays:
     """Fit a fold's classifier on rows with their labels, on one BLAS thread: labels and margins of those held out."""
     with one_blas_thread(), _no_last_digit():
-        return _fit_predict(rows.copy(), labels, held_out, held_labels, np.arange(len(held_out)), threading.Lock())
+        return _fit_predict(rows.copy(), labels, held_out, held_labels, np.arange(len(held_out)))
 
 
 @contextmanager
@@ -136,31 +155,42 @@ def _no_last_digit() -> Iterator[None]:
         yield
 
 
-def _fit_predict(
-    rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints, turn: threading.Lock
-) -> Arrays:
-    """Fit on rows, which are standardised in place; predicted labels and margins of others[held_out].
-
-    turn: held while that is done, which takes two float64 copies of the rows for a moment.
-    """
+def _fit_predict(rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints) -> Arrays:
+    """Fit on rows, which are standardised in place; predicted labels and margins of others[held_out]."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     known = np.unique(labels)
     if len(known) == 1:
         alike = other_labels[held_out] == known[0]
         return {"predicted": np.full(len(held_out), known[0]), "margin": np.where(alike, -LARGEST, LARGEST)}
-    scaler, model = StandardScaler(copy=False), LogisticRegression(C=0.01, max_iter=200)
-    with turn:
-        rows = scaler.fit_transform(rows)
-    model.fit(rows, labels)
-    del rows
+    standardise = _fit_scalers(rows)
+    model = LogisticRegression(C=0.01, max_iter=200).fit(standardise(rows), labels)
     found, margin = np.empty(len(held_out), dtype=np.int64), np.empty(len(held_out))
     for block in blocks(len(held_out), others.shape[1] * 8 + len(known) * 24):
-        chances = model.predict_proba(scaler.transform(others[held_out[block]]))
+        chances = model.predict_proba(standardise(others[held_out[block]]))
         found[block] = known[chances.argmax(axis=1)]
         margin[block] = _margin(chances, known, other_labels[held_out[block]])
     return {"predicted": found, "margin": margin}
+
+
+def _fit_scalers(rows: Rows) -> Callable[[Rows], Rows]:
+    """Fit scikit-learn's scaler on rows; what is returned standardises rows in place.
+
+    Some columns at a time: it takes float64 copies of what it is given. Sums go down the columns, so that cutting
+    between them changes no number.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    width = rows.shape[1]
+    cuts = np.linspace(0, width, max(1, width // SCALED_COLUMNS) + 1).astype(int).tolist()
+    scalers = [(slice(*cut), StandardScaler(copy=False).fit(rows[:, slice(*cut)])) for cut in pairwise(cuts)]
+
+    def standardise(values: Rows) -> Rows:
+        for part, scaler in scalers:
+            values[:, part] = scaler.transform(values[:, part])
+        return values
+
+    return standardise
 
 
 def _margin(chances: Floats, known: Ints, labels: Ints) -> Floats:

@@ -14,19 +14,19 @@ from clear._arrays import as_count, as_threads
 from clear._progress import Progress
 from clear.agreement import compare_scan
 from clear.approximate import Approximate
-from clear.collapse import Wrap, collapse, reassignment
+from clear.collapse import Wrap
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
 from clear.incremental import join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
-from clear.pockets import find_pockets, for_copies, group_scores, sample_levels
+from clear.pockets import find_pockets
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
 from clear.results import Approximation, Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
-from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
+from clear.suspicion import score_hulls, score_samples
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
@@ -157,13 +157,14 @@ def scan(
         if engine == "local":
             reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
-    reference.release()
-    scored = _score_training_set(reference, wrap, views)
-    approximation = None
-    if reference.approximate is not None:
-        approximation = compare_scan(reference, wrap, scored[0], partial(_score_training_set, views=views))
-    del wrap  # flags want memory of their own
-    return _judge(features, reference, *scored, approximation)
+    reference.divide_for_few()
+    again = partial(_score_training_set, views=views)
+    compare = None if reference.approximate is None else partial(compare_scan, reference, wrap, score=again)
+    hulls = score_hulls(reference, wrap)
+    del wrap  # as soon as nothing wants it: what comes now needs memory of its own
+    scores, threshold = score_samples(reference, hulls, views)
+    del hulls
+    return _judge(features, reference, scores, threshold, None if compare is None else compare(scores))
 
 
 def _scan_joining(
@@ -239,35 +240,7 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
 
 
 def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
-    config = reference.config
-    k = for_copies(reference, collapse(wrap, 0))
-    r = for_copies(reference, reassignment(wrap, 0))
-    weak = reference.core_accuracy < config.weak_accuracy
-    score = k if weak else r + k
-    group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
-    nearer = (r > 0) | weak  # another label must really be nearer; nan is not
-    judged = nearer & for_copies(reference, wrap.own_size[0] >= config.hull_size // 2)
-    distance = class_distances(reference)
-    outlying = outlyingness(score, distance)
-    support = mate_support(reference, outlying, wrap.mates)
-    second = view_scores(reference, views)
-    doubt = suspicion(outlying, reference.margin, support, second)
-    threshold = suspicion_threshold(doubt, config.certain_spreads)
-    return Scores(
-        collapse=k,
-        reassignment=r,
-        score=score,
-        group=group,
-        suspicion=doubt,
-        distance=distance,
-        margin=reference.margin,
-        support=support,
-        views=second,
-        suggested_label=for_copies(reference, wrap.other_label).astype(np.int64),
-        level=sample_levels(doubt, threshold, judged, nearer | (views is not None), config),
-        in_core=reference.in_core,
-        representative=reference.representative,
-    ), threshold
+    return score_samples(reference, score_hulls(reference, wrap), views)
 
 
 def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks
 from clear.config import ScanConfig
-from clear.prepare import Reference
+from clear.prepare import Reference, for_copies
 from clear.results import Flag, Level, Pocket
 
-__all__ = ["find_pockets", "for_copies", "group_scores", "mean_of_best", "robust_center", "sample_levels"]
+__all__ = ["find_pockets", "group_scores", "mean_of_best", "robust_center", "sample_levels"]
 
 Floats = npt.NDArray[np.float64]
-Number = TypeVar("Number", bound=np.generic)
 
 NEAREST_MATES, BEST_MATES = 4, 2
 LINKED_MATES = 10
@@ -55,13 +54,6 @@ def mean_of_best(values: Floats, mates: npt.NDArray[np.integer[Any]], count: int
         best = np.sort(of_mates, axis=1)[:, -count:]
         found[block] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
     return found
-
-
-def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Values of the distinct samples, (units,), for all rows, (n,): a copy has those of its representative."""
-    if len(reference.units) == len(reference.representative):
-        return values
-    return values[np.searchsorted(reference.units, reference.representative)]
 
 
 def group_scores(reference: Reference, single: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:

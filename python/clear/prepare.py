@@ -14,7 +14,7 @@ import threading
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ __all__ = [
     "count_classes",
     "describe_samples",
     "find_representatives",
+    "for_copies",
     "fit_preparation",
     "require_by_class",
     "scan_inputs",
@@ -54,6 +55,7 @@ FILED_BYTES = 1 << 30
 """Prepared rows that lie in a file of the folder of work, where there is one."""
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None = None) -> Preparation:
@@ -135,6 +137,19 @@ def find_representatives(rows: Rows, labels: Ints) -> Ints:
     return found
 
 
+def distinct_rows(representative: Ints) -> Ints:
+    """Rows that are their own representatives, ascending: the same array where all are."""
+    distinct = representative == np.arange(len(representative))
+    return representative if distinct.all() else np.flatnonzero(distinct)
+
+
+def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Values of the distinct samples, (units,), for all rows, (n,): a copy has those of its representative."""
+    if len(reference.units) == len(reference.representative):
+        return values
+    return values[np.searchsorted(reference.units, reference.representative)]
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a `Reference` is made of, beside its indices: enough to make it again elsewhere."""
@@ -203,7 +218,7 @@ class Reference:
         self.preparation = fit_preparation(values, self.config)
         self.rows: Rows = apply_preparation(values, self.preparation, place=None if work is None else work.folder)
         self.representative = find_representatives(self.rows, self.labels)
-        self.units: Ints = np.flatnonzero(self.representative == np.arange(n))
+        self.units = distinct_rows(self.representative)
         if len(self.units) < 2 * self.config.folds:
             raise ValueError(
                 f"features has {len(self.units)} distinct samples among {n}: want at least {2 * self.config.folds} "
@@ -255,10 +270,12 @@ class Reference:
                 self._held[run] = found
         return found
 
-    def release(self) -> None:
-        """Let go of the index that is held, unless there is only one to pack; and of freed memory."""
-        if len(self.runs) > 1:
+    def divide_for_few(self) -> None:
+        """From now on only few samples are asked about: pack fewer classes at a time. Answers stay the same."""
+        runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16, parts=4)
+        if runs != self.runs:
             with self._lock:
+                self.runs = runs
                 self._held.clear()
         release_memory()
 
@@ -334,7 +351,7 @@ class Reference:
         self.representative, self.in_core = parts.representative, parts.in_core
         self.margin = np.full(n, np.nan)  # only a scan wants it, of the set that it has prepared
         self.core_accuracy, self.approximate = parts.core_accuracy, parts.approximate
-        self.units = np.flatnonzero(self.representative == np.arange(n))
+        self.units = distinct_rows(self.representative)
         self.class_sizes = np.bincount(self.labels[self.units], minlength=self.n_classes).astype(np.int64)
         self._plan_indices()
         return self
@@ -343,9 +360,9 @@ class Reference:
         self, progress: Progress, work: Work | None, engine: FoldEngine | None
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], float]:
         """Mark rows whose cross-validated label agrees (a class where too few do keeps all its rows); margins."""
-        labels = self.labels[self.units]
-        rows = self.rows if len(self.units) == len(self.rows) else self.rows[self.units]
-        predicted, doubt = cross_validate(
+        alone = len(self.units) == len(self.rows)
+        labels, rows = (self.labels, self.rows) if alone else (self.labels[self.units], self.rows[self.units])
+        predicted, margin = cross_validate(
             rows,
             labels,
             self.config,
@@ -363,11 +380,7 @@ class Reference:
                 f"fewer than {self.config.hull_size} samples of class {_join(thin)} are predicted as such: "
                 "all of its samples serve as its core"
             )
-        in_core = np.zeros(len(self.labels), dtype=np.bool_)
-        in_core[self.units] = agrees
-        margin = np.full(len(self.labels), np.nan)
-        margin[self.units] = doubt
-        return in_core[self.representative], margin[self.representative], accuracy
+        return for_copies(self, agrees), for_copies(self, margin), accuracy
 
 
 def require_by_class(value: Approximate | str | None) -> Approximate | None:

@@ -14,18 +14,19 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_features, blocks, forget
+from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import cross_validate
-from clear.pockets import for_copies, mean_of_best, robust_center
-from clear.prepare import Reference, apply_preparation, fit_preparation
-from clear.results import Views
+from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels
+from clear.prepare import Ints, Reference, apply_preparation, fit_preparation, for_copies
+from clear.results import Scores, Views
 
-__all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold", "view_scores"]
+__all__ = ["HullScores", "score_hulls", "score_samples"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,6 +34,72 @@ BEST_MATES = 4
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
+
+
+class HullScores(NamedTuple):
+    """What hulls and mates say of every sample; fields as in `Scores`, (n,)."""
+
+    collapse: Floats
+    reassignment: Floats
+    score: Floats
+    group: Floats
+    distance: Floats
+    outlying: Floats
+    """z(S) + z(distance); nan where S is."""
+    support: Floats
+    suggested_label: Ints
+    nearer: npt.NDArray[np.bool_]
+    """Another label is really nearer."""
+    judged: npt.NDArray[np.bool_]
+    """And its hulls say enough to be certain."""
+
+
+def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
+    """Everything that scores want of the hull distances of the distinct samples, whose memory is then free."""
+    config = reference.config
+    k, r = for_copies(reference, collapse(wrap, 0)), for_copies(reference, reassignment(wrap, 0))
+    weak = reference.core_accuracy < config.weak_accuracy
+    score = k if weak else r + k
+    group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
+    nearer = (r > 0) | weak  # nan is not
+    distance = class_distances(reference)
+    outlying = _z(score)
+    outlying += _z(distance)
+    return HullScores(
+        collapse=k,
+        reassignment=r,
+        score=score,
+        group=group,
+        distance=distance,
+        outlying=outlying,
+        support=for_copies(reference, mean_of_best(outlying, wrap.mates, BEST_MATES)),
+        suggested_label=for_copies(reference, wrap.other_label).astype(np.int64),
+        nearer=nearer,
+        judged=nearer & for_copies(reference, wrap.own_size[0] >= config.hull_size // 2),
+    )
+
+
+def score_samples(reference: Reference, hulls: HullScores, views: Views | None) -> tuple[Scores, float]:
+    """Suspicion and level of every sample, with all that led there, and the threshold of the certain ones."""
+    config = reference.config
+    second = None if views is None else view_scores(reference, views)
+    doubt = suspicion(hulls.outlying, reference.margin, hulls.support, second)
+    threshold = suspicion_threshold(doubt, config.certain_spreads)
+    return Scores(
+        collapse=hulls.collapse,
+        reassignment=hulls.reassignment,
+        score=hulls.score,
+        group=hulls.group,
+        suspicion=doubt,
+        distance=hulls.distance,
+        margin=reference.margin,
+        support=hulls.support,
+        views=np.full(len(doubt), np.nan) if second is None else second,
+        suggested_label=hulls.suggested_label,
+        level=sample_levels(doubt, threshold, hulls.judged, hulls.nearer | (views is not None), config),
+        in_core=reference.in_core,
+        representative=reference.representative,
+    ), threshold
 
 
 def class_distances(reference: Reference) -> Floats:
@@ -61,26 +128,9 @@ def class_distances(reference: Reference) -> Floats:
     return found[reference.representative]
 
 
-def outlyingness(score: Floats, distance: Floats) -> Floats:
-    """z(S) + z(distance), float64 (n,); nan where S is."""
-    total = _z(score)
-    total += _z(distance)
-    return total
-
-
-def mate_support(reference: Reference, outlying: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
-    """Mean of the largest values among each sample's nearest mates, float64 (n,); nan with less than four mates.
-
-    mates integers (units, 10): those of every distinct sample, -1 where absent.
-    """
-    return for_copies(reference, mean_of_best(outlying, mates, BEST_MATES))
-
-
-def view_scores(reference: Reference, views: Views | None) -> Floats:
-    """What a second look says of every sample, float64 (n,); nan without one."""
+def view_scores(reference: Reference, views: Views) -> Floats:
+    """What a second look says of every sample, float64 (n,)."""
     n = len(reference.labels)
-    if views is None:
-        return np.full(n, np.nan)
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
     early = as_features(views.early, "views.early")
@@ -91,13 +141,13 @@ def view_scores(reference: Reference, views: Views | None) -> Floats:
     return found[reference.representative]
 
 
-def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
-    """The largest of the three standard scores, float64 (n,)."""
+def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats | None) -> Floats:
+    """The largest of the standard scores, float64 (n,)."""
     largest = _z(margin)
-    largest = _z(np.add(outlying, largest, out=largest))
-    for other in (_z(outlying + support), _z(views)):
-        np.fmax(largest, other, out=largest)
-    return largest
+    largest = _z(np.add(outlying, largest, out=largest), out=largest)
+    company = outlying + support
+    np.fmax(largest, _z(company, out=company), out=largest)
+    return largest if views is None else np.fmax(largest, _z(views), out=largest)
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:
@@ -105,15 +155,16 @@ def suspicion_threshold(values: Floats, spreads: float) -> float:
     middle, spread = robust_center(values)
     if not spread > 0:
         return float("inf")
-    tail = (np.nanquantile(values, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
+    high = np.quantile(values[~np.isnan(values)], TAIL_QUANTILE, overwrite_input=True)
+    tail = (high - middle) / TAIL_NORMAL / spread
     return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
 
 
-def _z(values: Floats) -> Floats:
-    """Robust standard scores; nan stays nan, and values that do not vary are 0."""
+def _z(values: Floats, out: Floats | None = None) -> Floats:
+    """Robust standard scores; nan stays nan, and values that do not vary are 0. `out`: where they go, `values` too."""
     middle, spread = robust_center(values)
     if not spread > 0:
-        return values * 0.0
-    scores = values - middle
+        return np.multiply(values, 0.0, out=out)
+    scores = np.subtract(values, middle, out=out)
     scores /= spread
     return scores

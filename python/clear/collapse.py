@@ -35,6 +35,7 @@ __all__ = [
     "keep_nearer",
     "measure",
     "measure_run",
+    "measuring_bytes",
     "nearest_other",
     "reassignment",
 ]
@@ -135,9 +136,15 @@ def measure_run(
 
 
 def _blocks(reference: Reference, run: Run, points: Rows, scales: tuple[Scale, ...], others: bool) -> Iterator[slice]:
-    size = reference.config.hull_size
-    row_bytes = 16 * (size + max(s.mates for s in scales)) + (24 * size * (run[1] - run[0]) if others else 0)
+    classes = run[1] - run[0] if others else 0
+    row_bytes = measuring_bytes(reference.config.hull_size, max(scale.mates for scale in scales), classes)
     return blocks(len(points), row_bytes + 4 * points.shape[1], budget=BLOCK_BYTES)
+
+
+def measuring_bytes(size: int, mates: int, classes: int) -> int:
+    """Of a sample while its hulls of `size` vertices are measured: its own, then those of the classes of a run."""
+    pool = mates + size
+    return max(32 * pool + mates * (16 + pool), 24 * size * classes)
 
 
 def empty_wrap(m: int, scales: int, rows: int) -> Wrap:

@@ -16,6 +16,7 @@ from clear.reach import Recorder
 from clear.work import PIECE_ROWS, Arrays, Work
 
 __all__ = [
+    "LOCAL_ROWS",
     "Engine",
     "LocalEngine",
     "Piece",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 STAGE = "hulls"
-LOCAL_ROWS = 1 << 16
+LOCAL_ROWS = 1 << 14
 """Samples in a piece that is not stored."""
 
 

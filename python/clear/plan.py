@@ -18,12 +18,13 @@ from clear._blas import one_numpy_thread
 from clear._lists import default_lists
 from clear.approximate import Approximate, as_approximate
 from clear.class_index import class_runs
-from clear.collapse import BLOCK_BYTES
-from clear.config import ScanConfig
+from clear.collapse import BLOCK_BYTES, measuring_bytes
+from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import MAX_FIT_ROWS, cross_validate
 from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
+from clear.pieces import LOCAL_ROWS
 from clear.prepare import apply_preparation, find_representatives, fit_preparation
 
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
@@ -31,12 +32,16 @@ __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 SAMPLE_ROWS, LARGE_SAMPLE, SAMPLE_QUERIES = 4096, 1 << 15, 1024
 PIECE_BYTES = 13
 """Of a sample in a piece of the stage "hulls", for each run of classes: 12 and its share of the file's head."""
-KEPT_BYTES = 40
-"""Of a sample beside its prepared row: labels, numbers of rows, marks."""
-WRAP_BYTES, SCORE_BYTES = 72, 180
-"""Of a sample: its distances; its scores, and what is sorted to draw levels."""
-PACKING_BYTES = 80
-"""Of a packed row beside its numbers, while it is packed."""
+KEPT_BYTES = 28
+"""Of a sample beside its prepared row: number of its representative, margin, marks."""
+SORT_BYTES, FOLD_BYTES = 24, 32
+"""Of a sample: while copies are found; rows of the folds, and what they predict."""
+WRAP_BYTES, SCORE_BYTES = 70, 72
+"""Of a sample: its distances and mates; its scores."""
+PACKING_BYTES, NUMBERS_BYTES = 80, 16
+"""Of a packed row beside its numbers, while it is packed; of any row, its class in the run."""
+FLAG_BYTES = 8 << 10
+"""Of a flag, with its hulls."""
 LIBRARY_BYTES, SKLEARN_BYTES = 150 << 20, 90 << 20
 """Resident at least once the libraries of a scan are imported; what scikit-learn and SciPy bring of it."""
 LISTS_SLOWER = 1.6
@@ -185,8 +190,8 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
     return (classes + 3) * lists + (classes + 1) * size * min(1.0, how.probes / lists)
 
 
-def _runs(n: int, width: int, classes: int) -> int:
-    return len(class_runs(np.full(classes, n // classes), 4 * width + 16))
+def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
+    return len(class_runs(np.full(classes, n // classes), 4 * width + 16, parts=parts))
 
 
 def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> tuple[int, dict[str, int]]:
@@ -194,13 +199,16 @@ def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> t
     width = d if d <= config.pca_above else config.pca_width
     row = 4 * width
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
-    packed = -(-n // _runs(n, width, classes))
-    block = min(BLOCK_BYTES, n * (24 * config.hull_size * classes + row))
+    runs = _runs(n, width, classes)
+    packed, few = -(-n // runs), -(-n // _runs(n, width, classes, parts=4))
+    at_once = min(n, LOCAL_ROWS) * (measuring_bytes(config.hull_size, SCAN_SCALE.mates, -(-classes // runs)) + row)
+    fits = min(threads, config.folds)
+    shown = NUMBERS_BYTES * n + few * (row + PACKING_BYTES) + FLAG_BYTES * round(n * config.review_rate)
     return n * (row + KEPT_BYTES), {
-        "prepare": 4 * min(16 << 20, 8 * n * d) + 56 * n + (0 if width == d else 4 * 8 * d * d),
-        "core": 32 * n + min(threads, config.folds) * fitted * 4 * (3 * width + 4 * classes),
-        "hulls": WRAP_BYTES * n + packed * (row + PACKING_BYTES) + 2 * block,
-        "flags": (WRAP_BYTES + SCORE_BYTES) * n + packed * (row + PACKING_BYTES),
+        "prepare": 2 * min(16 << 20, 8 * n * d) + SORT_BYTES * n + (0 if width == d else 4 * 8 * d * d),
+        "core": FOLD_BYTES * n + fits * fitted * 4 * (width + 4 * classes),
+        "hulls": (WRAP_BYTES + NUMBERS_BYTES) * n + packed * (row + PACKING_BYTES) + min(BLOCK_BYTES, at_once),
+        "flags": SCORE_BYTES * n + max(WRAP_BYTES * n, shown),
     }
 
 

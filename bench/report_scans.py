@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 # How CPU seconds grow with rows: what is done for each, and its neighbours among all or in lists of sqrt(rows).
 GROWTH = {"exact": (1.0, 2.0), "ivf": (1.0, 1.5)}
 CORES = 1600
+LARGE = 1_000_000  # rows that tell what each takes in memory
 HEAD = (
     "| rows | candidates | elapsed (plan) | CPU | peak memory (plan) | beyond the start, over float32 features "
     "| recall | level as exact: all, flagged | planted found | time over neighbours' |",
@@ -47,8 +48,13 @@ def text(document: dict[str, Any]) -> str:
 
 def extrapolated(scans: list[dict[str, Any]]) -> Iterable[str]:
     """What the scans above say of larger ones: a fit, and where it ends."""
-    models = {mode: fit([row for row in scans if row["mode"] == mode], powers) for mode, powers in GROWTH.items()}
-    yield "CPU seconds of n rows, fitted to these scans (least squares of relative errors):"
+    of_mode = {mode: [row for row in scans if row["mode"] == mode] for mode in GROWTH}
+    large = [row for row in scans if row["rows"] >= LARGE]
+    if not (large and all(len(rows) >= 2 for rows in of_mode.values())):
+        return
+    models = {mode: fit(rows, GROWTH[mode]) for mode, rows in of_mode.items()}
+    yield "CPU seconds of n rows, fitted to these scans (least squares of relative errors). Beyond their sizes this is"
+    yield "extrapolation, and cores are taken to share the work perfectly:"
     yield ""
     for mode, (factors, worst) in models.items():
         terms = " + ".join(f"{f:.2g} n^{power:g}" for f, power in zip(factors, GROWTH[mode], strict=True) if f > 0)
@@ -56,7 +62,7 @@ def extrapolated(scans: list[dict[str, Any]]) -> Iterable[str]:
     yield ""
     yield f"| rows | exact, CPU | on {CORES:,} cores | IVF, CPU | memory where the report is made |"
     yield "|---|---|---|---|---|"
-    each = max((row["peak_rss"] - row["before_rss"]) / row["rows"] for row in scans if row["rows"] >= 1_000_000)
+    each = max((row["peak_rss"] - row["before_rss"]) / row["rows"] for row in large)
     for rows in (10**8, 10**9):
         exact, lists = (float(np.dot(models[m][0], [float(rows) ** p for p in GROWTH[m]])) for m in ("exact", "ivf"))
         cells = [f"{rows:,}", hours(exact), hours(exact / CORES), hours(lists), f"{each * rows / 2**30:,.0f} GiB"]

@@ -245,6 +245,7 @@ class Reference:
             self.order, self.order_groups = self.units[place], self.order_groups[place].astype(np.int32)
         self._held: dict[Run, ClassIndex] = {}
         self._lock = threading.Lock()
+        self._exact: Reference | None = None
 
     def divide(self) -> None:
         """From now on pack only some classes at a time, where all take much memory."""
@@ -318,9 +319,12 @@ class Reference:
         """The same with exact neighbours; itself where they are."""
         if self.approximate is None:
             return self
-        other = copy.copy(self)
-        other.approximate, other.centres, other._held = None, None, {}
-        return other
+        with self._lock:
+            if self._exact is None:
+                self._exact = copy.copy(self)
+                self._exact.approximate, self._exact.centres, self._exact._held = None, None, {}
+                self._exact._lock = threading.Lock()
+        return self._exact
 
     def parts(self) -> Parts:
         """What it is made of, beside the indices."""

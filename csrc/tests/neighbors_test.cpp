@@ -33,6 +33,7 @@ std::vector<Level> levels() {
 #if defined(__x86_64__)
     if (best_isa() >= Isa::avx2) found.push_back({Isa::avx2, &neighbor_kernels_avx2});
     if (best_isa() >= Isa::avx512) found.push_back({Isa::avx512, &neighbor_kernels_avx512});
+    if (best_isa() >= Isa::avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back({Isa::avx512, &neighbor_kernels_vnni});
 #endif
     return found;
 }
@@ -135,18 +136,21 @@ void every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted() {
 }
 
 // The bound that makes the search exact: no score errs by more, near or far, for any metric and instruction set.
-void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, float offset) {
+void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, float offset, Scoring scoring) {
     Index const n = panel_rows;
     auto base = random_floats(n * d, 4);
     for (float& value : base) value += offset;
     std::vector<Index> rows(at(n)), labels(at(n), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
-    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric);
+    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric, true, scoring);
     PackedRows const& packed = *whole.rows;
     auto query = random_floats(d, 5);
     for (float& value : query) value = offset + 3 * value;
     std::vector<float> group(at(group_queries * d), 0.0F);
-    ScaledQuery const scaled = pack_query(packed, query.data(), group.data());
+    std::vector<std::int16_t> short_group(at(group_queries * (d + 1)), 0);
+    ScaledQuery const scaled = pack_query(packed, query.data(), 0, group.data(), short_group.data());
+    std::vector<float> const factor(group_queries, product_factor(scaled, whole.by_reach[0].reach));
+    CHECK(packed.shorts.empty() == (scoring == Scoring::floats));
 
     Index const stride = 2 * panel_rows + 16;
     std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
@@ -154,7 +158,8 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
     std::vector<std::int32_t> full(group_queries, static_cast<std::int32_t>(panel_rows));
     cutoff[0] = -std::numeric_limits<float>::max();
-    kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .stored = nullptr,
+    kernels.scan({.queries = group.data(), .groups = 1, .short_queries = short_group.data(),
+                  .shorts = packed.shorts.empty() ? nullptr : packed.shorts.data(), .factor = factor.data(), .panels = packed.panels.data(), .stored = nullptr,
                   .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
                   .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
                   .wanted = wanted.data(), .count = count.data(), .full = full.data(), .scores = scores.data(), .positions = positions.data(),
@@ -177,7 +182,9 @@ void scores_stay_within_their_error_bound() {
     for (Level const& level : levels())
         for (Metric metric : {Metric::euclidean, Metric::cosine, Metric::inner_product})
             for (Index d : {1, 5, 64, 700})
-                for (float offset : {0.0F, 1000.0F}) check_error_bound(*level.kernels, metric, d, offset);
+                for (float offset : {0.0F, 1000.0F})
+                    for (Scoring scoring : {Scoring::floats, Scoring::shorts})
+                        check_error_bound(*level.kernels, metric, d, offset, scoring);
 }
 
 void searches_equal_the_definition() {

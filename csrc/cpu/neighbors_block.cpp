@@ -26,7 +26,7 @@ void measure(Workspace& work, Index slot, std::int32_t const* positions, Index c
     }
     NeighborKernels const& kernels = work.request->kernels;
     auto const measure_rows = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
-    measure_rows(work.query(slot), packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
+    measure_rows(work.wide_queries.data() + slot * packed.base.cols, packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
                  work.lengths.data());
     report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
     for (Index i = 0; i < count; ++i) work.rows[at(i)] = packed.row_of[at(positions[i])];
@@ -129,6 +129,7 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     else
         work.queries.assign(padded * at(d), 0.0F);
     work.factor.assign(padded, 0.0F);
+    work.wide_queries.resize(padded * at(d));
     work.scaled.resize(padded);
     work.cutoff.resize(padded);
     work.slack.resize(padded);
@@ -143,6 +144,7 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.chosen_scores.resize(at(most_ranked));
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
+        std::copy_n(work.query(slot), d, work.wide_queries.data() + slot * d);
         work.scaled[at(slot)] = pack_query(packed, work.query(slot), slot % group_queries, work.queries.data() + (shorts ? 0 : first * d),
                                            work.short_queries.data() + (shorts ? first * (d + d % 2) : 0));
         work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));

@@ -54,8 +54,8 @@ struct ScanBlock {
     void* context;
 };
 
-// `scratch` holds most_measured rows, unless the base is float32.
-using Measure = void(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
+// `query`: widened. `scratch` holds most_measured rows, unless the base is float32.
+using Measure = void(double const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
                      Index count, float* scratch, double* out);
 
 // Scored rows of one query: at positions, or (null) at first, first + 1, ...; a score of -inf: not to be found.

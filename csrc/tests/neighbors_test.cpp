@@ -64,6 +64,7 @@ void every_kernel_measures_the_bits_of_the_definition() {
             for (Index n : {1, 3, 4, 5, 29}) {
                 auto const base = random_floats(n * d, 1);
                 auto const query = random_floats(d, 2);
+                std::vector<double> const wide(query.begin(), query.end());
                 std::vector<Index> rows(at(n));
                 std::vector<std::int32_t> positions(at(n));
                 for (Index i = 0; i < n; ++i) {
@@ -72,10 +73,10 @@ void every_kernel_measures_the_bits_of_the_definition() {
                 }
                 std::vector<double> out(at(n));
                 StoredRows const base_rows{base.data(), Storage::float32, n, d, d};
-                level.kernels->distances(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
+                level.kernels->distances(wide.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == std::sqrt(squared_distance(query.data(), base.data() + rows[at(i)] * d, d)));
-                level.kernels->products(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
+                level.kernels->products(wide.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == inner_product(query.data(), base.data() + rows[at(i)] * d, d));
             }

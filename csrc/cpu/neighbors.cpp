@@ -1,4 +1,4 @@
-// Exact nearest neighbours: float32 kernels propose every row within a proven margin of the k-th best, float64 decides.
+// Exact nearest neighbours: kernels of low precision propose every row within a proven margin of the k-th best, float64 decides.
 #include "clear/neighbors.hpp"
 
 #include <algorithm>

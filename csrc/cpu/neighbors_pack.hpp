@@ -48,6 +48,11 @@ struct PackedRows {
     std::vector<float> centre;      // any point near the rows: it makes errors small, never wrong
     double scale = 1;               // a power of two
     double offset = 0;              // no row, scaled, is longer than reach + offset
+
+    // Column t of a row of the base as it is scored.
+    double number(float const* row, double weight, Index t) const {
+        return (static_cast<double>(row[t]) * weight - static_cast<double>(centre[static_cast<std::size_t>(t)])) * scale;
+    }
 };
 
 // Small classes that share panels: one after the other, without padding between them.

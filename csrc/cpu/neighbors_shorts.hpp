@@ -25,8 +25,8 @@ inline std::int16_t round_short(double value) { return static_cast<std::int16_t>
 // length: |x.y - x'.y'| <= |x - x'||y| + |x'||y - y'| <= g + (1 + g) g.
 double short_error(Index d);
 
-// Whether integers tell apart what is near from what is not: if of a sample of rows (n x d, centred) few more than the
-// nearest lie within the error of those.
-bool shorts_suffice(std::span<float const> sample, Index d);
+// Whether integers tell apart what is near from what is not: if, for queries and rows (both n x d and centred; they may be
+// the same), few more rows than the nearest lie within the error of those.
+bool shorts_suffice(std::span<float const> queries, std::span<float const> rows, Index d);
 
 }  // namespace clear

@@ -188,6 +188,27 @@ void scores_stay_within_their_error_bound() {
                         check_error_bound(*level.kernels, metric, d, offset, scoring);
 }
 
+// Rows of `classes` random places, `spread` apart from these.
+PackedBase pack_clusters(std::vector<float>& base, Index classes, float spread) {
+    Index const n = 1200, d = 16;
+    auto const places = random_floats(classes * d, 8);
+    base = random_floats(n * d, 9);
+    std::vector<Index> rows(at(n)), labels(at(n));
+    for (Index i = 0; i < n; ++i) {
+        rows[at(i)] = i, labels[at(i)] = i % classes;
+        for (Index t = 0; t < d; ++t) base[at(i * d + t)] = places[at(i % classes * d + t)] + spread * base[at(i * d + t)];
+    }
+    return pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, classes, Metric::euclidean, true, Scoring::automatic);
+}
+
+void rows_too_much_alike_for_integers_are_scored_in_float32() {
+    std::vector<float> base;
+    for (Index classes : {1, 3, 10}) {
+        CHECK(!pack_clusters(base, classes, 1).rows->shorts.empty());
+        CHECK(classes == 1 || pack_clusters(base, classes, 1e-4F).rows->shorts.empty());
+    }
+}
+
 void searches_equal_the_definition() {
     for (Index d : {1, 6, 20})
         for (bool lattice : {false, true})
@@ -239,6 +260,7 @@ void neighbors_tests() {
     every_kernel_ranks_scores_and_keeps_ties_in_order();
     every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted();
     scores_stay_within_their_error_bound();
+    rows_too_much_alike_for_integers_are_scored_in_float32();
     searches_equal_the_definition();
     misuse_of_the_neighbor_index_throws();
 }

@@ -9,13 +9,16 @@ import clear
 
 ISAS = ["baseline", "avx2", "avx512"]
 SUPPORTED = ISAS[: ISAS.index(clear.build_info()["best_isa"]) + 1]
-KINDS = ["normal", "lattice", "offset"]
+KINDS = ["normal", "lattice", "offset", "clusters"]  # tight clusters are scored in float32, the others as integers
 
 
 def make_data(kind):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (3000, 20)).astype(float) if kind == "lattice" else rng.standard_normal((3000, 20))
-    return (x + 3e4 * (kind == "offset")).astype(np.float32), rng.integers(0, 6, 3000)
+    labels = rng.integers(0, 6, 3000)
+    if kind == "clusters":
+        x = rng.standard_normal((6, 20))[labels] + 1e-4 * x
+    return (x + 3e4 * (kind == "offset")).astype(np.float32), labels
 
 
 def search_all_ways(index, x, labels, m, threads):

@@ -99,7 +99,7 @@ def test_float16_rows_in_any_order_are_read():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory in use as Linux tells it")
-def test_a_float16_index_takes_half_the_memory():
+def test_an_index_takes_half_the_memory_of_float32_rows_in_either_precision():
     code = """
 import numpy as np, clear
 def held():
@@ -111,6 +111,6 @@ for dtype in (np.float32, np.float16):
     kept.append(clear.NeighborIndex(x))
     print((held() - before) / (x.size * 4))
 """
-    whole, half = map(float, subprocess.check_output([sys.executable, "-c", code], text=True).split())
-    assert 0.9 < whole < 1.2
-    assert 0.4 < half < 0.65
+    shares = list(map(float, subprocess.check_output([sys.executable, "-c", code], text=True).split()))
+    assert len(shares) == 2
+    assert all(0.4 < share < 0.65 for share in shares)

@@ -1,5 +1,5 @@
-// Exact nearest neighbours, plain and per class. float32 tiles propose within a proven rounding margin; the distances
-// reported and their order come from the float64 routines of exact.hpp.
+// Exact nearest neighbours, plain and per class. Tiles of 16-bit integers (float32 where these are too coarse) propose
+// within a proven rounding margin; the distances reported and their order come from the float64 routines of exact.hpp.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace clear {
 // the largest is the nearest.
 enum class Metric { euclidean, cosine, inner_product };
 
-// Packed copy of a base for searching, in the precision of the base. Keeps a view of `base`, which must outlive it.
+// Packed copy of a base for searching, in 16 bits a number, or in 32 where float32 rows need them. Keeps a view of `base`, which must outlive it.
 class NeighborIndex {
 public:
     // base: (n, d), finite. rows: which rows of base can be found, ascending; their numbers are what searches return.

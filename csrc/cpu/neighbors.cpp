@@ -1,4 +1,4 @@
-// Exact nearest neighbours: float32 kernels propose every row within a proven margin of the k-th best, float64 decides.
+// Exact nearest neighbours: kernels of low precision propose every row within a proven margin of the k-th best, float64 decides.
 #include "clear/neighbors.hpp"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace clear {
 
 NeighborKernels const& neighbor_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return neighbor_kernels_avx512;
+    if (isa == Isa::avx512) return __builtin_cpu_supports("avx512vnni") ? neighbor_kernels_vnni : neighbor_kernels_avx512;
     if (isa == Isa::avx2) return neighbor_kernels_avx2;
 #endif
     static_cast<void>(isa);
@@ -229,7 +229,7 @@ NeighborIndex::NeighborIndex(StoredRows base, std::span<Index const> rows, std::
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
     }
     KeepDenormals const mode;
-    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric, !lists)});
+    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric, !lists, Scoring::automatic)});
 }
 NeighborIndex::NeighborIndex(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
 NeighborIndex NeighborIndex::subset(std::span<std::uint8_t const> found) const {

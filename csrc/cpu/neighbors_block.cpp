@@ -7,10 +7,13 @@ namespace clear {
 
 namespace {
 
-constexpr Index cache_floats = 48 * 1024;  // of packed base that the second-level cache keeps beside the queries
+constexpr Index cache_bytes = 192 * 1024;  // of packed base that the second-level cache keeps beside the queries
 
 // Panels that are scanned with every group of queries before the next.
-Index panel_step(Index d) { return std::max<Index>(2, cache_floats / (d * panel_rows)); }
+Index panel_step(PackedRows const& packed) {
+    Index const size = packed.shorts.empty() ? 4 : 2;
+    return std::max<Index>(2, cache_bytes / (packed.base.cols * panel_rows * size));
+}
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -23,7 +26,7 @@ void measure(Workspace& work, Index slot, std::int32_t const* positions, Index c
     }
     NeighborKernels const& kernels = work.request->kernels;
     auto const measure_rows = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
-    measure_rows(work.query(slot), packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
+    measure_rows(work.wide_queries.data() + slot * packed.base.cols, packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
                  work.lengths.data());
     report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
     for (Index i = 0; i < count; ++i) work.rows[at(i)] = packed.row_of[at(positions[i])];
@@ -72,6 +75,14 @@ void spill(void* context, Index slot) {
     work.cutoff[q] = std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
 }
 
+// The slots are to meet the panels of a segment.
+void open_segment(Workspace& work, Segment const& segment) {
+    work.block.first_panel = segment.first_panel;
+    work.block.last_panel = segment.last_panel;
+    if (work.block.shorts == nullptr) return;
+    for (Index slot = 0; slot < work.slots; ++slot) work.factor[at(slot)] = product_factor(work.scaled[at(slot)], segment.reach);
+}
+
 // Raises the slack of every slot to the error bound of rows within `reach`, and lowers the cutoffs accordingly.
 void allow_error(Workspace& work, double reach) {
     constexpr float lowest = -std::numeric_limits<float>::max();
@@ -112,7 +123,13 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.request = &request;
     work.order = order;
     work.slots = slots;
-    work.queries.assign(padded * at(d), 0.0F);
+    bool const shorts = !packed.shorts.empty();
+    if (shorts)
+        work.short_queries.assign(padded * at(d + d % 2), 0);
+    else
+        work.queries.assign(padded * at(d), 0.0F);
+    work.factor.assign(padded, 0.0F);
+    work.wide_queries.resize(padded * at(d));
     work.scaled.resize(padded);
     work.cutoff.resize(padded);
     work.slack.resize(padded);
@@ -120,21 +137,23 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     work.count.resize(padded);
     work.full.resize(padded);
     if (packed.base.storage != Storage::float32) {
-        work.widened.resize(at(panel_step(d) * d * panel_rows));
+        work.widened.resize(at(panel_step(packed) * d * panel_rows));
         work.measured_rows.resize(at(most_measured * d));
     }
     work.measured.resize(padded);
     work.chosen_scores.resize(at(most_ranked));
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
-        work.scaled[at(slot)] =
-            pack_query(packed, work.query(slot), work.queries.data() + first * d + slot % group_queries);
+        std::copy_n(work.query(slot), d, work.wide_queries.data() + slot * d);
+        work.scaled[at(slot)] = pack_query(packed, work.query(slot), slot % group_queries, work.queries.data() + (shorts ? 0 : first * d),
+                                           work.short_queries.data() + (shorts ? first * (d + d % 2) : 0));
         work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));
     }
-    work.block = {.queries = work.queries.data(), .groups = groups, .panels = packed.panels.data(),
+    work.block = {.queries = work.queries.data(), .groups = groups, .short_queries = work.short_queries.data(),
+                  .shorts = shorts ? packed.shorts.data() : nullptr, .factor = work.factor.data(), .panels = packed.panels.data(),
                   .stored = packed.stored_panels.data(), .storage = packed.base.storage, .centre = packed.centre.data(),
                   .squares = packed.squares.empty() ? nullptr : packed.squares.data(), .scale = packed.scale,
-                  .widened = work.widened.data(), .step = panel_step(d), .half = request.packed.half.data(), .first_panel = 0,
+                  .widened = work.widened.data(), .step = panel_step(packed), .half = request.packed.half.data(), .first_panel = 0,
                   .last_panel = 0, .d = d,
                   .cutoff = work.cutoff.data(), .slack = work.slack.data(), .wanted = work.wanted.data(),
                   .count = work.count.data(), .full = work.full.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
@@ -183,8 +202,7 @@ void empty_buffers(Workspace& work, Index label) {
 
 void scan_segment(Workspace& work, Segment const& segment) {
     allow_error(work, segment.reach);
-    work.block.first_panel = segment.first_panel;
-    work.block.last_panel = segment.last_panel;
+    open_segment(work, segment);
     work.request->kernels.scan(work.block);
 }
 
@@ -196,8 +214,7 @@ void score_segment(Workspace& work, Segment const& segment) {
         double const error = length > farthest_scored ? 0 : score_error(*work.request->packed.rows, length, segment.reach);
         work.slack[at(slot)] = static_cast<float>(2 * error * (1 + 0x1p-20));
     }
-    work.block.first_panel = segment.first_panel;
-    work.block.last_panel = segment.last_panel;
+    open_segment(work, segment);
     work.request->kernels.score(work.block);
 }
 

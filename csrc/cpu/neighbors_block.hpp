@@ -30,10 +30,12 @@ struct Workspace {
     Index const* order = nullptr;  // slot -> query
     Index slots = 0;
     std::vector<ScaledQuery> scaled;
-    AlignedFloats queries, cutoff, slack, scores, widened;
+    AlignedVector<std::int16_t> short_queries;
+    AlignedFloats queries, factor, cutoff, slack, scores, widened;
     AlignedFloats measured_rows;  // of a base kept in 16 bits; spill() measures while `widened` is in use
     std::vector<std::int32_t> wanted, count, full, positions;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
+    std::vector<double> wide_queries;  // to measure from: row after row
     std::vector<double> lengths;  // of the chosen rows, and which they are
     std::vector<Index> rows;
     std::vector<std::int32_t> chosen, kept_positions;  // for Choice

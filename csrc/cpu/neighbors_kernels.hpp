@@ -18,6 +18,11 @@ constexpr Index group_queries = 8;  // queries that lie side by side in a group:
 struct ScanBlock {
     float const* queries;  // packed groups
     Index groups;
+    // Unless null, instead of queries and panels: their numbers rounded to 16-bit integers, two columns side by side,
+    // [group][pair][group_queries][2] and [panel][pair][panel_rows][2]. No sum of products leaves 32 bits.
+    std::int16_t const* short_queries = nullptr;
+    std::int16_t const* shorts = nullptr;
+    float const* factor = nullptr;  // by query: what the products of its integers with those of these panels are multiplied by
     float const* panels;  // packed base
     std::uint16_t const* stored;  // or, unless storage is float32, its numbers; `step` panels at a time are widened into
     Storage storage;              // `widened`, centred and scaled as the others are
@@ -49,8 +54,8 @@ struct ScanBlock {
     void* context;
 };
 
-// `scratch` holds most_measured rows, unless the base is float32.
-using Measure = void(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
+// `query`: widened. `scratch` holds most_measured rows, unless the base is float32.
+using Measure = void(double const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions,
                      Index count, float* scratch, double* out);
 
 // Scored rows of one query: at positions, or (null) at first, first + 1, ...; a score of -inf: not to be found.
@@ -90,6 +95,7 @@ extern NeighborKernels const neighbor_kernels_baseline;
 #if defined(__x86_64__)
 extern NeighborKernels const neighbor_kernels_avx2;
 extern NeighborKernels const neighbor_kernels_avx512;
+extern NeighborKernels const neighbor_kernels_vnni;  // AVX-512 with its integer dot products
 #endif
 
 // The table of an instruction set.

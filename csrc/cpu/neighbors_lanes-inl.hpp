@@ -3,7 +3,7 @@
 
 #include "neighbors_kernels.hpp"
 
-#if CLEAR_VECTOR_BYTES >= 32
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -24,6 +24,19 @@ inline Floats load(float const* from) {
     Floats value;
     __builtin_memcpy(&value, from, sizeof value);
     return value;
+}
+
+inline Ints load_pairs(std::int16_t const* from) {
+    Ints value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+}
+
+// Two 16-bit integers, side by side in every lane.
+inline Ints fill_pair(std::int16_t const* from) {
+    std::int32_t pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return pair - Ints{};
 }
 
 inline void store(float* to, Floats value) { __builtin_memcpy(to, &value, sizeof value); }
@@ -47,6 +60,25 @@ inline Floats multiply_add(Floats a, Floats b, Floats sum) {
     return _mm256_fmadd_ps(a, b, sum);
 #else
     return a * b + sum;
+#endif
+}
+
+// sum + a[0] b[0] + a[1] b[1], ... of pairs of 16-bit integers. `Vnni`: in one instruction, written out because GCC 12
+// moves the sums of its own function through memory.
+template <bool Vnni>
+inline Ints add_pairs(Ints a, Ints b, Ints sum) {
+#if !defined(__x86_64__)
+    return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#elif CLEAR_VECTOR_BYTES == 64
+    if constexpr (Vnni) {
+        asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
+    return sum + reinterpret_cast<Ints>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif CLEAR_VECTOR_BYTES == 32
+    return sum + reinterpret_cast<Ints>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+    return sum + reinterpret_cast<Ints>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
 #endif
 }
 

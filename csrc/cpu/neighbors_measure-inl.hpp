@@ -25,9 +25,9 @@ inline Doubles load_doubles(float const* from) {
 enum class Measured { distance, product };
 
 template <Measured What>
-__attribute__((noinline)) void add_rest(float const* query, float const* row, Index t, Index d, double* part) {
+__attribute__((noinline)) void add_rest(double const* query, float const* row, Index t, Index d, double* part) {
     for (; t < d; ++t) {
-        double const x = static_cast<double>(query[t]);
+        double const x = query[t];
         double const y = static_cast<double>(row[t]);
         part[t % 8] += What == Measured::product ? x * y : (x - y) * (x - y);
     }
@@ -68,25 +68,39 @@ inline void store_sums(__m512d a, __m512d b, __m512d c, __m512d e, double* out) 
 }
 #endif
 
+// Eight columns of several rows.
 template <Measured What, int Rows>
-inline void measure_rows(float const* query, float const* const* rows, Index d, double* out) {
-    Doubles sum[Rows][double_vectors] = {};
-    Index t = 0;
-    for (; t + 8 <= d; t += 8)
+inline __attribute__((always_inline)) void add_columns(double const* query, float const* const* rows, Index t,
+                                                       Doubles (&sum)[Rows][double_vectors]) {
 #pragma GCC unroll 4
-        for (int v = 0; v < double_vectors; ++v) {
-            Doubles const x = load_doubles(query + t + v * double_lanes);
+    for (int v = 0; v < double_vectors; ++v) {
+        Doubles x;
+        __builtin_memcpy(&x, query + t + v * double_lanes, sizeof x);
 #pragma GCC unroll 4
-            for (int r = 0; r < Rows; ++r) {
-                Doubles const y = load_doubles(rows[r] + t + v * double_lanes);
-                if constexpr (What == Measured::product) {
-                    sum[r][v] = add_product(x, y, sum[r][v]);
-                } else {
-                    Doubles const diff = subtract(x, y);
-                    sum[r][v] += diff * diff;
-                }
+        for (int r = 0; r < Rows; ++r) {
+            Doubles const y = load_doubles(rows[r] + t + v * double_lanes);
+            if constexpr (What == Measured::product) {
+                sum[r][v] = add_product(x, y, sum[r][v]);
+            } else {
+                Doubles const diff = subtract(x, y);
+                sum[r][v] += diff * diff;
             }
         }
+    }
+}
+
+// Measures some rows while it fetches the `next`, whose numbers have `size` bytes.
+template <Measured What, int Rows>
+inline void measure_rows(double const* query, float const* const* rows, char const* const* next, Index size, Index d,
+                         double* out) {
+    Doubles sum[Rows][double_vectors] = {};
+    Index t = 0;
+    for (; t + 16 <= d; t += 16) {
+        for (int r = 0; r < Rows; ++r) __builtin_prefetch(next[r] + t * size);
+        add_columns<What, Rows>(query, rows, t, sum);
+        add_columns<What, Rows>(query, rows, t + 8, sum);
+    }
+    for (; t + 8 <= d; t += 8) add_columns<What, Rows>(query, rows, t, sum);
 #if CLEAR_VECTOR_BYTES == 64
     if constexpr (Rows == 4) {
         if (t == d) {
@@ -113,31 +127,26 @@ void take_roots(double* values, Index n) {
     for (; i < n; ++i) values[i] = __builtin_sqrt(values[i]);
 }
 
-// The start of a row; the processor foresees the rest.
-inline void prefetch(StoredRows const& base, Index row) {
-    Index const size = base.storage == Storage::float32 ? 4 : 2;
-    Index const bytes = base.cols * size < 512 ? base.cols * size : 512;
-    char const* const from = static_cast<char const*>(base.data) + row * base.stride * size;
-    for (Index i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
-}
-
+// The rows are measured a few at a time; where the last are fewer, their places repeat the last.
 template <Measured What>
-void measure(float const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions, Index count,
+void measure(double const* query, StoredRows const& base, Index const* rows, std::int32_t const* positions, Index count,
              float* scratch, double* out) {
-    float const* at[measured_rows];
     Index const d = base.cols;
-    Index const ahead = 2 * measured_rows;
-    for (Index i = 0; i < count && i < ahead; ++i) prefetch(base, rows[positions[i]]);
-    Index i = 0;
-    for (; i + measured_rows <= count; i += measured_rows) {
-        for (Index next = i + ahead; next < count && next < i + ahead + measured_rows; ++next)
-            prefetch(base, rows[positions[next]]);
-        for (int r = 0; r < measured_rows; ++r) at[r] = read_row(base, rows[positions[i + r]], scratch + r * d);
-        measure_rows<What, measured_rows>(query, at, d, out + i);
-    }
-    for (; i < count; ++i) {
-        at[0] = read_row(base, rows[positions[i]], scratch);
-        measure_rows<What, 1>(query, at, d, out + i);
+    Index const size = base.storage == Storage::float32 ? 4 : 2;
+    char const* next[measured_rows];
+    float const* at[measured_rows];
+    double sums[measured_rows];
+    for (Index i = 0; i < count; i += measured_rows) {
+        for (Index r = 0; r < measured_rows; ++r) {
+            Index const last = count - 1;
+            Index const here = i + r < last ? i + r : last;
+            Index const after = here + measured_rows < last ? here + measured_rows : last;
+            at[r] = read_row(base, rows[positions[here]], scratch + r * d);
+            next[r] = static_cast<char const*>(base.data) + rows[positions[after]] * base.stride * size;
+        }
+        bool const whole = i + measured_rows <= count;
+        measure_rows<What, measured_rows>(query, at, next, size, d, whole ? out + i : sums);
+        if (!whole) __builtin_memcpy(out + i, sums, static_cast<std::size_t>(count - i) * sizeof *out);
     }
     if (What == Measured::distance) take_roots(out, count);
 }

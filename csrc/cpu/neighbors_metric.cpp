@@ -5,6 +5,7 @@
 
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "neighbors_shorts.hpp"
 
 namespace clear {
 
@@ -34,20 +35,30 @@ ScaledQuery scale_query(PackedRows const& packed, float const* query) {
 
 }  // namespace
 
-ScaledQuery pack_query(PackedRows const& packed, float const* query, float* to) {
+float product_factor(ScaledQuery const& scaled, double reach) {
+    return scaled.length <= farthest_scored ? static_cast<float>(short_step(scaled.length) * short_step(reach)) : 0.0F;
+}
+
+ScaledQuery pack_query(PackedRows const& packed, float const* query, Index slot, float* to, std::int16_t* shorts) {
     ScaledQuery const scaled = scale_query(packed, query);
     bool const scored = scaled.length <= farthest_scored;
     bool const shifted = packed.metric == Metric::euclidean;
+    double const steps = per_step(scaled.length);
     for (Index t = 0; t < packed.base.cols; ++t) {
         double const centre = shifted ? static_cast<double>(packed.centre[static_cast<std::size_t>(t)]) : 0.0;
-        to[t * group_queries] = scored ? static_cast<float>((static_cast<double>(query[t]) - centre) * scaled.scale) : 0.0F;
+        double const number = scored ? (static_cast<double>(query[t]) - centre) * scaled.scale : 0.0;
+        if (packed.shorts.empty())
+            to[t * group_queries + slot] = static_cast<float>(number);
+        else
+            shorts[(t / 2 * group_queries + slot) * 2 + t % 2] = round_short(number * steps);
     }
     return scaled;
 }
 
 // Write x for the scaled query, y = (r - c) * scale for a row r and the centre c, u = 2^-24. Rounding x and y to float32
 // moves x.y by at most 2u|x||y|, rounding h = -|y|^2 / 2 (0 unless Euclidean) moves it by u|y|^2 / 2, and a chain of d
-// products added to h errs by at most (d + 1)u / (1 - (d + 1)u) (|x||y| + |h|), fused or not, in any order. Values below
+// products added to h errs by at most (d + 1)u / (1 - (d + 1)u) (|x||y| + |h|), fused or not, in any order. Products of
+// integers (short_error) are summed exactly and rounded four times: fewer than those of the chain. Values below
 // the normal range may be flushed: the constant term. The last term covers the float64 rounding of what is reported, so
 // that a row scored clearly lower is also strictly farther as reported: for Euclidean distances that of
 // squared_distance() and its root, otherwise that of inner_product(x, r), whose terms are at most |x|(|y| + offset).
@@ -57,7 +68,8 @@ double score_error(PackedRows const& packed, double length, double reach) {
     bool const euclidean = packed.metric == Metric::euclidean;
     double const half = euclidean ? 0.5 * reach * reach : 0.0;
     double const reported = euclidean ? (length + reach) * (length + reach) : length * (reach + packed.offset);
-    return terms / (1 - terms) * (1 + 0x1p-10) * (length * reach + half) + 0x1p-70 * (1 + length) +
+    double const shorts = packed.shorts.empty() ? 0.0 : short_error(packed.base.cols) * length * reach;
+    return shorts + terms / (1 - terms) * (1 + 0x1p-10) * (length * reach + half) + 0x1p-70 * (1 + length) +
            exact_terms(packed) * reported;
 }
 

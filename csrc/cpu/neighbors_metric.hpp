@@ -15,8 +15,12 @@ struct ScaledQuery {
     double square = 0;  // inner product of the query with itself; cosine only
 };
 
-// Writes query `slot` of a group: to[t * group_queries + slot].
-ScaledQuery pack_query(PackedRows const& packed, float const* query, float* to);
+// Writes query `slot` of a group: to[t * group_queries + slot]; or, where the rows are packed as integers,
+// shorts[(t / 2 * group_queries + slot) * 2 + t % 2] in steps of short_step(length).
+ScaledQuery pack_query(PackedRows const& packed, float const* query, Index slot, float* to, std::int16_t* shorts);
+
+// What products of the integers of that query and of rows in a segment within `reach` are multiplied by.
+float product_factor(ScaledQuery const& scaled, double reach);
 
 // Bound on the error of a float32 score for a query of that length and rows within `reach`; see the source.
 double score_error(PackedRows const& packed, double length, double reach);

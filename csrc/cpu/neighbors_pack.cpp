@@ -9,6 +9,7 @@
 #include "clear/error.hpp"
 #include "clear/exact.hpp"
 #include "neighbors_kernels.hpp"
+#include "neighbors_shorts.hpp"
 #include "widen.hpp"
 
 namespace clear {
@@ -95,17 +96,19 @@ float half_of(PackedRows const& packed, Member const& member) {
     return packed.metric == Metric::euclidean ? static_cast<float>(-0.5 * member.distance * member.distance) : 0.0F;
 }
 
-// One row of the base becomes one lane of its panel.
-void pack_row(PackedRows& packed, Member const& member, Index position, float* scratch) {
+// One row of the base, in a segment with that reach, becomes one lane of its panel.
+void pack_row(PackedRows& packed, Member const& member, Index position, double reach, float* scratch) {
     Index const d = packed.base.cols;
     Index const start = position / panel_rows * d * panel_rows + position % panel_rows;
     float const* const row = widen_row(packed.base, member.row, scratch);
     packed.row_of[at(position)] = member.row;
     if (packed.metric == Metric::cosine) packed.squares[at(position)] = inner_product(row, row, d);
-    if (packed.base.storage == Storage::float32) {
-        for (Index t = 0; t < d; ++t)
-            packed.panels[at(start + t * panel_rows)] = static_cast<float>(
-                (static_cast<double>(row[t]) * member.weight - static_cast<double>(packed.centre[at(t)])) * packed.scale);
+    if (!packed.shorts.empty()) {
+        Index const first = position / panel_rows * (d + d % 2) * panel_rows + position % panel_rows * 2;
+        double const steps = per_step(reach);
+        for (Index t = 0; t < d; ++t) packed.shorts[at(first + t / 2 * panel_rows * 2 + t % 2)] = round_short(packed.number(row, member.weight, t) * steps);
+    } else if (packed.base.storage == Storage::float32) {
+        for (Index t = 0; t < d; ++t) packed.panels[at(start + t * panel_rows)] = static_cast<float>(packed.number(row, member.weight, t));
     } else {
         auto const* const numbers = static_cast<std::uint16_t const*>(packed.base.data) + member.row * packed.base.stride;
         for (Index t = 0; t < d; ++t) packed.stored_panels[at(start + t * panel_rows)] = numbers[t];
@@ -202,16 +205,46 @@ void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> s
         Index position = segment.first_panel * panel_rows;
         int const level = members[done].level;
         for (; done < members.size() && members[done].level == level; ++done, ++position) {
-            pack_row(rows, members[done], position, scratch);
+            pack_row(rows, members[done], position, segment.reach, scratch);
             packed.half[at(position)] = half_of(rows, members[done]);
         }
     }
 }
 
+// Some of the members, centred and scaled.
+std::vector<float> sample_rows(PackedRows const& packed, std::span<Member const> members, Index most) {
+    Index const n = static_cast<Index>(members.size());
+    Index const count = std::min(n, most);
+    std::vector<float> sample, scratch(at(packed.base.cols));
+    for (Index i = 0; i < count; ++i) {
+        Member const& member = members[at(i * n / count)];
+        float const* const row = widen_row(packed.base, member.row, scratch.data());
+        for (Index t = 0; t < packed.base.cols; ++t) sample.push_back(static_cast<float>(packed.number(row, member.weight, t)));
+    }
+    return sample;
+}
+
+// Integers must serve searches of all rows and of the rows of a class.
+bool scores_shorts(PackedRows const& packed, std::vector<Members> const& classes, Scoring scoring) {
+    constexpr std::size_t tried = 5;
+    if (packed.base.storage != Storage::float32) return false;
+    if (scoring != Scoring::automatic) return scoring == Scoring::shorts;
+    std::vector<float> all;
+    Index const share = 1 + 256 / static_cast<Index>(std::clamp<std::size_t>(classes.size(), 1, 256));
+    for (std::size_t c = 0; c < classes.size(); c += classes.size() / 256 + 1) {
+        auto const some = sample_rows(packed, classes[c], share);
+        all.insert(all.end(), some.begin(), some.end());
+    }
+    bool suffice = shorts_suffice(all, all, packed.base.cols);
+    for (std::size_t c = 0; c < classes.size() && classes.size() > 1; c += (classes.size() + tried - 1) / tried)
+        suffice = suffice && shorts_suffice(all, sample_rows(packed, classes[c], 64), packed.base.cols);
+    return suffice;
+}
+
 }  // namespace
 
 PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric,
-                     bool bundles) {
+                     bool bundles, Scoring scoring) {
     PackedBase packed;
     auto const shared = std::make_shared<PackedRows>();
     shared->metric = metric;
@@ -238,7 +271,9 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
             " rows: want fewer than 2^31, split it");
 
     std::size_t const positions = at(panels * panel_rows);
-    if (base.storage == Storage::float32)
+    if (scores_shorts(*shared, classes, scoring))
+        shared->shorts.assign(positions * at(base.cols + base.cols % 2), 0);
+    else if (base.storage == Storage::float32)
         shared->panels.assign(positions * at(base.cols), 0.0F);
     else
         shared->stored_panels.assign(positions * at(base.cols), 0);
@@ -250,7 +285,7 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
         pack_class(packed, *shared, packed.segments_of(c), classes[at(c)], scratch.data());
         for (Index position = packed.first_position[at(c)]; position < packed.last_position[at(c)]; ++position) {
             Member const& member = classes[at(c)][at(position - packed.first_position[at(c)])];
-            pack_row(*shared, member, position, scratch.data());
+            pack_row(*shared, member, position, packed.bundles[at(packed.bundle_of[at(c)])].segment.reach, scratch.data());
             packed.half[at(position)] = half_of(*shared, member);
         }
     }

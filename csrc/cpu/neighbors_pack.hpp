@@ -41,12 +41,18 @@ struct PackedRows {
     Metric metric = Metric::euclidean;
     StoredRows base;
     AlignedFloats panels;           // [panel][t][panel_rows], zero where padded: ((row * weight) - centre) * scale
+    AlignedVector<std::int16_t> shorts;  // instead: [panel][pair][panel_rows][2], in steps of short_step(reach of segment)
     AlignedVector<std::uint16_t> stored_panels;  // instead, where the base is kept in 16 bits: the rows themselves
     std::vector<Index> row_of;      // position -> row of base, -1 where padded
     std::vector<double> squares;    // position -> inner product of the row with itself; cosine only
     std::vector<float> centre;      // any point near the rows: it makes errors small, never wrong
     double scale = 1;               // a power of two
     double offset = 0;              // no row, scaled, is longer than reach + offset
+
+    // Column t of a row of the base as it is scored.
+    double number(float const* row, double weight, Index t) const {
+        return (static_cast<double>(row[t]) * weight - static_cast<double>(centre[static_cast<std::size_t>(t)])) * scale;
+    }
 };
 
 // Small classes that share panels: one after the other, without padding between them.
@@ -80,8 +86,11 @@ struct PackedBase {
     }
 };
 
+// How rows that are kept in float32 are scored: in float32; as 16-bit integers; so, if these tell the rows apart.
+enum class Scoring { floats, shorts, automatic };
+
 PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
-                     Metric metric = Metric::euclidean, bool bundles = true);
+                     Metric metric = Metric::euclidean, bool bundles = true, Scoring scoring = Scoring::floats);
 
 // The rows of `whole` with found[row of the base] != 0.
 PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> found);

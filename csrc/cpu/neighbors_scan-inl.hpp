@@ -22,12 +22,9 @@ inline bool collect(ScanBlock const& block, Index q, Floats const* sum, std::int
     return count > (block.full == nullptr ? block.capacity : block.full[q]);
 }
 
-// Scores tile_queries x tile_rows in registers. All of them are written; or they are looked at there, and only those are
-// written that reach the cutoff. `rows`, `half` and `column` (of the panels that are scanned) begin at the tile.
-template <Keep What>
-inline void scan_tile(ScanBlock const& block, Index query, float const* queries, float const* rows, float const* half,
-                      Index column) {
-    Floats sum[tile_queries][tile_vectors];
+// The scores of tile_queries x tile_rows: `queries`, `rows` and `half` begin at the tile.
+inline __attribute__((always_inline)) void score_tile(ScanBlock const& block, Index, float const* queries, float const* rows,
+                                                      float const* half, Floats (&sum)[tile_queries][tile_vectors]) {
 #pragma GCC unroll 8
     for (int i = 0; i < tile_queries; ++i)
 #pragma GCC unroll 3
@@ -44,6 +41,48 @@ inline void scan_tile(ScanBlock const& block, Index query, float const* queries,
             sum[i][2] = multiply_add(x, y2, sum[i][2]);
         }
     }
+}
+
+// The same from integers: their sums are exact, and become floats at the end.
+template <bool Vnni>
+inline __attribute__((always_inline)) void score_tile(ScanBlock const& block, Index query, std::int16_t const* queries,
+                                                      std::int16_t const* rows, float const* half,
+                                                      Floats (&score)[tile_queries][tile_vectors]) {
+    Ints sum[tile_queries][tile_vectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_queries; ++i)
+#pragma GCC unroll 3
+        for (int j = 0; j < tile_vectors; ++j) sum[i][j] = Ints{};
+    for (Index t = 0; t < block.d; t += 2) {
+        Ints const y0 = load_pairs(rows + t * panel_rows);
+        Ints const y1 = load_pairs(rows + t * panel_rows + 2 * width);
+        Ints const y2 = load_pairs(rows + t * panel_rows + 4 * width);
+#pragma GCC unroll 8
+        for (int i = 0; i < tile_queries; ++i) {
+            Ints const x = fill_pair(queries + t * group_queries + 2 * i);
+            sum[i][0] = add_pairs<Vnni>(x, y0, sum[i][0]);
+            sum[i][1] = add_pairs<Vnni>(x, y1, sum[i][1]);
+            sum[i][2] = add_pairs<Vnni>(x, y2, sum[i][2]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_queries; ++i)
+#pragma GCC unroll 3
+        for (int j = 0; j < tile_vectors; ++j)
+            score[i][j] = multiply_add(__builtin_convertvector(sum[i][j], Floats), fill(block.factor[query + i]),
+                                       load(half + j * width));
+}
+
+// Scores a tile in registers. All scores are written; or they are looked at there, and only those are written that reach
+// the cutoff. `queries`, `rows`, `half` and `column` (of the panels that are scanned) begin at the tile.
+template <Keep What, bool Vnni, class Number>
+inline void scan_tile(ScanBlock const& block, Index query, Number const* queries, Number const* rows, float const* half,
+                      Index column) {
+    Floats sum[tile_queries][tile_vectors];
+    if constexpr (sizeof(Number) == 2)
+        score_tile<Vnni>(block, query, queries, rows, half, sum);
+    else
+        score_tile(block, query, queries, rows, half, sum);
     if constexpr (What == Keep::all) {
 #pragma GCC unroll 8
         for (int i = 0; i < tile_queries; ++i)
@@ -106,24 +145,35 @@ __attribute__((noinline)) void widen_panels(ScanBlock const& block, Index begin,
     }
 }
 
-template <Keep What>
+// Panels [begin, end), which lie at `panels`, with every group; each row of either has `columns` numbers.
+template <Keep What, bool Vnni, class Number>
+inline void scan_panels(ScanBlock const& block, Number const* all_queries, Number const* panels, Index begin, Index end) {
+    Index const columns = sizeof(Number) == 2 ? block.d + block.d % 2 : block.d;
+    Index const pair = sizeof(Number) == 2 ? 2 : 1;  // numbers of a row that lie side by side
+    for (Index group = 0; group < block.groups; ++group) {
+        Number const* const queries = all_queries + group * group_queries * columns;
+        for (Index panel = begin; panel < end; ++panel)
+            for (Index column = 0; column < panel_rows; column += tile_rows)
+                for (Index i = 0; i < group_queries; i += tile_queries)
+                    scan_tile<What, Vnni>(block, group * group_queries + i, queries + i * pair,
+                                          panels + (panel - begin) * panel_rows * columns + column * pair,
+                                          block.half + panel * panel_rows + column,
+                                          (panel - block.first_panel) * panel_rows + column);
+    }
+}
+
+template <Keep What, bool Vnni = false>
 void scan(ScanBlock const& block) {
-    Index const panel_size = block.d * panel_rows;
     for (Index begin = block.first_panel; begin < block.last_panel; begin += block.step) {
         Index const end = begin + block.step < block.last_panel ? begin + block.step : block.last_panel;
-        float const* panels = block.panels + begin * panel_size;
-        if (block.storage != Storage::float32) {
+        if (block.shorts != nullptr) {
+            std::int16_t const* const panels = block.shorts + begin * panel_rows * (block.d + block.d % 2);
+            scan_panels<What, Vnni>(block, block.short_queries, panels, begin, end);
+        } else if (block.storage == Storage::float32) {
+            scan_panels<What, false>(block, block.queries, block.panels + begin * panel_rows * block.d, begin, end);
+        } else {
             widen_panels(block, begin, end);
-            panels = block.widened;
-        }
-        for (Index group = 0; group < block.groups; ++group) {
-            float const* const queries = block.queries + group * group_queries * block.d;
-            for (Index panel = begin; panel < end; ++panel)
-                for (Index column = 0; column < panel_rows; column += tile_rows)
-                    for (Index i = 0; i < group_queries; i += tile_queries)
-                        scan_tile<What>(block, group * group_queries + i, queries + i,
-                                        panels + (panel - begin) * panel_size + column, block.half + panel * panel_rows + column,
-                                        (panel - block.first_panel) * panel_rows + column);
+            scan_panels<What, false>(block, block.queries, const_cast<float const*>(block.widened), begin, end);
         }
     }
 }

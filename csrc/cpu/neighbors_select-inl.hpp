@@ -138,6 +138,25 @@ __attribute__((noinline)) void make_room(ScanBlock const& block, Index query) {
     block.full[query] = next < block.capacity ? next : block.capacity;
 }
 
+// count + 1 in the lanes where a >= b, or a > b.
+inline Ints count_at_least(Ints count, Floats a, Floats b) {
+#if CLEAR_VECTOR_BYTES == 64
+    __m512i const sum = reinterpret_cast<__m512i>(count);
+    return reinterpret_cast<Ints>(_mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), sum, _mm512_set1_epi32(-1)));
+#else
+    return count - (a >= b);
+#endif
+}
+
+inline Ints count_above(Ints count, Floats a, Floats b) {
+#if CLEAR_VECTOR_BYTES == 64
+    __m512i const sum = reinterpret_cast<__m512i>(count);
+    return reinterpret_cast<Ints>(_mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), sum, _mm512_set1_epi32(-1)));
+#else
+    return count - (a > b);
+#endif
+}
+
 // to[i], to_scores[i]: the position with the i-th largest score, and that score. Ranks by counting, a vector of entries at a
 // time: no branches, and few enough entries that n^2 / width is small.
 inline void rank(float* scores, std::int32_t const* positions, std::int32_t n, std::int32_t* to, float* to_scores) {
@@ -148,12 +167,12 @@ inline void rank(float* scores, std::int32_t const* positions, std::int32_t n, s
         Ints lane{};
         for (int j = 0; j < width; ++j) lane[j] = j;
         std::int32_t const last = first + width < n ? first + width : n;
-        for (std::int32_t i = 0; i < first; ++i) place -= fill(scores[i]) >= score;  // ties: the earlier entry first
+        for (std::int32_t i = 0; i < first; ++i) place = count_at_least(place, fill(scores[i]), score);  // ties: the earlier entry first
         for (std::int32_t i = first; i < last; ++i) {
             Floats const other = fill(scores[i]);
             place -= (other > score) | ((other == score) & (lane > (i - first)));
         }
-        for (std::int32_t i = last; i < n; ++i) place -= fill(scores[i]) > score;
+        for (std::int32_t i = last; i < n; ++i) place = count_above(place, fill(scores[i]), score);
         for (std::int32_t i = first; i < last; ++i) {
             to[place[i - first]] = positions[i];
             to_scores[place[i - first]] = scores[i];
@@ -164,9 +183,11 @@ inline void rank(float* scores, std::int32_t const* positions, std::int32_t n, s
 std::int32_t choose(Scored const& rows, std::int32_t wanted, float slack, Choice const& choice) {
     float const* scores = rows.scores;
     std::int32_t const* positions = rows.positions;
-    std::int32_t n = count_reaching(scores, rows.n, lowest);
-    if (n < rows.n) {  // without the rows that are not to be found
-        n = pack_reaching(scores, positions, rows.first, rows.n, lowest, choice.scores, choice.positions);
+    std::int32_t total = rows.n;
+    while (total > 0 && !(scores[total - 1] >= lowest)) --total;  // padding
+    std::int32_t n = count_reaching(scores, total, lowest);
+    if (n < total) {  // without the rows that are not to be found
+        n = pack_reaching(scores, positions, rows.first, total, lowest, choice.scores, choice.positions);
         scores = choice.scores;
         positions = choice.positions;
     }

@@ -33,6 +33,7 @@ std::vector<Level> levels() {
 #if defined(__x86_64__)
     if (best_isa() >= Isa::avx2) found.push_back({Isa::avx2, &neighbor_kernels_avx2});
     if (best_isa() >= Isa::avx512) found.push_back({Isa::avx512, &neighbor_kernels_avx512});
+    if (best_isa() >= Isa::avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back({Isa::avx512, &neighbor_kernels_vnni});
 #endif
     return found;
 }
@@ -63,6 +64,7 @@ void every_kernel_measures_the_bits_of_the_definition() {
             for (Index n : {1, 3, 4, 5, 29}) {
                 auto const base = random_floats(n * d, 1);
                 auto const query = random_floats(d, 2);
+                std::vector<double> const wide(query.begin(), query.end());
                 std::vector<Index> rows(at(n));
                 std::vector<std::int32_t> positions(at(n));
                 for (Index i = 0; i < n; ++i) {
@@ -71,10 +73,10 @@ void every_kernel_measures_the_bits_of_the_definition() {
                 }
                 std::vector<double> out(at(n));
                 StoredRows const base_rows{base.data(), Storage::float32, n, d, d};
-                level.kernels->distances(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
+                level.kernels->distances(wide.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == std::sqrt(squared_distance(query.data(), base.data() + rows[at(i)] * d, d)));
-                level.kernels->products(query.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
+                level.kernels->products(wide.data(), base_rows, rows.data(), positions.data(), n, nullptr, out.data());
                 for (Index i = 0; i < n; ++i)
                     CHECK(out[at(i)] == inner_product(query.data(), base.data() + rows[at(i)] * d, d));
             }
@@ -135,18 +137,21 @@ void every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted() {
 }
 
 // The bound that makes the search exact: no score errs by more, near or far, for any metric and instruction set.
-void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, float offset) {
+void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, float offset, Scoring scoring) {
     Index const n = panel_rows;
     auto base = random_floats(n * d, 4);
     for (float& value : base) value += offset;
     std::vector<Index> rows(at(n)), labels(at(n), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
-    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric);
+    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric, true, scoring);
     PackedRows const& packed = *whole.rows;
     auto query = random_floats(d, 5);
     for (float& value : query) value = offset + 3 * value;
     std::vector<float> group(at(group_queries * d), 0.0F);
-    ScaledQuery const scaled = pack_query(packed, query.data(), group.data());
+    std::vector<std::int16_t> short_group(at(group_queries * (d + 1)), 0);
+    ScaledQuery const scaled = pack_query(packed, query.data(), 0, group.data(), short_group.data());
+    std::vector<float> const factor(group_queries, product_factor(scaled, whole.by_reach[0].reach));
+    CHECK(packed.shorts.empty() == (scoring == Scoring::floats));
 
     Index const stride = 2 * panel_rows + 16;
     std::vector<float> cutoff(group_queries, std::numeric_limits<float>::infinity()), slack(group_queries, 0.0F);
@@ -154,7 +159,8 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
     std::vector<std::int32_t> full(group_queries, static_cast<std::int32_t>(panel_rows));
     cutoff[0] = -std::numeric_limits<float>::max();
-    kernels.scan({.queries = group.data(), .groups = 1, .panels = packed.panels.data(), .stored = nullptr,
+    kernels.scan({.queries = group.data(), .groups = 1, .short_queries = short_group.data(),
+                  .shorts = packed.shorts.empty() ? nullptr : packed.shorts.data(), .factor = factor.data(), .panels = packed.panels.data(), .stored = nullptr,
                   .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
                   .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
                   .wanted = wanted.data(), .count = count.data(), .full = full.data(), .scores = scores.data(), .positions = positions.data(),
@@ -177,7 +183,30 @@ void scores_stay_within_their_error_bound() {
     for (Level const& level : levels())
         for (Metric metric : {Metric::euclidean, Metric::cosine, Metric::inner_product})
             for (Index d : {1, 5, 64, 700})
-                for (float offset : {0.0F, 1000.0F}) check_error_bound(*level.kernels, metric, d, offset);
+                for (float offset : {0.0F, 1000.0F})
+                    for (Scoring scoring : {Scoring::floats, Scoring::shorts})
+                        check_error_bound(*level.kernels, metric, d, offset, scoring);
+}
+
+// Rows of `classes` random places, `spread` apart from these.
+PackedBase pack_clusters(std::vector<float>& base, Index classes, float spread) {
+    Index const n = 1200, d = 16;
+    auto const places = random_floats(classes * d, 8);
+    base = random_floats(n * d, 9);
+    std::vector<Index> rows(at(n)), labels(at(n));
+    for (Index i = 0; i < n; ++i) {
+        rows[at(i)] = i, labels[at(i)] = i % classes;
+        for (Index t = 0; t < d; ++t) base[at(i * d + t)] = places[at(i % classes * d + t)] + spread * base[at(i * d + t)];
+    }
+    return pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, classes, Metric::euclidean, true, Scoring::automatic);
+}
+
+void rows_too_much_alike_for_integers_are_scored_in_float32() {
+    std::vector<float> base;
+    for (Index classes : {1, 3, 10}) {
+        CHECK(!pack_clusters(base, classes, 1).rows->shorts.empty());
+        CHECK(classes == 1 || pack_clusters(base, classes, 1e-4F).rows->shorts.empty());
+    }
 }
 
 void searches_equal_the_definition() {
@@ -231,6 +260,7 @@ void neighbors_tests() {
     every_kernel_ranks_scores_and_keeps_ties_in_order();
     every_kernel_chooses_all_rows_within_the_slack_of_the_last_wanted();
     scores_stay_within_their_error_bound();
+    rows_too_much_alike_for_integers_are_scored_in_float32();
     searches_equal_the_definition();
     misuse_of_the_neighbor_index_throws();
 }

@@ -72,9 +72,10 @@ class NeighborIndex:
 
     Notes
     -----
-    Memory: one packed copy of the searchable rows in the precision of `base`, 12 bytes a row (20 for the cosine), and a
-    reference to `base`. float32 scores propose
-    every row within a proven rounding bound of the k-th best; distances (or products) are measured in float64 with a
+    Memory: one packed copy of the searchable rows, 2 bytes a number (4 where rows are too much alike for that), 12
+    bytes a row (20 for the cosine), and a reference to `base`. Scores propose every row within a proven rounding bound
+    of the k-th best, from 16-bit integers (float32 where these are too coarse); distances (or products) are measured
+    in float64 from the rows as they are, with a
     fixed order of summation, so results are the same for every number of threads, tile size and instruction set.
     Rows that float32 cannot tell apart (many at one distance) cost time, never correctness.
 

@@ -23,8 +23,10 @@ __all__ = [
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
-CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 2e-4, 2, 1e-2, 3
-LEAST_EXPECTED, TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.2, 0.975, 1.96, 1.5
+CERTAIN_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 1e-2, 3
+TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
+STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
+COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
     "mean": ("<f8",),
@@ -37,6 +39,7 @@ DTYPES = {
     "distance": ("<f8",),
     "margin": ("<f8",),
     "support": ("<f8",),
+    "company": ("<f8",),
     "views": ("<f8",),
     "label": ("<i8",),
     "suggested_label": ("<i8",),
@@ -44,7 +47,10 @@ DTYPES = {
     "level": ("|i1",),
     "in_core": ("|b1",),
 }
-MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
+MEASURED = (
+    *("collapse", "reassignment", "score", "group", "suspicion"),
+    *("distance", "margin", "support", "company", "views"),
+)
 STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
 """What a flag says, and the array that says so, too."""
 
@@ -296,11 +302,24 @@ def check_verdict(report: Any, arrays: dict[str, Any]) -> list[str]:
 
 def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     unit = arrays["representative"]
-    certain = set(unit[arrays["level"] == 2].tolist())
-    members = [set(unit[pocket["rows"]].tolist()) for pocket in report["pockets"]]
-    tight = any(len(certain & m) >= CERTAIN_TOGETHER and 2 * len(certain & m) >= len(m) for m in members)
-    rate = max(CERTAIN_RATE * int((unit == np.arange(len(unit))).sum()), LEAST_EXPECTED)
-    fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(len(certain)))
-    if tight or (certain and 1 - fewer < VERDICT_ALPHA):
+    certain = len(set(unit[arrays["level"] == 2].tolist()))
+    rate = CERTAIN_RATE * int((unit == np.arange(len(unit))).sum())
+    fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
+    excess = _company_excess(arrays["company"], arrays["label"])
+    if excess > STANDS_OUT or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
-    return "undecided" if certain or report["core_accuracy"] < report["config"]["weak_accuracy"] else "clean"
+    weak = report["core_accuracy"] < report["config"]["weak_accuracy"]
+    return "undecided" if certain or excess > MAY_STAND_OUT or weak else "clean"
+
+
+def _company_excess(values: Any, labels: Any) -> float:
+    """How far the largest company stands above that of the other labels; nan where that cannot be told."""
+    if np.isnan(values).all():
+        return math.nan
+    top = int(np.nanargmax(values))
+    others = values[(labels != labels[top]) & ~np.isnan(values)]
+    middle, spread = _center(others)
+    if len(others) < LEAST_OTHERS or not spread > 0:
+        return math.nan
+    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
+    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))

@@ -25,22 +25,31 @@ from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
-from clear.suspicion import class_distances, mate_support, outlyingness, suspicion, suspicion_threshold, view_scores
+from clear.results import Change, Joined, Level, ScanResult, Scores, Verdict, Views
+from clear.suspicion import (
+    class_distances,
+    company,
+    company_excess,
+    mate_support,
+    outlyingness,
+    suspicion,
+    suspicion_threshold,
+    view_scores,
+)
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
 
-CERTAIN_RATE = 2e-4
-"""Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
-LEAST_EXPECTED = 0.2
-"""Certain samples that any clean set is granted: two alone in a small one say nothing."""
-CERTAIN_TOGETHER = 2
-"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean images gave one."""
+STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
+"""Spreads by which the company of one label's samples exceeds that of the others where the verdict is "poisoned", and
+where it is "undecided" (measured on clean sets: docs/how-it-works.md)."""
+CERTAIN_RATE = 4e-3
+"""Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
+docs/how-it-works.md)."""
 VERDICT_ALPHA = 1e-2
-"""Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
+"""Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan(
@@ -210,7 +219,7 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
         labels=reference.labels,
         ids=features.ids,
         source=features.source,
-        verdict=_scan_verdict(reference, scores.level, pockets),
+        verdict=_scan_verdict(reference, scores),
         scores=scores,
         flags=flags,
         pockets=pockets,
@@ -248,6 +257,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     distance = class_distances(reference)
     outlying = outlyingness(score, distance)
     support = mate_support(reference, outlying, wrap.mates)
+    tight = company(reference, k, distance, wrap.mates)
     second = view_scores(reference, views)
     doubt = suspicion(outlying, reference.margin, support, second)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
@@ -260,6 +270,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
         distance=distance,
         margin=reference.margin,
         support=support,
+        company=tight,
         views=second,
         suggested_label=wrap.other_label[spread].astype(np.int64),
         level=sample_levels(doubt, threshold, judged, nearer | (views is not None), config),
@@ -268,18 +279,17 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     ), threshold
 
 
-def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:
-    """Poisoned: certain samples hang together, or are too many. Undecided: few alone, or weak features."""
+def _scan_verdict(reference: Reference, scores: Scores) -> Verdict:
+    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, or weak features."""
     from scipy.special import pdtrc
 
-    certain = np.flatnonzero(levels == Level.CERTAIN)
-    distinct = set(reference.representative[certain].tolist())
-    members = [set(reference.representative[list(pocket.rows)].tolist()) for pocket in pockets]
-    tight = any(len(distinct & m) >= CERTAIN_TOGETHER and 2 * len(distinct & m) >= len(m) for m in members)
-    expected = max(CERTAIN_RATE * len(reference.units), LEAST_EXPECTED)
-    if tight or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
+    certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
+    too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
+    excess = company_excess(scores.company, reference.labels)
+    if too_many or excess > STANDS_OUT:
         return "poisoned"
-    return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"
+    weak = reference.core_accuracy < reference.config.weak_accuracy
+    return "undecided" if certain or excess > MAY_STAND_OUT or weak else "clean"
 
 
 def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
@@ -294,6 +304,13 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     small = np.flatnonzero((reference.class_sizes > 0) & (reference.class_sizes < wanted))
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
+    excess = company_excess(scores.company, reference.labels)
+    if excess > MAY_STAND_OUT:
+        row = int(np.nanargmax(scores.company))
+        notes.append(
+            f"the samples around row {row}, labelled {int(reference.labels[row])}, stand {excess:.1f} spreads above "
+            f"those of other labels: clean data seldom reach {MAY_STAND_OUT}, and hardly ever {STANDS_OUT}"
+        )
     unscored = int(np.isnan(scores.score).sum())
     if unscored:
         notes.append(f"{unscored} samples were not scored: their class is too small")

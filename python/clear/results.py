@@ -124,6 +124,9 @@ class Scores:
     probe."""
     support: npt.NDArray[np.float64]
     """How outlying its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
+    company: npt.NDArray[np.float64]
+    """How tight and far out it is together with its nearest mates, float64 (n,): what the verdict rests on
+    (`clear.suspicion`); nan in a probe, and with less than five of them."""
     views: npt.NDArray[np.float64]
     """What a second look through the network says, float64 (n,) (`clear.views`); nan where none was taken."""
     suggested_label: npt.NDArray[np.int64]

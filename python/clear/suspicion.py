@@ -10,6 +10,8 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
     suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
                memorised
+    company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
+               The verdict asks how far the largest stands above the samples of all other labels
 """
 
 from __future__ import annotations
@@ -25,14 +27,28 @@ from clear.pockets import robust_center
 from clear.prepare import Reference, apply_preparation, fit_preparation
 from clear.results import Views
 
-__all__ = ["class_distances", "mate_support", "outlyingness", "suspicion", "suspicion_threshold", "view_scores"]
+__all__ = [
+    "class_distances",
+    "company",
+    "company_excess",
+    "mate_support",
+    "outlyingness",
+    "suspicion",
+    "suspicion_threshold",
+    "view_scores",
+]
 
 Floats = npt.NDArray[np.float64]
 
-BEST_MATES = 4
+BEST_MATES, BEST_COMPANY = 4, 5
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
+COMPANY_QUANTILE, COMPANY_NORMAL = 0.99, 2.3263
+"""Of the other labels: theirs is a tail that the poisons of one label are no part of."""
+LARGEST_COMPANY_TAIL = 3.0
+LEAST_OTHERS = 50
+"""Samples of other labels that tell a tail."""
 
 
 def class_distances(reference: Reference) -> Floats:
@@ -63,15 +79,49 @@ def outlyingness(score: Floats, distance: Floats) -> Floats:
 
 
 def mate_support(reference: Reference, outlying: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
-    """Mean of the largest values among each sample's nearest mates, float64 (n,); nan with less than four mates.
+    """Mean of the four largest values among each sample's nearest mates, float64 (n,); nan with less than four mates.
 
     mates integers (units, 10): those of every distinct sample, -1 where absent.
     """
-    low = np.nan_to_num(outlying, nan=-np.inf)
-    best = np.sort(np.where(mates >= 0, low[mates], -np.inf), axis=1)[:, -BEST_MATES:]
-    found = np.full(len(outlying), np.nan)
-    found[reference.units] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
+    return _mean_of_largest(reference, outlying, mates, BEST_MATES)
+
+
+def company(reference: Reference, collapse: Floats, distance: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
+    """Mean of the five largest z(K) + z(distance) among each sample and its mates, float64 (n,); nan with fewer.
+
+    R has no part in it: samples of a class that look like another, mislabelled or odd, have company, too, but it does
+    not collapse as poisons around one target do.
+    """
+    among = np.column_stack([reference.units.astype(mates.dtype), mates])
+    return _mean_of_largest(reference, _z(collapse) + _z(distance), among, BEST_COMPANY)
+
+
+def _mean_of_largest(reference: Reference, values: Floats, among: npt.NDArray[np.integer[Any]], count: int) -> Floats:
+    low = np.nan_to_num(values, nan=-np.inf)
+    best = np.sort(np.where(among >= 0, low[among], -np.inf), axis=1)[:, -count:]
+    enough = np.isfinite(best).all(axis=1)
+    found = np.full(len(values), np.nan)
+    found[reference.units[enough]] = best[enough].mean(axis=1)
     return found[reference.representative]
+
+
+def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """How far the largest company stands above that of all samples with other labels, in their spreads.
+
+    A spread is made larger where their tail is heavy. Poisons of one label do not raise the bar for themselves, as they
+    would in a quantile of all samples; a data set whose every label has odd groups raises it. nan if too few others.
+    """
+    if np.isnan(values).all():
+        return float("nan")
+    top = int(np.nanargmax(values))
+    others = values[(labels != labels[top]) & ~np.isnan(values)]
+    if len(others) < LEAST_OTHERS:
+        return float("nan")
+    middle, spread = robust_center(others)
+    if not spread > 0:
+        return float("nan")
+    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
+    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))
 
 
 def view_scores(reference: Reference, views: Views | None) -> Floats:

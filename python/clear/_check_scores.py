@@ -25,7 +25,7 @@ __all__ = [
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
 CERTAIN_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
-STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
+STANDS_OUT, MAY_STAND_OUT, BENT = 4.5, 3.75, 1.0
 COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
@@ -126,7 +126,9 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     outlying = _standardised(score) + _standardised(arrays["distance"])
     alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
-    suspicion = np.fmax(np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"]))
+    suspicion = np.fmax(_standardised(alone), _standardised(together))
+    if np.isfinite(arrays["views"]).any():
+        suspicion = np.fmax(suspicion - BENT, _standardised(arrays["views"]))
     threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)

@@ -27,6 +27,7 @@ from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
 from clear.results import Change, Joined, Level, ScanResult, Scores, Verdict, Views
 from clear.suspicion import (
+    MEMORISED,
     class_distances,
     company,
     company_excess,
@@ -78,7 +79,8 @@ def scan(
         labels are best (docs/how-it-works.md, "Which features").
     views : Views, optional
         A second look at the same samples, in the same order, from `clear.extract_views`: wanted when the only network
-        at hand is the one trained on the suspect labels, whose penultimate layer fits them.
+        at hand is the one trained on the suspect labels, whose penultimate layer fits them. Used where that network
+        fits 99 % of the labels, and noted where it does not.
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -227,7 +229,7 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
         core_accuracy=reference.core_accuracy,
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes + _scan_notes(reference, scores)),
+        notes=tuple(reference.notes + _scan_notes(reference, scores, views)),
         approximation=approximation,
     )
 
@@ -273,7 +275,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
         company=tight,
         views=second,
         suggested_label=wrap.other_label[spread].astype(np.int64),
-        level=sample_levels(doubt, threshold, judged, nearer | (views is not None), config),
+        level=sample_levels(doubt, threshold, judged, nearer | np.isfinite(second).any(), config),
         in_core=reference.in_core,
         representative=reference.representative,
     ), threshold
@@ -292,9 +294,14 @@ def _scan_verdict(reference: Reference, scores: Scores) -> Verdict:
     return "undecided" if certain or excess > MAY_STAND_OUT or weak else "clean"
 
 
-def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
+def _scan_notes(reference: Reference, scores: Scores, views: Views | None) -> list[str]:
     config = reference.config
     notes = []
+    if views is not None and views.fitted < MEMORISED:
+        notes.append(
+            f"views are not used: the network predicts {views.fitted:.1%} of the labels, and has not memorised wrong "
+            f"ones below {MEMORISED:.0%}"
+        )
     if reference.core_accuracy < config.weak_accuracy:
         notes.append(
             f"weak features: cross-validated accuracy {reference.core_accuracy:.3f} is below {config.weak_accuracy}; "

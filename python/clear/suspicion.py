@@ -8,8 +8,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     outlying   z(S) + z(distance)
     support    mean of the four most outlying among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
-    suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
-               memorised
+               + z(margin of the mirror image); only where the network fits 99 % of the labels
+    suspicion  the larger of z(outlying + z(margin)) and z(outlying + support): wrong alone, or in company. With views
+               the larger of that less 1, and z(views): memorised
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above the samples of all other labels
 """
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, blocks
-from clear.cross_validation import cross_validate
+from clear._arrays import FloatArray, as_features, blocks
+from clear.cross_validation import fit_predict, split_folds
 from clear.pockets import robust_center
 from clear.prepare import Reference, apply_preparation, fit_preparation
 from clear.results import Views
@@ -44,6 +45,11 @@ BEST_MATES, BEST_COMPANY = 4, 5
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
+MEMORISED = 0.99
+"""Share of the labels that a network fits that has memorised wrong ones among them: networks fine-tuned on them fitted
+at least 99.95 %, heads above a frozen network 88 to 99 %."""
+BENT = 1.0
+"""By so many spreads more the features of such a network have to speak."""
 COMPANY_QUANTILE, COMPANY_NORMAL = 0.99, 2.3263
 """Of the other labels: theirs is a tail that the poisons of one label are no part of."""
 LARGEST_COMPANY_TAIL = 3.0
@@ -125,23 +131,42 @@ def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
 
 
 def view_scores(reference: Reference, views: Views | None) -> Floats:
-    """What a second look says of every sample, float64 (n,); nan without one."""
+    """What a second look says of every sample, float64 (n,); nan without one, or where little is memorised."""
     n = len(reference.labels)
     if views is None:
         return np.full(n, np.nan)
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
+    if views.fitted < MEMORISED:
+        return np.full(n, np.nan)
     early = as_features(views.early, "views.early")
-    rows = apply_preparation(early, fit_preparation(early, reference.config))
-    units, margin = reference.units, np.full(n, np.nan)
-    _, margin[units] = cross_validate(rows[units], reference.labels[units], reference.config, threads=reference.threads)
-    found = _z(margin) + _z(views.label_drop)
+    found = _z(_held_out_margin(reference, early, early)) + _z(views.label_drop)
+    if views.late is not None and views.late_mirrored is not None:
+        late, mirrored = as_features(views.late, "views.late"), as_features(views.late_mirrored, "views.late_mirrored")
+        found = found + _z(_held_out_margin(reference, late, mirrored))
     return found[reference.representative]
 
 
+def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray) -> Floats:
+    """Margin of every distinct sample in other features of it, by the samples of the other folds, float64 (n,)."""
+    preparation = fit_preparation(values, reference.config)
+    rows = apply_preparation(values, preparation)
+    others = rows if asked is values else apply_preparation(asked, preparation)
+    units, margin = reference.units, np.full(len(values), np.nan)
+    labels = reference.labels[units]
+    for fitted, held_out in split_folds(len(units), reference.config):
+        here, there = units[fitted], units[held_out]
+        margin[there] = fit_predict(rows[here], labels[fitted], others[there], labels[held_out])["margin"]
+    return margin
+
+
 def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
-    """The largest of the three standard scores, float64 (n,)."""
-    return np.fmax(np.fmax(_z(outlying + _z(margin)), _z(outlying + support)), _z(views))
+    """The larger of the standard scores, float64 (n,).
+
+    With views, the first two come from features that were bent to fit the labels: they have to say more.
+    """
+    found = np.fmax(_z(outlying + _z(margin)), _z(outlying + support))
+    return np.fmax(found - BENT, _z(views)) if np.isfinite(views).any() else found
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:

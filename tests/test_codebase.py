@@ -28,7 +28,7 @@ LAYERS = [
     {"approximate"},
     {"neighbors"},
     {"class_index", "data", "_image_stores", "results", "shared_hull"},
-    {"images", "prepare"},
+    {"images", "prepare", "_view_files"},
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"agreement", "pockets", "plan", "models", "reach"},
     {"pieces", "suspicion"},

@@ -32,7 +32,7 @@ LAYERS = [
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"agreement", "pockets", "plan", "models", "reach"},
     {"pieces", "suspicion"},
-    {"shards", "incremental"},
+    {"shards", "incremental", "verdict"},
     {"ray_engine", "flags"},
     {"probing"},
     {"detect", "guard", "features", "review"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ __all__ = [
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
 CERTAIN_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
-STANDS_OUT, MAY_STAND_OUT, BENT = 4.5, 3.75, 1.0
+STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
 COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
@@ -305,13 +306,19 @@ def check_verdict(report: Any, arrays: dict[str, Any]) -> list[str]:
 def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     unit = arrays["representative"]
     certain = len(set(unit[arrays["level"] == 2].tolist()))
-    rate = CERTAIN_RATE * int((unit == np.arange(len(unit))).sum())
+    n = int((unit == np.arange(len(unit))).sum())
+    rate = CERTAIN_RATE * n
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
     excess = _company_excess(arrays["company"], arrays["label"])
-    if excess > STANDS_OUT or (certain and 1 - fewer < VERDICT_ALPHA):
+    if excess > _stands_out(STANDS_OUT, n) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
     weak = report["core_accuracy"] < report["config"]["weak_accuracy"]
-    return "undecided" if certain or excess > MAY_STAND_OUT or weak else "clean"
+    return "undecided" if certain or excess > _stands_out(MAY_STAND_OUT, n) or weak else "clean"
+
+
+def _stands_out(spreads: float, n: int) -> float:
+    law = NormalDist()
+    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
 
 
 def _company_excess(values: Any, labels: Any) -> float:

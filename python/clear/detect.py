@@ -25,32 +25,23 @@ from clear.pockets import find_pockets, group_scores, sample_levels
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Change, Joined, Level, ScanResult, Scores, Verdict, Views
+from clear.results import Change, Joined, Level, ScanResult, Scores, Views
 from clear.suspicion import (
     MEMORISED,
     class_distances,
     company,
-    company_excess,
     mate_support,
     outlyingness,
     suspicion,
     suspicion_threshold,
     view_scores,
 )
+from clear.verdict import describe_group, scan_verdict
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
-
-STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
-"""Spreads by which the company of one label's samples exceeds that of the others where the verdict is "poisoned", and
-where it is "undecided" (measured on clean sets: docs/how-it-works.md)."""
-CERTAIN_RATE = 4e-3
-"""Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
-docs/how-it-works.md)."""
-VERDICT_ALPHA = 1e-2
-"""Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan(
@@ -221,7 +212,7 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
         labels=reference.labels,
         ids=features.ids,
         source=features.source,
-        verdict=_scan_verdict(reference, scores),
+        verdict=scan_verdict(reference, scores),
         scores=scores,
         flags=flags,
         pockets=pockets,
@@ -281,19 +272,6 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     ), threshold
 
 
-def _scan_verdict(reference: Reference, scores: Scores) -> Verdict:
-    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, or weak features."""
-    from scipy.special import pdtrc
-
-    certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
-    too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
-    excess = company_excess(scores.company, reference.labels)
-    if too_many or excess > STANDS_OUT:
-        return "poisoned"
-    weak = reference.core_accuracy < reference.config.weak_accuracy
-    return "undecided" if certain or excess > MAY_STAND_OUT or weak else "clean"
-
-
 def _scan_notes(reference: Reference, scores: Scores, views: Views | None) -> list[str]:
     config = reference.config
     notes = []
@@ -311,13 +289,7 @@ def _scan_notes(reference: Reference, scores: Scores, views: Views | None) -> li
     small = np.flatnonzero((reference.class_sizes > 0) & (reference.class_sizes < wanted))
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
-    excess = company_excess(scores.company, reference.labels)
-    if excess > MAY_STAND_OUT:
-        row = int(np.nanargmax(scores.company))
-        notes.append(
-            f"the samples around row {row}, labelled {int(reference.labels[row])}, stand {excess:.1f} spreads above "
-            f"those of other labels: clean data seldom reach {MAY_STAND_OUT}, and hardly ever {STANDS_OUT}"
-        )
+    notes += describe_group(reference, scores)
     unscored = int(np.isnan(scores.score).sum())
     if unscored:
         notes.append(f"{unscored} samples were not scored: their class is too small")

@@ -70,8 +70,8 @@ def scan(
         labels are best (docs/how-it-works.md, "Which features").
     views : Views, optional
         A second look at the same samples, in the same order, from `clear.extract_views`: wanted when the only network
-        at hand is the one trained on the suspect labels, whose penultimate layer fits them. Used where that network
-        fits 99 % of the labels, and noted where it does not.
+        at hand is the one trained on the suspect labels, whose penultimate layer fits them. They cost some of what is
+        found where only a head above a frozen network was trained on them: give none then.
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -220,7 +220,7 @@ def _judge(features: Features, reference: Reference, wrap: Wrap, views: Views | 
         core_accuracy=reference.core_accuracy,
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes + _scan_notes(reference, scores, views)),
+        notes=tuple(reference.notes + _scan_notes(reference, scores)),
         approximation=approximation,
     )
 
@@ -252,7 +252,8 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     support = mate_support(reference, outlying, wrap.mates)
     tight = company(reference, k, distance, wrap.mates)
     second = view_scores(reference, views)
-    doubt = suspicion(outlying, reference.margin, support, second)
+    bent = views is not None and views.fitted >= MEMORISED
+    doubt = suspicion(outlying, reference.margin, support, second, bent)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     return Scores(
         collapse=k,
@@ -272,14 +273,9 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     ), threshold
 
 
-def _scan_notes(reference: Reference, scores: Scores, views: Views | None) -> list[str]:
+def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     config = reference.config
     notes = []
-    if views is not None and views.fitted < MEMORISED:
-        notes.append(
-            f"views are not used: the network predicts {views.fitted:.1%} of the labels, and has not memorised wrong "
-            f"ones below {MEMORISED:.0%}"
-        )
     if reference.core_accuracy < config.weak_accuracy:
         notes.append(
             f"weak features: cross-validated accuracy {reference.core_accuracy:.3f} is below {config.weak_accuracy}; "

@@ -8,9 +8,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     outlying   z(S) + z(distance)
     support    mean of the four most outlying among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
-               + z(margin of the mirror image); only where the network fits 99 % of the labels
-    suspicion  the larger of z(outlying + z(margin)) and z(outlying + support): wrong alone, or in company. With views
-               the larger of that less 1, and z(views): memorised
+               + z(margin of the mirror image)
+    suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
+               memorised. Where the network fits 99 % of the labels, the first two less 1
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above the samples of all other labels
 """
@@ -46,8 +46,7 @@ TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
 MEMORISED = 0.99
-"""Share of the labels that a network fits that has memorised wrong ones among them: networks fine-tuned on them fitted
-at least 99.95 %, heads above a frozen network 88 to 99 %."""
+"""Share of the labels that a network fits whose features fit the wrong ones among them, too."""
 BENT = 1.0
 """By so many spreads more the features of such a network have to speak."""
 COMPANY_QUANTILE, COMPANY_NORMAL = 0.99, 2.3263
@@ -131,14 +130,12 @@ def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
 
 
 def view_scores(reference: Reference, views: Views | None) -> Floats:
-    """What a second look says of every sample, float64 (n,); nan without one, or where little is memorised."""
+    """What a second look says of every sample, float64 (n,); nan without one."""
     n = len(reference.labels)
     if views is None:
         return np.full(n, np.nan)
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
-    if views.fitted < MEMORISED:
-        return np.full(n, np.nan)
     early = as_features(views.early, "views.early")
     found = _z(_held_out_margin(reference, early, early)) + _z(views.label_drop)
     if views.late is not None and views.late_mirrored is not None:
@@ -160,13 +157,13 @@ def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray
     return margin
 
 
-def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats) -> Floats:
-    """The larger of the standard scores, float64 (n,).
+def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats, bent: bool = False) -> Floats:
+    """The largest of the standard scores, float64 (n,).
 
-    With views, the first two come from features that were bent to fit the labels: they have to say more.
+    bent: the first two come from features that fit the labels, right or wrong, and have to say more.
     """
     found = np.fmax(_z(outlying + _z(margin)), _z(outlying + support))
-    return np.fmax(found - BENT, _z(views)) if np.isfinite(views).any() else found
+    return np.fmax(found - BENT if bent else found, _z(views))
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:

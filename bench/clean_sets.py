@@ -42,7 +42,7 @@ def digit_sets() -> Sets:
     from sklearn.datasets import load_digits
 
     values, labels = load_digits(return_X_y=True)
-    for seed in range(10):
+    for seed in range(20):
         rows = np.random.default_rng(seed).permutation(len(labels))[:1000]
         yield "digits, pixels, 1000 x 64", values[rows].astype(np.float32), labels[rows].astype(np.int64)
 

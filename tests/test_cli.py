@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ import clear.data
 import clear.detect
 from clear import ScanConfig, UnsafeFile
 from clear._cli_common import one_line, printable
+from clear._view_files import save_views
 from clear.cli import app, main
 from clear.report import read_report
-from clear.results import Level
+from clear.results import Level, Views
 
 COMMANDS = ("demo", "info", "features", "plan", "scan", "probe", "review", "repair", "verify", "check")
 
@@ -304,6 +306,69 @@ def test_features_go_to_a_store_that_a_scan_opens(
     assert "begun with other inputs (shard_rows differs)" in capsys.readouterr().err
     assert main(["scan", "set", "--out", "out"]) in (0, 1, 2)
     assert main(["check", "out", "set"]) == 0
+
+
+@pytest.mark.parametrize("out", ["set", "set.npy"])
+def test_a_network_that_fits_the_labels_is_looked_at_again_and_the_scan_uses_it(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", reason="features needs the torch extra")
+    save_file = pytest.importorskip("safetensors.torch", reason="features needs the torch extra").save_file
+
+    def network() -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = [torch.nn.Conv2d(1, 3, 3), torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.Flatten()]
+            made = torch.nn.Sequential(*layers, torch.nn.Linear(20, 2))
+        made.preprocess = lambda images: torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
+        return made
+
+    module(monkeypatch, "small_net", network=network)
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    save_file(model.state_dict(), "net.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
+    np.savez("images.npz", images=images, labels=np.arange(200) % 2)
+    fitted = clear.extract_features(model, clear.open_images("images.npz")).predictions  # it fits what it says itself
+    call = ["features", "net.safetensors", "images.npz", "--architecture", "small_net:network", "--out", out]
+    for labels, options, looked in (
+        (np.arange(200) % 2, [], False),
+        (np.arange(200) % 2, ["--views"], True),
+        (fitted, ["--no-views"], False),
+        (fitted, [], True),
+    ):
+        np.savez("images.npz", images=images, labels=labels)
+        shutil.rmtree("set", ignore_errors=True)
+        assert main([*call, *options]) == 0
+        assert Path("set.views.npz").exists() == looked
+    assert "a second look; the network fits 100.0% of the labels" in capsys.readouterr().out
+
+
+def test_views_beside_the_features_go_into_the_scan(
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = len(training)
+    rng = np.random.default_rng(0)
+    views = Views(rng.random((n, 4), np.float32), rng.random(n), rng.random(n), "2", *2 * [np.ones((n, 3), np.float32)])
+    seen: list[Any] = []
+
+    def scan(features: Any, **options: Any) -> Any:
+        seen.append(options["views"])
+        return fake_results.fake_scan(features)
+
+    monkeypatch.setattr(clear.detect, "scan", scan)
+    main(["scan", "train.npz"])
+    save_views(views, files / "train.npz")
+    main(["scan", "train.npz"])
+    main(["scan", "train.npz", "--labels", "train.npz"])
+    assert seen[0] is seen[2] is None
+    for name in ("early", "label_drop", "prediction_drop", "late", "late_mirrored"):
+        np.testing.assert_array_equal(getattr(seen[1], name), getattr(views, name))
+    assert seen[1].layer == "2"
+    np.savez(files / "train.views.npz", early=views.early)
+    assert main(["scan", "train.npz"]) == 3
+    np.savez(files / "train.views.npz", early=views.early, label_drop=[1.0], prediction_drop=[1.0], layer=["2"])
+    assert main(["scan", "train.npz"]) == 3
 
 
 def test_repair_writes_weights_and_verify_judges_them(

@@ -187,7 +187,11 @@ def test_the_page_says_what_was_found(scan: ScanResult, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "sentence"),
-    [("clean", "does not prove that there is no poison"), ("undecided", "Undecided does not mean clean")],
+    [
+        ("clean", "does not prove that there is no poison"),
+        ("undecided", "Undecided does not mean clean"),
+        ("poisoned", "None of its samples is certain by itself"),
+    ],
 )
 def test_the_page_says_what_the_verdict_does_not_mean(
     verdict: Any, sentence: str, scan: ScanResult, tmp_path: Path

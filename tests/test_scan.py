@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tracemalloc
 from pathlib import Path
@@ -13,6 +14,7 @@ from samples import make_classes, make_pocket
 import clear
 from clear.collapse import BLOCK_BYTES
 from clear.results import Level
+from clear.verdict import stands_out
 
 Features = clear.Features.from_arrays
 DATA = Path(__file__).parent / "data"
@@ -54,6 +56,12 @@ def test_clean_data_get_a_clean_verdict() -> None:
         certain += len(certain_rows(result))
     assert "poisoned" not in verdicts
     assert certain <= 10  # 2 in 1000, over 5000 samples
+
+
+def test_the_largest_of_more_samples_has_to_stand_out_more() -> None:
+    assert stands_out(4.5, 20) == stands_out(4.5, 1000) == 4.5
+    chance = [n * 0.5 * math.erfc(stands_out(4.5, n) / math.sqrt(2)) for n in (1000, 50_000, 10_000_000)]
+    assert chance == pytest.approx([chance[0]] * 3, rel=1e-6)
 
 
 def test_a_flipped_label_is_the_first_to_review_and_gets_its_own_label_back() -> None:

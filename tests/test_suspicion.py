@@ -9,7 +9,7 @@ from samples import make_classes, make_pocket
 import clear
 from clear.cross_validation import cross_validate
 from clear.results import Level, Views
-from clear.suspicion import suspicion_threshold
+from clear.suspicion import company_excess, suspicion_threshold
 
 Features = clear.Features.from_arrays
 
@@ -76,6 +76,64 @@ def test_support_is_the_mean_of_the_four_most_outlying_of_ten_mates(planted) -> 
         others = np.flatnonzero((labels == labels[row]) & (np.arange(len(labels)) != row))
         mates = others[np.argsort(np.linalg.norm(unit[others] - unit[row], axis=1))[:10]]
         assert result.scores.support[row] == pytest.approx(np.sort(outlying[mates])[-4:].mean())
+
+
+def test_company_is_the_mean_of_the_five_most_collapsed_and_far_out_of_a_sample_and_its_ten_mates(planted) -> None:
+    result, values, labels = planted
+    outlying = standard(result.scores.collapse) + standard(result.scores.distance)
+    centred = values - values.astype(np.float64).mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    for row in (0, 57, 200):
+        same = np.flatnonzero(labels == labels[row])
+        near = same[np.argsort(np.linalg.norm(unit[same] - unit[row], axis=1))[:11]]
+        assert row in near
+        assert result.scores.company[row] == pytest.approx(np.sort(outlying[near])[-5:].mean())
+
+
+def test_poisons_of_one_label_do_not_raise_the_bar_for_themselves() -> None:
+    rng = np.random.default_rng(0)
+    labels, values = np.repeat(np.arange(5), 200), rng.normal(size=1000)
+    usual = company_excess(values, labels)
+    assert 2 < usual < 4
+    pocket = np.where(labels == 3, np.maximum(values, rng.uniform(5, 6, 1000)), values)
+    assert 5 < company_excess(pocket, labels) < 7  # a fifth of all samples, and the others' spread stays 1
+
+
+def test_groups_in_every_label_raise_the_bar_for_the_largest() -> None:
+    rng = np.random.default_rng(0)
+    labels, values = np.repeat(np.arange(5), 200), rng.normal(size=1000)
+    values[::40] = 5.0  # five of every label
+    values[0] = 6.0
+    assert company_excess(np.where((labels > 0) & (values == 5), 0, values), labels) > 5
+    assert company_excess(values, labels) < 3.5
+
+
+def test_what_cannot_stand_out_is_nan() -> None:
+    labels = np.repeat([0, 1], 40)
+    assert np.isnan(company_excess(np.full(80, np.nan), labels))
+    assert np.isnan(company_excess(np.zeros(80), labels))
+    assert np.isnan(company_excess(np.random.default_rng(0).normal(size=80), labels))  # 40 others are too few
+
+
+def odd_groups(seed: int, of: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Five classes of 100; of some of them five samples sit half way to the next class."""
+    values, labels = make_classes(seed, per_class=100)
+    rng = np.random.default_rng(seed)
+    for label in of:
+        rows = np.flatnonzero(labels == label)[:5]
+        middle = (values[labels == label].mean(axis=0) + values[labels == (label + 1) % 5].mean(axis=0)) / 2
+        values[rows] = middle + rng.normal(scale=0.3, size=(5, values.shape[1]))
+    return values, labels
+
+
+def test_a_group_makes_the_verdict_poisoned_and_stands_out_less_among_others_like_it() -> None:
+    values, labels = odd_groups(1, (2,))
+    alone = clear.scan(Features(values, labels))
+    among = clear.scan(Features(*odd_groups(1, (0, 1, 2, 3, 4))))
+    assert alone.verdict == "poisoned"
+    assert alone.scores.company.argmax() in np.flatnonzero(labels == 2)[:5]
+    assert any("spreads above those of other labels" in note for note in alone.notes)
+    assert company_excess(among.scores.company, labels) < company_excess(alone.scores.company, labels) / 2
 
 
 def test_flags_are_ordered_and_scored_by_suspicion(planted) -> None:

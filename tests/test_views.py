@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,10 +75,38 @@ def test_hooks_are_gone_afterwards() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_what_the_last_linear_layer_sees_of_image_and_mirror_image_is_kept() -> None:
+    pixels, labels = images()
+    model = network()
+    found = extract_views(model, (pixels, labels), batch_size=3)
+    with torch.no_grad():
+        for seen, inputs in ((found.late, pixels), (found.late_mirrored, pixels[..., ::-1].copy())):
+            np.testing.assert_allclose(seen, model[:-1](torch.from_numpy(inputs)).numpy(), rtol=1e-5, atol=1e-6)
+    assert extract_views(model[:-1], (pixels, labels)).late is None  # no linear layer
+
+
+def test_features_that_fit_the_labels_have_to_say_more() -> None:
+    pixels, labels = images(120)
+    model = network()
+    features, views = clear.extract_features(model, (pixels, labels)), extract_views(model, (pixels, labels))
+    with torch.no_grad():
+        right = model(torch.from_numpy(pixels)).argmax(1).numpy() == labels
+    assert views.fitted == right.mean() < 0.99
+    plain, seen = clear.scan(features).scores.suspicion, clear.scan(features, views=views).scores.suspicion
+    assert (seen >= plain).all()
+    bent = clear.scan(features, views=dataclasses.replace(views, prediction_drop=views.label_drop)).scores.suspicion
+    lowered = bent < seen
+    assert lowered.any()
+    np.testing.assert_array_equal(bent[lowered], np.maximum(plain - 1, bent)[lowered])
+
+
 def test_views_fit_a_scan_of_the_same_samples() -> None:
     data = images(120)
     model = network()
-    result = clear.scan(clear.extract_features(model, data), views=extract_views(model, data))
+    views = extract_views(model, data)
+    memorised = dataclasses.replace(views, label_drop=views.prediction_drop)
+    result = clear.scan(clear.extract_features(model, data), views=memorised)
+    assert memorised.fitted == 1
     assert np.isfinite(result.scores.views).all()
 
 

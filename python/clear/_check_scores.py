@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ __all__ = [
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
-CERTAIN_RATE, CERTAIN_TOGETHER, VERDICT_ALPHA, SMALLEST_POCKET = 2e-4, 2, 1e-2, 3
-LEAST_EXPECTED, TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.2, 0.975, 1.96, 1.5
+CERTAIN_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 1e-2, 3
+TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
+STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
+COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
 LEVELS = {"review": 1, "certain": 2}
 DTYPES = {
     "mean": ("<f8",),
@@ -37,6 +40,7 @@ DTYPES = {
     "distance": ("<f8",),
     "margin": ("<f8",),
     "support": ("<f8",),
+    "company": ("<f8",),
     "views": ("<f8",),
     "label": ("<i8",),
     "suggested_label": ("<i8",),
@@ -44,7 +48,10 @@ DTYPES = {
     "level": ("|i1",),
     "in_core": ("|b1",),
 }
-MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
+MEASURED = (
+    *("collapse", "reassignment", "score", "group", "suspicion"),
+    *("distance", "margin", "support", "company", "views"),
+)
 STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
 """What a flag says, and the array that says so, too."""
 
@@ -120,7 +127,8 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     outlying = _standardised(score) + _standardised(arrays["distance"])
     alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
-    suspicion = np.fmax(np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"]))
+    usual, views = np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"])
+    suspicion = [np.fmax(usual, views), np.fmax(usual - BENT, views)][: 1 + bool(np.isfinite(views).any())]
     threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
@@ -135,7 +143,10 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     wrong = np.flatnonzero(level != expected)
     return failed(
         (_close(score, total).all(), "scores: score is not that of K and R in every row"),
-        (_close(arrays["suspicion"], suspicion).all(), "scores: suspicion does not follow from the other scores"),
+        (
+            any(_close(arrays["suspicion"], way).all() for way in suspicion),
+            "scores: suspicion does not follow from the other scores",
+        ),
         (same(report["thresholds"]["certain"], threshold), f"thresholds: the scores give certain = {threshold}"),
         (not len(wrong), f"scores: level does not follow from the scores in {len(wrong)} rows, such as {wrong[:5]}"),
         (_core_agrees(report, arrays), "core_accuracy is not that of in_core"),
@@ -296,11 +307,30 @@ def check_verdict(report: Any, arrays: dict[str, Any]) -> list[str]:
 
 def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     unit = arrays["representative"]
-    certain = set(unit[arrays["level"] == 2].tolist())
-    members = [set(unit[pocket["rows"]].tolist()) for pocket in report["pockets"]]
-    tight = any(len(certain & m) >= CERTAIN_TOGETHER and 2 * len(certain & m) >= len(m) for m in members)
-    rate = max(CERTAIN_RATE * int((unit == np.arange(len(unit))).sum()), LEAST_EXPECTED)
-    fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(len(certain)))
-    if tight or (certain and 1 - fewer < VERDICT_ALPHA):
+    certain = len(set(unit[arrays["level"] == 2].tolist()))
+    n = int((unit == np.arange(len(unit))).sum())
+    rate = CERTAIN_RATE * n
+    fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
+    excess = _company_excess(arrays["company"], arrays["label"])
+    if excess > _stands_out(STANDS_OUT, n) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
-    return "undecided" if certain or report["core_accuracy"] < report["config"]["weak_accuracy"] else "clean"
+    weak = report["core_accuracy"] < report["config"]["weak_accuracy"]
+    return "undecided" if certain or excess > _stands_out(MAY_STAND_OUT, n) or weak else "clean"
+
+
+def _stands_out(spreads: float, n: int) -> float:
+    law = NormalDist()
+    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
+
+
+def _company_excess(values: Any, labels: Any) -> float:
+    """How far the largest company stands above that of the other labels; nan where that cannot be told."""
+    if np.isnan(values).all():
+        return math.nan
+    top = int(np.nanargmax(values))
+    others = values[(labels != labels[top]) & ~np.isnan(values)]
+    middle, spread = _center(others)
+    if len(others) < LEAST_OTHERS or not spread > 0:
+        return math.nan
+    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
+    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))

@@ -116,11 +116,22 @@ def features(
     shard_rows: Annotated[int, typer.Option(min=1, help="Images in a shard of a feature store.")] = 1 << 16,
     engine: EngineOption = Where.LOCAL,
     address: AddressOption = None,
+    views: Annotated[
+        bool | None,
+        typer.Option(
+            "--views/--no-views",
+            help="A second look at the images, for scan; default: where the network fits 99 % of the labels.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> int:
     """Save what one layer of a network says about images.
 
     This is the input of plan, scan, probe and check.
+
+    A network that fits 99 % of the labels was trained on them, and what its last layers say is bent to fit wrong ones,
+    too: scan then wants a second look (six more runs over the images), which goes beside --out as NAME.views.npz.
 
     With a directory for --out (a name without a suffix) it is a feature store, written shard by shard: after an
     interruption the same command goes on.
@@ -131,6 +142,7 @@ def features(
         raise typer.BadParameter(f"--out is {out}: --engine ray writes a feature store, want a name without a suffix")
     need("torch", extra="torch")
     require_writable(out.parent)
+    from clear._view_files import save_views, views_beside
     from clear.data import save_features
     from clear.extraction import extract_to_store
     from clear.features import extract_features
@@ -144,9 +156,34 @@ def features(
     else:
         taken = extract_features(model, dataset, **options)
         save_features(taken, out)
-    facts = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
+    seen = _look_again(model, dataset, taken, views, batch_size=batch_size, device=device)
+    save_views(seen, out)
+    facts: dict[str, Any] = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
+    facts["views"] = None if seen is None else str(views_beside(out))
     print_json(facts) if json else typer.echo(f"{printable(out)}: {taken!r}")
+    if seen is not None and not json:
+        typer.echo(f"{printable(views_beside(out))}: a second look; the network fits {seen.fitted:.1%} of the labels")
     return CLEAN
+
+
+def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, **options: Any) -> Any:
+    """Views of the images: when asked for, or when the network fits the labels of images and has a layer for them."""
+    from clear.suspicion import MEMORISED
+
+    if views is None:
+        known = taken.predictions is not None and getattr(dataset, "labels", None) is not None
+        if not known or (taken.predictions == taken.labels).mean() < MEMORISED:
+            return None
+    elif not views:
+        return None
+    from clear.views import extract_views
+
+    try:
+        return extract_views(model, dataset, progress=show_progress(), **options)
+    except ValueError:
+        if views:
+            raise
+        return None  # no layer that sees an image
 
 
 def repair(

@@ -93,12 +93,16 @@ def scan(
 
     Reports pockets of the decision boundary, and the label that their samples should have.
 
+    Views beside the features (train.views.npz, which the command features writes when the network fits the labels) are
+    used, unless --labels gives other labels or --previous a scan to join.
+
     With --workdir, an interrupted scan goes on where it stopped when the same command is given again.
 
     Exit code 0: clean, 1: poisoned, 2: undecided.
 
     Example: clear-pockets scan train.npy --labels labels.npy --out out
     """
+    from clear._view_files import open_views
     from clear.data import open_features
     from clear.detect import scan as run_scan
 
@@ -109,6 +113,7 @@ def scan(
     with warned():
         result = run_scan(
             opened,
+            views=open_views(Path(features)) if labels is None and previous is None else None,
             config=config,
             threads=threads,
             progress=show_progress(),

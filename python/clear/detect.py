@@ -25,22 +25,14 @@ from clear.pockets import find_pockets
 from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
-from clear.results import Approximation, Change, Joined, Level, Pocket, ScanResult, Scores, Verdict, Views
+from clear.results import Approximation, Change, Joined, Level, ScanResult, Scores, Views
 from clear.suspicion import score_hulls, score_samples
+from clear.verdict import describe_group, scan_verdict
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
 
 Floats = npt.NDArray[np.float64]
-
-CERTAIN_RATE = 2e-4
-"""Certain samples per sample of clean data (measured: docs/how-it-works.md)."""
-LEAST_EXPECTED = 0.2
-"""Certain samples that any clean set is granted: two alone in a small one say nothing."""
-CERTAIN_TOGETHER = 2
-"""Certain samples that make the verdict "poisoned" when they are at least half of one pocket: clean images gave one."""
-VERDICT_ALPHA = 1e-2
-"""Chance that clean data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan(
@@ -69,7 +61,8 @@ def scan(
         labels are best (docs/how-it-works.md, "Which features").
     views : Views, optional
         A second look at the same samples, in the same order, from `clear.extract_views`: wanted when the only network
-        at hand is the one trained on the suspect labels, whose penultimate layer fits them.
+        at hand is the one trained on the suspect labels, whose penultimate layer fits them. They cost some of what is
+        found where only a head above a frozen network was trained on them: give none then.
     config : ScanConfig, optional
     threads : int, optional
         Default: the cores this process may use.
@@ -217,7 +210,7 @@ def _judge(
         labels=reference.labels,
         ids=features.ids,
         source=features.source,
-        verdict=_scan_verdict(reference, scores.level, pockets),
+        verdict=scan_verdict(reference, scores),
         scores=scores,
         flags=flags,
         pockets=pockets,
@@ -243,20 +236,6 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     return score_samples(reference, score_hulls(reference, wrap), views)
 
 
-def _scan_verdict(reference: Reference, levels: npt.NDArray[np.int8], pockets: tuple[Pocket, ...]) -> Verdict:
-    """Poisoned: certain samples hang together, or are too many. Undecided: few alone, or weak features."""
-    from scipy.special import pdtrc
-
-    certain = np.flatnonzero(levels == Level.CERTAIN)
-    distinct = set(reference.representative[certain].tolist())
-    members = [set(reference.representative[list(pocket.rows)].tolist()) for pocket in pockets]
-    tight = any(len(distinct & m) >= CERTAIN_TOGETHER and 2 * len(distinct & m) >= len(m) for m in members)
-    expected = max(CERTAIN_RATE * len(reference.units), LEAST_EXPECTED)
-    if tight or (distinct and pdtrc(len(distinct) - 1, expected) < VERDICT_ALPHA):
-        return "poisoned"
-    return "undecided" if distinct or reference.core_accuracy < reference.config.weak_accuracy else "clean"
-
-
 def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     config = reference.config
     notes = []
@@ -269,6 +248,7 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     small = np.flatnonzero((reference.class_sizes > 0) & (reference.class_sizes < wanted))
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
+    notes += describe_group(reference, scores)
     unscored = int(np.isnan(scores.score).sum())
     if unscored:
         notes.append(f"{unscored} samples were not scored: their class is too small")

@@ -42,14 +42,16 @@ def robust_center(values: Floats) -> tuple[float, float]:
     return float(middle), float(max(MAD_TO_SIGMA * apart, (high - middle) / NORMAL_90))
 
 
-def mean_of_best(values: Floats, mates: npt.NDArray[np.integer[Any]], count: int) -> Floats:
+def mean_of_best(
+    values: Floats, mates: npt.NDArray[np.integer[Any]], count: int, own: npt.NDArray[np.int64] | None = None
+) -> Floats:
     """Mean of the best `count` values among each distinct sample's mates, float64 (units,); nan where fewer have one.
 
-    values float64 (n,); mates integers (units, k), -1 where absent.
+    values float64 (n,); mates integers (units, k), -1 where absent; own (units,): a row that counts beside them.
     """
     found = np.empty(len(mates))
     for block in blocks(len(mates), 48 * mates.shape[1]):
-        near = mates[block]
+        near = mates[block] if own is None else np.column_stack([own[block].astype(mates.dtype), mates[block]])
         of_mates = np.where(near >= 0, np.nan_to_num(values[near], nan=-np.inf), -np.inf)
         best = np.sort(of_mates, axis=1)[:, -count:]
         found[block] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)

@@ -137,6 +137,7 @@ def judge(
         distance=nothing,
         margin=nothing,
         support=nothing,
+        company=nothing,
         views=nothing,
         suggested_label=wrap.other_label.astype(np.int64),
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),

@@ -34,7 +34,10 @@ from clear.results import (
 __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "spelled", "write_report"]
 
 SCHEMA = "clear-report/1"
-MEASURED = ("collapse", "reassignment", "score", "group", "suspicion", "distance", "margin", "support", "views")
+MEASURED = (
+    *("collapse", "reassignment", "score", "group", "suspicion"),
+    *("distance", "margin", "support", "company", "views"),
+)
 SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"

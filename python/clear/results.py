@@ -124,6 +124,9 @@ class Scores:
     probe."""
     support: npt.NDArray[np.float64]
     """How outlying its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
+    company: npt.NDArray[np.float64]
+    """How tight and far out it is together with its nearest mates, float64 (n,): what the verdict rests on
+    (`clear.suspicion`); nan in a probe, and with less than five of them."""
     views: npt.NDArray[np.float64]
     """What a second look through the network says, float64 (n,) (`clear.views`); nan where none was taken."""
     suggested_label: npt.NDArray[np.int64]
@@ -145,11 +148,20 @@ class Views:
     label_drop: npt.NDArray[np.float64]
     """How much less the network believes in the given label when the image is changed, log scale, float64 (n,)."""
     prediction_drop: npt.NDArray[np.float64]
-    """The same of its own prediction, float64 (n,)."""
+    """The same of its own prediction, float64 (n,): equal to `label_drop` where that is the given label."""
     layer: str
+    late: npt.NDArray[np.float32] | None = None
+    """What the last linear layer sees of the images, (n, d2); None where there is no such layer."""
+    late_mirrored: npt.NDArray[np.float32] | None = None
+    """The same of the mirrored images."""
 
     def __len__(self) -> int:
         return len(self.early)
+
+    @property
+    def fitted(self) -> float:
+        """Share of the given labels that the network predicts."""
+        return float(np.mean(self.label_drop == self.prediction_drop))
 
 
 @dataclass(frozen=True, slots=True)

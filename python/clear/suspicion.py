@@ -8,32 +8,44 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     outlying   z(S) + z(distance)
     support    mean of the four most outlying among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
+               + z(margin of the mirror image)
     suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
-               memorised
+               memorised. Where the network fits 99 % of the labels, the first two less 1
+    company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
+               The verdict asks how far the largest stands above the samples of all other labels
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, blocks, forget
+from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
-from clear.cross_validation import cross_validate
+from clear.cross_validation import fit_predict, split_folds
 from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels
 from clear.prepare import Ints, Reference, apply_preparation, fit_preparation, for_copies
 from clear.results import Scores, Views
 
-__all__ = ["HullScores", "score_hulls", "score_samples"]
+__all__ = ["HullScores", "MEMORISED", "company_excess", "score_hulls", "score_samples", "suspicion_threshold"]
 
 Floats = npt.NDArray[np.float64]
 
-BEST_MATES = 4
+BEST_MATES, BEST_COMPANY = 4, 5
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
+MEMORISED = 0.99
+"""Share of the labels that a network fits whose features fit the wrong ones among them, too."""
+BENT = 1.0
+"""By so many spreads more the features of such a network have to speak."""
+COMPANY_QUANTILE, COMPANY_NORMAL = 0.99, 2.3263
+"""Of the other labels: theirs is a tail that the poisons of one label are no part of."""
+LARGEST_COMPANY_TAIL = 3.0
+LEAST_OTHERS = 50
+"""Samples of other labels that tell a tail."""
 
 
 class HullScores(NamedTuple):
@@ -47,6 +59,7 @@ class HullScores(NamedTuple):
     outlying: Floats
     """z(S) + z(distance); nan where S is."""
     support: Floats
+    company: Floats
     suggested_label: Ints
     nearer: npt.NDArray[np.bool_]
     """Another label is really nearer."""
@@ -73,6 +86,7 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
         distance=distance,
         outlying=outlying,
         support=for_copies(reference, mean_of_best(outlying, wrap.mates, BEST_MATES)),
+        company=company(reference, k, distance, wrap.mates),
         suggested_label=for_copies(reference, wrap.other_label).astype(np.int64),
         nearer=nearer,
         judged=nearer & for_copies(reference, wrap.own_size[0] >= config.hull_size // 2),
@@ -83,8 +97,10 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     """Suspicion and level of every sample, with all that led there, and the threshold of the certain ones."""
     config = reference.config
     second = None if views is None else view_scores(reference, views)
-    doubt = suspicion(hulls.outlying, reference.margin, hulls.support, second)
+    bent = views is not None and views.fitted >= MEMORISED
+    doubt = suspicion(hulls.outlying, reference.margin, hulls.support, second, bent)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
+    plausible = hulls.nearer if second is None else hulls.nearer | np.isfinite(second).any()
     return Scores(
         collapse=hulls.collapse,
         reassignment=hulls.reassignment,
@@ -94,9 +110,10 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
         distance=hulls.distance,
         margin=reference.margin,
         support=hulls.support,
+        company=hulls.company,
         views=np.full(len(doubt), np.nan) if second is None else second,
         suggested_label=hulls.suggested_label,
-        level=sample_levels(doubt, threshold, hulls.judged, hulls.nearer | (views is not None), config),
+        level=sample_levels(doubt, threshold, hulls.judged, plausible, config),
         in_core=reference.in_core,
         representative=reference.representative,
     ), threshold
@@ -128,25 +145,73 @@ def class_distances(reference: Reference) -> Floats:
     return found[reference.representative]
 
 
+def company(reference: Reference, collapse: Floats, distance: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
+    """Mean of the five largest z(K) + z(distance) among each sample and its mates, float64 (n,); nan with fewer.
+
+    R has no part in it: samples of a class that look like another, mislabelled or odd, have company, too, but it does
+    not collapse as poisons around one target do.
+    """
+    values = _z(collapse)
+    values += _z(distance)
+    return for_copies(reference, mean_of_best(values, mates, BEST_COMPANY, own=reference.units))
+
+
+def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """How far the largest company stands above that of all samples with other labels, in their spreads.
+
+    A spread is made larger where their tail is heavy. Poisons of one label do not raise the bar for themselves, as they
+    would in a quantile of all samples; a data set whose every label has odd groups raises it. nan if too few others.
+    """
+    if np.isnan(values).all():
+        return float("nan")
+    top = int(np.nanargmax(values))
+    others = values[(labels != labels[top]) & ~np.isnan(values)]
+    if len(others) < LEAST_OTHERS:
+        return float("nan")
+    middle, spread = robust_center(others)
+    if not spread > 0:
+        return float("nan")
+    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
+    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))
+
+
 def view_scores(reference: Reference, views: Views) -> Floats:
     """What a second look says of every sample, float64 (n,)."""
     n = len(reference.labels)
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
     early = as_features(views.early, "views.early")
-    rows = apply_preparation(early, fit_preparation(early, reference.config))
-    units, margin = reference.units, np.full(n, np.nan)
-    _, margin[units] = cross_validate(rows[units], reference.labels[units], reference.config, threads=reference.threads)
-    found = _z(margin) + _z(views.label_drop)
+    found = _z(_held_out_margin(reference, early, early)) + _z(views.label_drop)
+    if views.late is not None and views.late_mirrored is not None:
+        late, mirrored = as_features(views.late, "views.late"), as_features(views.late_mirrored, "views.late_mirrored")
+        found = found + _z(_held_out_margin(reference, late, mirrored))
     return found[reference.representative]
 
 
-def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats | None) -> Floats:
-    """The largest of the standard scores, float64 (n,)."""
+def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray) -> Floats:
+    """Margin of every distinct sample in other features of it, by the samples of the other folds, float64 (n,)."""
+    preparation = fit_preparation(values, reference.config)
+    rows = apply_preparation(values, preparation)
+    others = rows if asked is values else apply_preparation(asked, preparation)
+    units, margin = reference.units, np.full(len(values), np.nan)
+    labels = reference.labels[units]
+    for fitted, held_out in split_folds(len(units), reference.config):
+        here, there = units[fitted], units[held_out]
+        margin[there] = fit_predict(rows[here], labels[fitted], others[there], labels[held_out])["margin"]
+    return margin
+
+
+def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats | None, bent: bool = False) -> Floats:
+    """The largest of the standard scores, float64 (n,).
+
+    bent: the first two come from features that fit the labels, right or wrong, and have to say more.
+    """
     largest = _z(margin)
     largest = _z(np.add(outlying, largest, out=largest), out=largest)
     company = outlying + support
     np.fmax(largest, _z(company, out=company), out=largest)
+    if bent:
+        largest -= BENT
     return largest if views is None else np.fmax(largest, _z(views), out=largest)
 
 

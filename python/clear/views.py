@@ -6,7 +6,8 @@ A label that a network was made to memorise bends the last layer until it fits. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from clear._batches import Batch, as_source
 from clear._progress import Progress
 from clear.errors import need
 from clear.features import Extraction, default_preprocess, forward, logits_of
-from clear.models import find_layer
+from clear.models import find_layer, last_linear
 from clear.results import Views
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def extract_views(
     Returns
     -------
     Views
-        Outputs of the layer, averaged over 2 x 2 parts of the image, and how much less the network believes in
-        labels and predictions when the image is mirrored or shifted.
+        Outputs of the layer, averaged over 2 x 2 parts of the image; what the last linear layer sees of the image and
+        of its mirror image; and how much less the network believes in labels and predictions when the image is
+        mirrored or shifted.
 
     Raises
     ------
@@ -92,7 +94,6 @@ def extract_views(
         )
 
     name = layer or _find_early_layer(model, dataset, changed(lambda images: images))
-    parts: list[npt.NDArray[np.float32]] = []
     labels = np.full(n, -1, np.int64)
 
     def run(view: Callable[[Tensor], Tensor]) -> Floats:
@@ -109,27 +110,79 @@ def extract_views(
         forward(model, dataset, keep, changed(view), None, progress, "views")
         return np.concatenate(found)
 
-    handle = find_layer(model, name).register_forward_hook(lambda _, __, output: parts.append(_pool(output, name)))
-    try:
+    late = _find_last_linear(model)
+    with _outputs_of(find_layer(model, name), name) as parts, _inputs_of(late) as seen_late:
         plain = run(lambda images: images)
-    finally:
-        handle.remove()
-    early = np.concatenate(parts)
-    if len(early) != n:
-        raise ValueError(f"layer {name!r} gave {len(early)} rows for {n} images: name a layer that runs once a batch")
+    early = _one_row_each(parts, n, name)
     predictions = plain.argmax(axis=1)
     labels = np.where(labels < 0, predictions, labels)
     if labels.max() >= plain.shape[1]:
         raise ValueError(f"labels reach {labels.max()}: the model knows classes 0 to {plain.shape[1] - 1}")
     drops = np.zeros((2, n))
-    for view in _views():
-        seen = run(view)
+    mirrored: list[npt.NDArray[np.float32]] = []
+    for number, view in enumerate(_views()):
+        with _inputs_of(late if number == 0 else None) as inputs:
+            seen = run(view)
+        mirrored += inputs
         for i, given in enumerate((labels, predictions)):
             drops[i] += (_margin(seen, given) - _margin(plain, given)) / len(_views())
-    return Views(early, drops[0], drops[1], name)
+    return Views(early, drops[0], drops[1], name, *_whole(seen_late, mirrored, n))
+
+
+def _one_row_each(parts: list[npt.NDArray[np.float32]], n: int, name: str) -> npt.NDArray[np.float32]:
+    early = np.concatenate(parts)
+    if len(early) != n:
+        raise ValueError(f"layer {name!r} gave {len(early)} rows for {n} images: name a layer that runs once a batch")
+    return early
+
+
+def _whole(
+    plain: list[npt.NDArray[np.float32]], mirrored: list[npt.NDArray[np.float32]], n: int
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+    """Both together; None where they are not one row for each image."""
+    if {sum(map(len, plain)), sum(map(len, mirrored))} != {n}:
+        return None, None
+    return np.concatenate(plain), np.concatenate(mirrored)
+
+
+@contextmanager
+def _outputs_of(module: nn.Module, name: str) -> Iterator[list[npt.NDArray[np.float32]]]:
+    """What the module gives while the network runs, batch after batch."""
+    parts: list[npt.NDArray[np.float32]] = []
+    handle = module.register_forward_hook(lambda _, __, output: parts.append(_pool(output, name)))
+    try:
+        yield parts
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _inputs_of(module: nn.Module | None) -> Iterator[list[npt.NDArray[np.float32]]]:
+    """What the module is given while the network runs, batch after batch; nothing without a module."""
+    parts: list[npt.NDArray[np.float32]] = []
+
+    def keep(_: Any, inputs: tuple[Any, ...]) -> None:
+        if inputs and getattr(inputs[0], "ndim", 0) == 2:
+            parts.append(_pool(inputs[0], "the last linear one"))
+
+    handle = None if module is None else module.register_forward_pre_hook(keep)
+    try:
+        yield parts
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _find_last_linear(model: nn.Module) -> nn.Module | None:
+    try:
+        return last_linear(model)[1]
+    except ValueError:
+        return None
 
 
 def _views() -> list[Callable[[Tensor], Tensor]]:
+    """The mirror image first."""
+
     def shift(axis: int, sign: int) -> Callable[[Tensor], Tensor]:
         return lambda images: images.roll(sign * max(1, round(images.shape[axis] / SHIFT)), dims=axis)
 

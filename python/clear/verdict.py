@@ -1,0 +1,56 @@
+"""The verdict of a scan: does a group of samples of one label stand out, and are more samples certain than usual?"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from clear.prepare import Reference
+from clear.results import Level, Scores, Verdict
+from clear.suspicion import company_excess
+
+__all__ = ["describe_group", "scan_verdict", "stands_out"]
+
+STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
+"""Spreads by which the company of one label's samples exceeds that of the others where the verdict is "poisoned", and
+where it is "undecided" (measured on clean sets: docs/how-it-works.md), among so many samples:"""
+MEASURED_ON = 1000
+CERTAIN_RATE = 4e-3
+"""Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
+docs/how-it-works.md)."""
+VERDICT_ALPHA = 1e-2
+"""Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
+
+
+def stands_out(spreads: float, n: int) -> float:
+    """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
+    larger."""
+    law = NormalDist()
+    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
+
+
+def scan_verdict(reference: Reference, scores: Scores) -> Verdict:
+    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, or weak features."""
+    from scipy.special import pdtrc
+
+    certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
+    too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
+    n, excess = len(reference.units), company_excess(scores.company, reference.labels)
+    if too_many or excess > stands_out(STANDS_OUT, n):
+        return "poisoned"
+    weak = reference.core_accuracy < reference.config.weak_accuracy
+    return "undecided" if certain or excess > stands_out(MAY_STAND_OUT, n) or weak else "clean"
+
+
+def describe_group(reference: Reference, scores: Scores) -> list[str]:
+    """A note about the group that stands out, where one does."""
+    excess = company_excess(scores.company, reference.labels)
+    may, does = (stands_out(spreads, len(reference.units)) for spreads in (MAY_STAND_OUT, STANDS_OUT))
+    if not excess > may:
+        return []
+    row = int(np.nanargmax(scores.company))
+    return [
+        f"the samples around row {row}, labelled {int(reference.labels[row])}, stand {excess:.1f} spreads above "
+        f"those of other labels: clean data seldom reach {may:.2f}, and hardly ever {does:.2f}"
+    ]

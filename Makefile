@@ -27,6 +27,7 @@ native: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check python tests bench
 	$(BIN)/ruff format --check python tests bench
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.hpp csrc/*/*.cpp
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench

@@ -14,6 +14,9 @@ Isa best_isa();
 // Throws std::invalid_argument for an unknown name or a level that this processor lacks.
 Isa current_isa();
 
+// Whether this processor sums products of 16-bit integers in one instruction (AVX-512 VNNI); results are the same.
+bool has_integer_dot_products();
+
 std::string isa_name(Isa isa);
 
 }  // namespace clear

@@ -42,8 +42,9 @@ public:
 
     // The same within every class: distances and indices are (m, n_classes * k), class by class.
     // without: per query, a class that is not searched and gets no rows (-1: none).
-    void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude, std::span<Index const> without,
-                         Index k, int threads, MatrixView<double> distances, MatrixView<Index> indices) const;
+    void search_by_class(MatrixView<float const> queries, std::span<Index const> exclude,
+                         std::span<Index const> without, Index k, int threads, MatrixView<double> distances,
+                         MatrixView<Index> indices) const;
 
     // The k nearest rows of some classes for each query: of probes.row(group[i]), nearest classes first (-1: none).
     // Queries of one group are searched together. The index was made for lists.
@@ -58,7 +59,7 @@ private:
 };
 
 // What is reported for given rows of the base, (m, c) like `candidates`; the worst distance where a candidate is -1.
-void measure_candidates(MatrixView<float const> queries, StoredRows base, Metric metric, MatrixView<Index const> candidates,
-                        int threads, MatrixView<double> distances);
+void measure_candidates(MatrixView<float const> queries, StoredRows base, Metric metric,
+                        MatrixView<Index const> candidates, int threads, MatrixView<double> distances);
 
 }  // namespace clear

@@ -15,7 +15,8 @@ namespace clear {
 
 struct SharedHullProblems {
     MatrixView<float const> points;
-    std::span<double const> eps;  // per point, or empty: 1e-5 * RMS radius of all vertices; never below the float32 floor
+    std::span<double const>
+        eps;  // per point, or empty: 1e-5 * RMS radius of all vertices; never below the float32 floor
 };
 
 // Statuses and bounds as in HullResults. Point i has weights[first[i] + j] on the rows members[first[i] + j], j < count[i],

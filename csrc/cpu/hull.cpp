@@ -19,7 +19,7 @@ namespace clear {
 
 HullKernels const& hull_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return __builtin_cpu_supports("avx512vnni") ? hull_kernels_vnni : hull_kernels_avx512;
+    if (isa == Isa::avx512) return has_integer_dot_products() ? hull_kernels_vnni : hull_kernels_avx512;
     if (isa == Isa::avx2) return hull_kernels_avx2;
 #endif
     static_cast<void>(isa);
@@ -66,7 +66,9 @@ Answer answer(hull::Problem& problem, double wanted_eps) {
     }
     if (!problem.exact) evaluate_upper(problem);
     double const eps = problem.goal.eps, upper = problem.upper, lower = std::min(problem.lower, upper);
-    HullStatus const status = upper <= eps ? HullStatus::inside : lower > eps ? HullStatus::outside : HullStatus::undecided;
+    HullStatus const status = upper <= eps  ? HullStatus::inside
+                              : lower > eps ? HullStatus::outside
+                                            : HullStatus::undecided;
     return {status, lower, upper, eps};
 }
 
@@ -81,7 +83,8 @@ void read(HullProblems const& problems, Index s, hull::Problem& problem) {
     for (Index j = 0; j < problems.members.cols; ++j) {
         Index const vertex = members[j];
         if (vertex < 0) continue;
-        rows[count] = floats ? floats + vertex * base.stride : widen_row(base, vertex, ws.widened.data() + base.cols * count);
+        rows[count] =
+            floats ? floats + vertex * base.stride : widen_row(base, vertex, ws.widened.data() + base.cols * count);
         vertices[count] = vertex;
         slots[count++] = j;
     }
@@ -138,9 +141,11 @@ void fetch(HullProblems const& problems, Index s) {
     Index const d = problems.base.cols, k = problems.members.cols;
     if (k * d > most_elements) return;
     auto fetch_row = [most](void const* row, Index bytes) {  // to the second level: the first has the problem at work
-        for (Index t = 0; t < std::min(bytes, most); t += 64) __builtin_prefetch(static_cast<char const*>(row) + t, 0, 2);
+        for (Index t = 0; t < std::min(bytes, most); t += 64)
+            __builtin_prefetch(static_cast<char const*>(row) + t, 0, 2);
     };
-    Index const bytes = d * bytes_of(problems.base.storage), step = problems.base.stride * bytes_of(problems.base.storage);
+    Index const bytes = d * bytes_of(problems.base.storage),
+                step = problems.base.stride * bytes_of(problems.base.storage);
     auto const* const base = static_cast<char const*>(problems.base.data);
     Index const* members = problems.members.row(s);
     for (Index j = 0; j < k; ++j)
@@ -188,8 +193,8 @@ void check(HullProblems const& problems) {
     require(problems.eps.empty() || problems.eps.size() == s, "eps has ", problems.eps.size(), " entries for ", s,
             " problems");
     auto const& start = problems.start;
-    require(start.empty() || (start.rows == problems.members.rows && start.cols == problems.members.cols), "start has shape (",
-            start.rows, ", ", start.cols, "): want that of members");
+    require(start.empty() || (start.rows == problems.members.rows && start.cols == problems.members.cols),
+            "start has shape (", start.rows, ", ", start.cols, "): want that of members");
 }
 
 }  // namespace
@@ -203,13 +208,15 @@ void solve_hulls(HullProblems const& problems, HullOptions const& options, int t
     bool const families = std::ranges::adjacent_find(problems.owner) != problems.owner.end();
     parallel_for(s, block, threads, [&](Index begin, Index end, int worker) {
         auto& workspace = workspaces[static_cast<std::size_t>(worker)];
-        if (!workspace) workspace = std::make_unique<hull::Workspace>(k, d, families, problems.base.storage != Storage::float32);
+        if (!workspace)
+            workspace = std::make_unique<hull::Workspace>(k, d, families, problems.base.storage != Storage::float32);
         PlainFloats const plain;
         Order const order(problems, begin, end);
         for (Index n = 0; n < order.size; ++n) {
             bool const more = n + 1 < order.size;
             if (more) fetch(problems, order[n + 1]);
-            bool const keep = more && problems.owner[Order::slot(order[n])] == problems.owner[Order::slot(order[n + 1])];
+            bool const keep =
+                more && problems.owner[Order::slot(order[n])] == problems.owner[Order::slot(order[n + 1])];
             solve_one(problems, options, order[n], keep, kernels, *workspace, results);
         }
     });

@@ -13,7 +13,7 @@ namespace clear::hull {
 namespace {
 
 constexpr double least_weight = 1e-14;
-constexpr Index largest_batch = 8;     // vertices that enter at once
+constexpr Index largest_batch = 8;  // vertices that enter at once
 
 // Why a vertex may not enter now. `left` and `dependent` last until the next progress.
 enum : char { free_to_enter = 0, in_set = 1, left = 2, dependent = 3 };

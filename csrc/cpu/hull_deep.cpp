@@ -47,14 +47,16 @@ void spread(Problem& problem) {
     if (problem.count < 2 * problem.dimension) return;
     auto const count = static_cast<double>(problem.count);
     std::fill_n(ws.weights, problem.count, 1 / count);
-    problem.kernel.combine_floats(ws.rows.data(), nullptr, ws.weights, problem.count, problem.dimension, ws.z, ws.direction, ws.p);
+    problem.kernel.combine_floats(ws.rows.data(), nullptr, ws.weights, problem.count, problem.dimension, ws.z,
+                                  ws.direction, ws.p);
     double const centre = problem.kernel.dot(ws.p, ws.p, ws.stride), radius = problem.square_mean - centre;
     if (!(centre * count <= deep * radius)) return;
     problem.need_differences();
     char* const member = ws.barred.data();
     std::fill_n(member, problem.count, char{1});
     for (Index i = 0; i < problem.dimension; ++i) std::fill_n(ws.gram + i * ws.gram_stride, ws.stride, 0.0);
-    problem.kernel.outer(ws.w, ws.stride, ws.identity.data(), problem.count, problem.dimension, 1, ws.gram, ws.gram_stride);
+    problem.kernel.outer(ws.w, ws.stride, ws.identity.data(), problem.count, problem.dimension, 1, ws.gram,
+                         ws.gram_stride);
     Index size = collect(problem, [](Index) { return true; });
     std::copy_n(ws.order.begin(), size, ws.support.begin());
     for (int step = 0; step < most_steps && even_weights(problem, size); ++step) {

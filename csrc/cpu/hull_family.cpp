@@ -23,7 +23,9 @@ bool Problem::inherit() {
     auto const& family = ws.family;
     if (family.point != query || family.count < count) return false;
     for (Index i = 0, a = 0; i < count; ++i, ++a) {
-        while (a < family.count && family.vertices[static_cast<std::size_t>(a)] != ws.vertices[static_cast<std::size_t>(i)]) ++a;
+        while (a < family.count &&
+               family.vertices[static_cast<std::size_t>(a)] != ws.vertices[static_cast<std::size_t>(i)])
+            ++a;
         if (a == family.count) return false;
         ws.order[static_cast<std::size_t>(i)] = a;
     }

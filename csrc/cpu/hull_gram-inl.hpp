@@ -34,7 +34,8 @@ struct PackedFour {
     }
 };
 
-void pack(float const* const* rows, Index count, Index d, double const* z, double* panels, double* square, double* norm) {
+void pack(float const* const* rows, Index count, Index d, double const* z, double* panels, double* square,
+          double* norm) {
     Index const whole = d / 4 * 4;
     for (Index first = 0; first < count; first += 8, panels += 8 * d) {
         float const* row[8];
@@ -53,7 +54,8 @@ void pack(float const* const* rows, Index count, Index d, double const* z, doubl
                 for (int n = 0; n < 4; ++n) four[half].take(x[n], z[t + n], panels + (t + n) * 8 + 4 * half);
             }
         for (Index t = whole; t < d; ++t)
-            for (int half = 0; half < 2; ++half) four[half].take(column(row + 4 * half, t), z[t], panels + t * 8 + 4 * half);
+            for (int half = 0; half < 2; ++half)
+                four[half].take(column(row + 4 * half, t), z[t], panels + t * 8 + 4 * half);
         for (int n = 0; n < 8; ++n) {
             square[first + n] = four[n / 4].square[n % 4];
             norm[first + n] = four[n / 4].norm[n % 4];
@@ -129,7 +131,8 @@ CLEAR_INLINE void mirror(double* matrix, Index stride, Index count) {
 template <bool indexed>
 CLEAR_INLINE void products(Panels const& from, Index count, double scale, double* out, Index out_stride) {
     Index row = 0;
-    for (; row + short_rows < count; row += tile_rows) write_rows<tile_rows, indexed>(from, row, scale, out, out_stride);
+    for (; row + short_rows < count; row += tile_rows)
+        write_rows<tile_rows, indexed>(from, row, scale, out, out_stride);
     for (; row < count; row += short_rows) write_rows<short_rows, indexed>(from, row, scale, out, out_stride);
     mirror(out, out_stride, count);
 }

@@ -21,10 +21,10 @@ using Index = HullKernels::Index;
 #include "hull_shorts-inl.hpp"
 
 constexpr HullKernels table(decltype(HullKernels::gram_quantized) integer_gram) {
-    return {combine_floats, measure_floats, project_floats, combine_rows,  measure_rows,   project_rows, subtract,
-            combine,        project,        dot,            pack,          gram,           quantize,     integer_gram,
-            outer,          gather,         factorize,      solve_forward, solve_backward, drop,         lowest,
-            pairwise};
+    return {combine_floats, measure_floats, project_floats, combine_rows, measure_rows, project_rows,
+            subtract,       combine,        project,        dot,          pack,         gram,
+            quantize,       integer_gram,   outer,          gather,       factorize,    solve_forward,
+            solve_backward, drop,           lowest,         pairwise};
 }
 
 }  // namespace

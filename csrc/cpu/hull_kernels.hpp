@@ -40,8 +40,8 @@ struct HullKernels {
     void (*combine_rows)(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
                          double const* z, double* out);
     // For each row: along = u.(v - z), square = |v - z|^2, norm = |v|^2.
-    void (*measure_rows)(float const* const* rows, Index count, Index d, double const* z, double const* u, double* along,
-                         double* square, double* norm);
+    void (*measure_rows)(float const* const* rows, Index count, Index d, double const* z, double const* u,
+                         double* along, double* square, double* norm);
     // out = (v - z).p for each row
     void (*project_rows)(float const* const* rows, Index count, Index d, double const* z, double const* p, double* out);
     // w = v - z (padded rows), square = |w|^2, norm = |v|^2.

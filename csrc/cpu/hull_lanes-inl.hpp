@@ -43,7 +43,7 @@ CLEAR_INLINE Lanes load_tail(float const* row, Index t, Index d) {
 }
 
 CLEAR_INLINE void store(double* a, Lanes const& x) {
-    CLEAR_EACH_PART *reinterpret_cast<VecUnaligned*>(a + n * width) = x.part[n];
+    CLEAR_EACH_PART* reinterpret_cast<VecUnaligned*>(a + n * width) = x.part[n];
 }
 
 CLEAR_INLINE Lanes fill(double value) {

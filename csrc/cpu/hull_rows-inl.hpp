@@ -95,7 +95,8 @@ void combine(double const* w, Index stride, Index const* index, double const* we
     for (; a + 4 <= count; a += 4) {
         double const* row[4];
         for (int i = 0; i < 4; ++i) row[i] = w + index[a + i] * stride;
-        Lanes const l0 = fill(weights[a]), l1 = fill(weights[a + 1]), l2 = fill(weights[a + 2]), l3 = fill(weights[a + 3]);
+        Lanes const l0 = fill(weights[a]), l1 = fill(weights[a + 1]), l2 = fill(weights[a + 2]),
+                    l3 = fill(weights[a + 3]);
         for (Index t = 0; t < stride; t += 8)
             store(out + t, (((load(out + t) + l0 * load(row[0] + t)) + l1 * load(row[1] + t)) + l2 * load(row[2] + t)) +
                                l3 * load(row[3] + t));

@@ -28,7 +28,7 @@ CLEAR_INLINE FloatLanes load16_tail(float const* row, Index t, Index d) {
 }
 
 CLEAR_INLINE void store16(float* a, FloatLanes const& x) {
-    CLEAR_EACH_FLOAT_PART *reinterpret_cast<FloatVecLoad*>(a + n * float_width) = x.part[n];
+    CLEAR_EACH_FLOAT_PART* reinterpret_cast<FloatVecLoad*>(a + n * float_width) = x.part[n];
 }
 
 CLEAR_INLINE FloatLanes operator+(FloatLanes const& a, FloatLanes const& b) {
@@ -90,7 +90,8 @@ CLEAR_INLINE FourFloats totals16(FloatLanes const* x) {
 }
 
 // Weighted sum of rows in u, in order of the rows.
-CLEAR_INLINE void sum_rows(float const* const* rows, Index const* index, double const* weights, Index count, Index d, float* u) {
+CLEAR_INLINE void sum_rows(float const* const* rows, Index const* index, double const* weights, Index count, Index d,
+                           float* u) {
     constexpr int block = 8;
     Index const whole = d / 16 * 16;
     for (Index t = 0; t < d; t += 16) store16(u + t, zero16());

@@ -65,7 +65,8 @@ Screened Problem::screen_floats(double wanted_eps) {
     Index const some = few(count);
     for (Index i = 0; i < some; ++i) ws.support[static_cast<std::size_t>(i)] = i * count / some;
     std::fill_n(ws.weights, some, 1 / static_cast<double>(some));
-    kernel.combine_floats(ws.rows.data(), ws.support.data(), ws.weights, some, dimension, ws.z, ws.direction, ws.best_p);
+    kernel.combine_floats(ws.rows.data(), ws.support.data(), ws.weights, some, dimension, ws.z, ws.direction,
+                          ws.best_p);
     double const measured = kernel.measure_floats(ws.rows.data(), count, dimension, ws.direction, ws.along);
     auto in_range = [](double x) { return x > 0x1p-80 && x < 0x1p80; };
     if (!(std::isfinite(point) && in_range(measured))) return Screened::unfit;
@@ -153,7 +154,8 @@ bool Problem::screen(double wanted_eps) {
 }
 
 bool Problem::prepare(double wanted_eps) {
-    bool const by_gram = start == nullptr && (count <= dimension + 1 || (goal.mode == HullMode::distance && count <= 64));
+    bool const by_gram =
+        start == nullptr && (count <= dimension + 1 || (goal.mode == HullMode::distance && count <= 64));
     if (by_gram && inherit())
         ;  // with square and norm
     else if (by_gram)

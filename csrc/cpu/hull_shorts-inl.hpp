@@ -60,7 +60,8 @@ CLEAR_INLINE void round_to_integers(FloatLanes const& x, float scale, IntVec* ou
     CLEAR_EACH_FLOAT_PART out[n] = reinterpret_cast<IntVec>(x.part[n] * scale + 0x1.8p23F);
 }
 
-double quantize(float const* const* rows, Index count, Index d, float const* z, std::int16_t* w, Index stride, double* scale) {
+double quantize(float const* const* rows, Index count, Index d, float const* z, std::int16_t* w, Index stride,
+                double* scale) {
     double largest = 0;
     for (Index i = 0; i < count; ++i, w += stride) {
         FloatLanes squares = zero16();
@@ -78,7 +79,7 @@ double quantize(float const* const* rows, Index count, Index d, float const* z, 
             IntVec low[float_parts], high[float_parts];
             round_to_integers(difference(rows[i], z, t, d), inverse, low);
             round_to_integers(difference(rows[i], z, t + 16, d), inverse, high);
-            CLEAR_EACH_FLOAT_PART *reinterpret_cast<IntVecLoad*>(w + t + n * shorts_in_vector) =
+            CLEAR_EACH_FLOAT_PART* reinterpret_cast<IntVecLoad*>(w + t + n * shorts_in_vector) =
                 (low[n] & 0xffff) | (high[n] << 16);
         }
     }
@@ -112,7 +113,8 @@ CLEAR_INLINE void quantized_tile(std::int16_t const* w, Index stride, Index row,
 }
 
 template <bool vnni>
-void gram_quantized(std::int16_t const* w, Index stride, Index count, double const* scale, double* out, Index out_stride) {
+void gram_quantized(std::int16_t const* w, Index stride, Index count, double const* scale, double* out,
+                    Index out_stride) {
     constexpr int height = width == 8 ? 4 : 2;  // as many sums as the registers hold
     for (Index row = 0; row < count; row += height)
         for (Index column = 0; column < row + height; column += 4)

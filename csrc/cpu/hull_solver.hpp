@@ -35,11 +35,11 @@ struct Workspace {
     std::vector<Index> vertices, slots, identity, support, active, order;
     std::vector<char> barred;
 
-    double *z, *p, *best_p;                                          // d
-    float *direction, *along;                                        // d, k: of the screen
-    double* w;                                                       // k x d
-    double *square, *norm, *slopes, *best_weights, *raw, *scratch;   // k
-    double *weights, *trial, *rhs, *ones, *column, *diagonal;        // k, in the order of a support
+    double *z, *p, *best_p;                                         // d
+    float *direction, *along;                                       // d, k: of the screen
+    double* w;                                                      // k x d
+    double *square, *norm, *slopes, *best_weights, *raw, *scratch;  // k
+    double *weights, *trial, *rhs, *ones, *column, *diagonal;       // k, in the order of a support
     double *gram, *factor;
 
     // The largest vertex set of a point so far, for nested ones.
@@ -101,17 +101,17 @@ public:
     float const* query = nullptr;  // the row that ws.z holds
     bool keep = false;             // more problems about this point follow
     Goal goal;
-    double const* start = nullptr;  // weights to start from, by slot, or none
-    double lower = 0;      // best proven, with best_p as direction
+    double const* start = nullptr;                           // weights to start from, by slot, or none
+    double lower = 0;                                        // best proven, with best_p as direction
     double upper = std::numeric_limits<double>::infinity();  // best, with best_weights
-    double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
+    double deduction = 0;    // bound on the rounding error of a lower bound, ours and the checker's
     double square_mean = 0;  // of |w|^2
-    double p_square = 0;   // |p|^2 of the last consider()
+    double p_square = 0;     // |p|^2 of the last consider()
     bool done = false;
-    bool settled = false;  // goal and deduction are known
+    bool settled = false;      // goal and deduction are known
     bool fits_floats = false;  // nothing here leaves the range of float32 arithmetic
     double float_error = 0;    // bound on the rounding error of u.(v - z) / |u| in float32, if so
-    bool exact = false;    // upper was evaluated on the rows
+    bool exact = false;        // upper was evaluated on the rows
 
 private:
     void settle_eps(double wanted_eps, double centre);
@@ -121,7 +121,6 @@ private:
     bool take_start();
 
     bool has_gram_ = false, has_differences_ = false;
-
 };
 
 bool propose(Problem& problem);

@@ -41,8 +41,8 @@ Workspace::Workspace(Index most, Index dimension, bool families, bool widens)
     auto take = [&next](Index n) { return std::exchange(next, next + n); };
     for (double** part : {&z, &p, &best_p}) *part = take(stride);
     w = take(k * stride);
-    for (double** part : {&square, &norm, &slopes, &best_weights, &raw, &scratch, &weights, &trial, &rhs, &ones, &column,
-                          &diagonal})
+    for (double** part :
+         {&square, &norm, &slopes, &best_weights, &raw, &scratch, &weights, &trial, &rhs, &ones, &column, &diagonal})
         *part = take(k);
     direction = reinterpret_cast<float*>(take(floats));
     along = reinterpret_cast<float*>(take(along_size));

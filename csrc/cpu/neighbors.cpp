@@ -18,7 +18,7 @@ namespace clear {
 
 NeighborKernels const& neighbor_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return __builtin_cpu_supports("avx512vnni") ? neighbor_kernels_vnni : neighbor_kernels_avx512;
+    if (isa == Isa::avx512) return has_integer_dot_products() ? neighbor_kernels_vnni : neighbor_kernels_avx512;
     if (isa == Isa::avx2) return neighbor_kernels_avx2;
 #endif
     static_cast<void>(isa);
@@ -30,21 +30,23 @@ struct NeighborIndex::Packed : PackedBase {};
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr Index most_queries = 256;     // in a block: their buffers stay in the second-level cache
+constexpr Index most_queries = 256;      // in a block: their buffers stay in the second-level cache
 constexpr Index buffer_bytes = 1 << 19;  // for the buffers of a block
-constexpr double small_work = 4e6;      // multiply-adds that are not worth starting threads for
+constexpr double small_work = 4e6;       // multiply-adds that are not worth starting threads for
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 void check_results(Index rows, Index cols, MatrixView<double> distances, MatrixView<Index> indices) {
-    require(distances.rows == rows && indices.rows == rows && (rows == 0 || (distances.cols == cols && indices.cols == cols)),
+    require(distances.rows == rows && indices.rows == rows &&
+                (rows == 0 || (distances.cols == cols && indices.cols == cols)),
             "results have ", distances.rows, " x ", distances.cols, " and ", indices.rows, " x ", indices.cols,
             " places: want ", rows, " x ", cols);
 }
 
 void check_queries(MatrixView<float const> queries, Index d, std::span<Index const> exclude) {
     require(queries.cols == d, "queries have ", queries.cols, " columns: want ", d);
-    require(static_cast<Index>(exclude.size()) == queries.rows, "exclude has ", exclude.size(), " entries: want ", queries.rows);
+    require(static_cast<Index>(exclude.size()) == queries.rows, "exclude has ", exclude.size(), " entries: want ",
+            queries.rows);
 }
 
 // Queries in one block: enough to use a panel well, few enough for the cache, and blocks enough for the threads.
@@ -52,7 +54,8 @@ Index block_size(Index queries, Index capacity, int threads) {
     Index const buffer = (capacity + panel_rows + 16) * 8;
     Index const fit = std::clamp<Index>(buffer_bytes / buffer, 32, most_queries);
     Index const share = threads <= 1 ? queries : queries / (2 * threads) + 1;
-    return (std::clamp<Index>(share, std::min<Index>(fit, 64), fit) + group_queries - 1) / group_queries * group_queries;
+    return (std::clamp<Index>(share, std::min<Index>(fit, 64), fit) + group_queries - 1) / group_queries *
+           group_queries;
 }
 
 int useful_threads(Index queries, Index rows, Index d, int threads) {
@@ -82,8 +85,8 @@ void merge_parts(Index parts, Index k, double const* distances, Index const* ind
 }
 
 // Searches the queries order[0..m) in `segments`; their answers go to the rows of distances and indices that order names.
-void search_segments(Request const& request, std::span<Index const> order, std::span<Segment const> segments, int threads,
-                     MatrixView<double> distances, MatrixView<Index> indices) {
+void search_segments(Request const& request, std::span<Index const> order, std::span<Segment const> segments,
+                     int threads, MatrixView<double> distances, MatrixView<Index> indices) {
     Index const m = static_cast<Index>(order.size());
     Index const k = request.k;
     Index const panels = count_panels(segments);
@@ -131,7 +134,8 @@ std::span<Segment const> segments_for(PackedBase const& packed, Index label) {
 
 // The panels of a class in a bundle; they hold rows of other classes too.
 Segment small_segment(PackedBase const& packed, Index label) {
-    return {packed.first_position[at(label)] / panel_rows, (packed.last_position[at(label)] + panel_rows - 1) / panel_rows,
+    return {packed.first_position[at(label)] / panel_rows,
+            (packed.last_position[at(label)] + panel_rows - 1) / panel_rows,
             packed.bundles[at(packed.bundle_of[at(label)])].segment.reach};
 }
 
@@ -175,7 +179,8 @@ void search_groups(Request const& request, std::span<Index const> order, std::sp
     std::vector<Group> blocks;
     for (Group const& group : groups) {
         Index const panels = panels_of(request.packed, group.label);
-        Index const capacity = is_bundled(request.packed, group.label) ? panels * panel_rows : buffer_capacity(request.k, panels);
+        Index const capacity =
+            is_bundled(request.packed, group.label) ? panels * panel_rows : buffer_capacity(request.k, panels);
         Index const block = block_size(group.end - group.begin, capacity, 1);
         for (Index begin = group.begin; begin < group.end; begin += block)
             blocks.push_back({group.label, begin, std::min(begin + block, group.end)});
@@ -201,7 +206,8 @@ std::vector<Unit> units_of(PackedBase const& packed) {
     return units;
 }
 
-void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<double> distances, MatrixView<Index> indices) {
+void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<double> distances,
+                 MatrixView<Index> indices) {
     Request const& request = *work.request;
     if (unit.bundle != nullptr) {
         propose_bundle(work, unit.bundle->segment);
@@ -215,7 +221,8 @@ void search_unit(Workspace& work, Unit const& unit, Index begin, MatrixView<doub
     Index const place = unit.label * request.k;
     propose(work, segments, unit.label);
     for (Index slot = 0; slot < work.slots; ++slot)
-        decide(work, slot, segments, unit.label, distances.row(begin + slot) + place, indices.row(begin + slot) + place);
+        decide(work, slot, segments, unit.label, distances.row(begin + slot) + place,
+               indices.row(begin + slot) + place);
 }
 
 }  // namespace
@@ -229,7 +236,8 @@ NeighborIndex::NeighborIndex(StoredRows base, std::span<Index const> rows, std::
         require(labels[i] >= 0 && labels[i] < n_classes, "label ", labels[i], " is outside [0, ", n_classes, ")");
     }
     KeepDenormals const mode;
-    packed_ = std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric, !lists, Scoring::automatic)});
+    packed_ =
+        std::make_unique<Packed>(Packed{pack_base(base, rows, labels, n_classes, metric, !lists, Scoring::automatic)});
 }
 NeighborIndex::NeighborIndex(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
 NeighborIndex NeighborIndex::subset(std::span<std::uint8_t const> found) const {
@@ -251,7 +259,8 @@ void NeighborIndex::search(MatrixView<float const> queries, std::span<Index cons
                            std::span<Index const> within, int threads, MatrixView<double> distances,
                            MatrixView<Index> indices) const {
     check_queries(queries, dimension(), exclude);
-    require(static_cast<Index>(within.size()) == queries.rows, "within has ", within.size(), " entries: want ", queries.rows);
+    require(static_cast<Index>(within.size()) == queries.rows, "within has ", within.size(), " entries: want ",
+            queries.rows);
     for (Index label : within)
         require(label < n_classes(), "within holds class ", label, ": want classes below ", n_classes());
     check_results(queries.rows, distances.cols, distances, indices);
@@ -278,7 +287,8 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
                                     std::span<Index const> without, Index k, int threads, MatrixView<double> distances,
                                     MatrixView<Index> indices) const {
     check_queries(queries, dimension(), exclude);
-    require(static_cast<Index>(without.size()) == queries.rows, "without has ", without.size(), " entries: want ", queries.rows);
+    require(static_cast<Index>(without.size()) == queries.rows, "without has ", without.size(), " entries: want ",
+            queries.rows);
     check_results(queries.rows, n_classes() * k, distances, indices);
     if (distances.empty()) return;
     Request const request{*packed_, neighbor_kernels_for(current_isa()), queries, exclude, without, k};
@@ -287,8 +297,9 @@ void NeighborIndex::search_by_class(MatrixView<float const> queries, std::span<I
     Index const n_units = static_cast<Index>(units.size());
     Index room = 0;  // of a query's buffer
     for (Unit const& unit : units)
-        room = std::max(room, unit.bundle == nullptr ? buffer_capacity(k, count_panels(packed_->segments_of(unit.label)))
-                                                     : (unit.bundle->segment.last_panel - unit.bundle->segment.first_panel) * panel_rows);
+        room = std::max(room, unit.bundle == nullptr
+                                  ? buffer_capacity(k, count_panels(packed_->segments_of(unit.label)))
+                                  : (unit.bundle->segment.last_panel - unit.bundle->segment.first_panel) * panel_rows);
     int const workers = useful_threads(m, count_panels(packed_->by_reach) * panel_rows, dimension(), threads);
     Index const block = block_size(m, room, workers);
     Index const blocks = (m + block - 1) / block;
@@ -314,8 +325,10 @@ void NeighborIndex::search_lists(MatrixView<float const> queries, std::span<Inde
                                  std::span<Index const> group, MatrixView<Index const> probes, int threads,
                                  MatrixView<double> distances, MatrixView<Index> indices) const {
     check_queries(queries, dimension(), exclude);
-    require(static_cast<Index>(group.size()) == queries.rows, "group has ", group.size(), " entries: want ", queries.rows);
-    for (Index const g : group) require(g >= 0 && g < probes.rows, "group holds ", g, ": want rows of probes, below ", probes.rows);
+    require(static_cast<Index>(group.size()) == queries.rows, "group has ", group.size(), " entries: want ",
+            queries.rows);
+    for (Index const g : group)
+        require(g >= 0 && g < probes.rows, "group holds ", g, ": want rows of probes, below ", probes.rows);
     for (Index g = 0; g < probes.rows; ++g)
         for (Index j = 0; j < probes.cols; ++j)
             require(probes.row(g)[j] < n_classes() && !is_bundled(*packed_, std::max<Index>(probes.row(g)[j], -1)),
@@ -330,7 +343,8 @@ void NeighborIndex::search_lists(MatrixView<float const> queries, std::span<Inde
     std::vector<Group> blocks;  // the label of each is its row of probes
     for (Index i = 0; i < queries.rows; ++i) {
         Index const g = group[at(order[at(i)])];
-        if (blocks.empty() || blocks.back().label != g || blocks.back().end - blocks.back().begin == most) blocks.push_back({g, i, i});
+        if (blocks.empty() || blocks.back().label != g || blocks.back().end - blocks.back().begin == most)
+            blocks.push_back({g, i, i});
         blocks.back().end = i + 1;
     }
     std::vector<Workspace> workspaces(at(threads));

@@ -7,6 +7,7 @@ namespace clear {
 extern NeighborKernels const neighbor_kernels_avx512 = {
     scan<Keep::reaching>, scan<Keep::all>, tighten, choose, measure<Measured::distance>, measure<Measured::product>};
 extern NeighborKernels const neighbor_kernels_vnni = {
-    scan<Keep::reaching, true>, scan<Keep::all, true>, tighten, choose, measure<Measured::distance>, measure<Measured::product>};
+    scan<Keep::reaching, true>,  scan<Keep::all, true>,     tighten, choose,
+    measure<Measured::distance>, measure<Measured::product>};
 
 }  // namespace clear

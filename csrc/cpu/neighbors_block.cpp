@@ -26,14 +26,15 @@ void measure(Workspace& work, Index slot, std::int32_t const* positions, Index c
     }
     NeighborKernels const& kernels = work.request->kernels;
     auto const measure_rows = packed.metric == Metric::euclidean ? kernels.distances : kernels.products;
-    measure_rows(work.wide_queries.data() + slot * packed.base.cols, packed.base, packed.row_of.data(), positions, count, work.measured_rows.data(),
-                 work.lengths.data());
+    measure_rows(work.wide_queries.data() + slot * packed.base.cols, packed.base, packed.row_of.data(), positions,
+                 count, work.measured_rows.data(), work.lengths.data());
     report_keys(packed, work.scaled[at(slot)], {positions, at(count)}, work.lengths.data());
     for (Index i = 0; i < count; ++i) work.rows[at(i)] = packed.row_of[at(positions[i])];
 }
 
 // Adds them to `found`.
-void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count, std::vector<Candidate>& found) {
+void measure_into(Workspace& work, Index slot, std::int32_t const* positions, Index count,
+                  std::vector<Candidate>& found) {
     measure(work, slot, positions, count);
     for (Index i = 0; i < count; ++i) found.push_back({work.lengths[at(i)], work.rows[at(i)]});
 }
@@ -72,7 +73,8 @@ void spill(void* context, Index slot) {
     double const farthest = std::max_element(nearest.begin(), nearest.end())->distance;
     double const cutoff =
         lowest_score(packed, work.query(slot), work.scaled[q], farthest) - static_cast<double>(work.slack[q]);
-    work.cutoff[q] = std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
+    work.cutoff[q] =
+        std::max(work.cutoff[q], std::nextafter(static_cast<float>(cutoff), -std::numeric_limits<float>::infinity()));
 }
 
 // The slots are to meet the panels of a segment.
@@ -80,7 +82,8 @@ void open_segment(Workspace& work, Segment const& segment) {
     work.block.first_panel = segment.first_panel;
     work.block.last_panel = segment.last_panel;
     if (work.block.shorts == nullptr) return;
-    for (Index slot = 0; slot < work.slots; ++slot) work.factor[at(slot)] = product_factor(work.scaled[at(slot)], segment.reach);
+    for (Index slot = 0; slot < work.slots; ++slot)
+        work.factor[at(slot)] = product_factor(work.scaled[at(slot)], segment.reach);
 }
 
 // Raises the slack of every slot to the error bound of rows within `reach`, and lowers the cutoffs accordingly.
@@ -145,19 +148,39 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
     for (Index slot = 0; slot < slots; ++slot) {
         Index const first = slot / group_queries * group_queries;
         std::copy_n(work.query(slot), d, work.wide_queries.data() + slot * d);
-        work.scaled[at(slot)] = pack_query(packed, work.query(slot), slot % group_queries, work.queries.data() + (shorts ? 0 : first * d),
-                                           work.short_queries.data() + (shorts ? first * (d + d % 2) : 0));
+        work.scaled[at(slot)] =
+            pack_query(packed, work.query(slot), slot % group_queries, work.queries.data() + (shorts ? 0 : first * d),
+                       work.short_queries.data() + (shorts ? first * (d + d % 2) : 0));
         work.wanted[at(slot)] = static_cast<std::int32_t>(request.k + (request.exclude[at(order[slot])] >= 0));
     }
-    work.block = {.queries = work.queries.data(), .groups = groups, .short_queries = work.short_queries.data(),
-                  .shorts = shorts ? packed.shorts.data() : nullptr, .factor = work.factor.data(), .panels = packed.panels.data(),
-                  .stored = packed.stored_panels.data(), .storage = packed.base.storage, .centre = packed.centre.data(),
-                  .squares = packed.squares.empty() ? nullptr : packed.squares.data(), .scale = packed.scale,
-                  .widened = work.widened.data(), .step = panel_step(packed), .half = request.packed.half.data(), .first_panel = 0,
-                  .last_panel = 0, .d = d,
-                  .cutoff = work.cutoff.data(), .slack = work.slack.data(), .wanted = work.wanted.data(),
-                  .count = work.count.data(), .full = work.full.data(), .scores = nullptr, .positions = nullptr, .capacity = 0, .stride = 0,
-                  .spill = spill, .context = &work};
+    work.block = {.queries = work.queries.data(),
+                  .groups = groups,
+                  .short_queries = work.short_queries.data(),
+                  .shorts = shorts ? packed.shorts.data() : nullptr,
+                  .factor = work.factor.data(),
+                  .panels = packed.panels.data(),
+                  .stored = packed.stored_panels.data(),
+                  .storage = packed.base.storage,
+                  .centre = packed.centre.data(),
+                  .squares = packed.squares.empty() ? nullptr : packed.squares.data(),
+                  .scale = packed.scale,
+                  .widened = work.widened.data(),
+                  .step = panel_step(packed),
+                  .half = request.packed.half.data(),
+                  .first_panel = 0,
+                  .last_panel = 0,
+                  .d = d,
+                  .cutoff = work.cutoff.data(),
+                  .slack = work.slack.data(),
+                  .wanted = work.wanted.data(),
+                  .count = work.count.data(),
+                  .full = work.full.data(),
+                  .scores = nullptr,
+                  .positions = nullptr,
+                  .capacity = 0,
+                  .stride = 0,
+                  .spill = spill,
+                  .context = &work};
 }
 
 Index buffer_capacity(Index k, Index panels) {
@@ -211,7 +234,8 @@ void score_segment(Workspace& work, Segment const& segment) {
     open_buffers(work, (segment.last_panel - segment.first_panel) * panel_rows, true);
     for (Index slot = 0; slot < work.slots; ++slot) {
         double const length = work.scaled[at(slot)].length;
-        double const error = length > farthest_scored ? 0 : score_error(*work.request->packed.rows, length, segment.reach);
+        double const error =
+            length > farthest_scored ? 0 : score_error(*work.request->packed.rows, length, segment.reach);
         work.slack[at(slot)] = static_cast<float>(2 * error * (1 + 0x1p-20));
     }
     open_segment(work, segment);
@@ -262,7 +286,8 @@ void write_found(Workspace& work, Index slot, double* distances, Index* indices)
 
 // Measures and writes the nearest of some scored rows, beside those in work.found.
 void decide_among(Workspace& work, Index slot, Scored const& scored, double* distances, Index* indices) {
-    Choice const choice{work.chosen.data(), work.kept_scores.data(), work.kept_positions.data(), work.chosen_scores.data()};
+    Choice const choice{work.chosen.data(), work.kept_scores.data(), work.kept_positions.data(),
+                        work.chosen_scores.data()};
     std::int32_t const n = work.request->kernels.choose(scored, work.wanted[at(slot)], work.slack[at(slot)], choice);
     if (work.found.empty() && n <= most_ranked) {
         measure(work, slot, choice.to, n);
@@ -294,7 +319,8 @@ void propose(Workspace& work, std::span<Segment const> segments, Index label) {
     }
 }
 
-void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices) {
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances,
+            Index* indices) {
     ScanBlock const& block = work.block;
     if (work.request->skips(work.order[slot], label)) {
         fill_places(0, work.request->k, distances, indices);
@@ -331,7 +357,8 @@ void decide_small_class(Workspace& work, Index slot, Index label, double* distan
         write_found(work, slot, distances, indices);
     } else {
         float const* const scores = block.scores + slot * block.stride + (begin - block.first_panel * panel_rows);
-        decide_among(work, slot, {scores, nullptr, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end - begin)},
+        decide_among(work, slot,
+                     {scores, nullptr, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end - begin)},
                      distances, indices);
     }
 }

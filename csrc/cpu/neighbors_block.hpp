@@ -21,7 +21,9 @@ struct Request {
     std::span<Index const> without;  // per query, a class that it does not search; may be empty
     Index k;
 
-    bool skips(Index query, Index label) const { return label >= 0 && !without.empty() && without[static_cast<std::size_t>(query)] == label; }
+    bool skips(Index query, Index label) const {
+        return label >= 0 && !without.empty() && without[static_cast<std::size_t>(query)] == label;
+    }
 };
 
 // One worker's memory, for one block of queries at a time.
@@ -35,8 +37,8 @@ struct Workspace {
     AlignedFloats measured_rows;  // of a base kept in 16 bits; spill() measures while `widened` is in use
     std::vector<std::int32_t> wanted, count, full, positions;
     std::vector<std::vector<Candidate>> measured;  // best rows of buffers that overflowed
-    std::vector<double> wide_queries;  // to measure from: row after row
-    std::vector<double> lengths;  // of the chosen rows, and which they are
+    std::vector<double> wide_queries;              // to measure from: row after row
+    std::vector<double> lengths;                   // of the chosen rows, and which they are
     std::vector<Index> rows;
     std::vector<std::int32_t> chosen, kept_positions;  // for Choice
     AlignedFloats kept_scores, chosen_scores;
@@ -58,7 +60,8 @@ void load_queries(Workspace& work, Request const& request, Index const* order, I
 void propose(Workspace& work, std::span<Segment const> segments, Index label);
 
 // Writes the k nearest rows of one query, in order, from its buffer.
-void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances, Index* indices);
+void decide(Workspace& work, Index slot, std::span<Segment const> segments, Index label, double* distances,
+            Index* indices);
 
 // Scores all rows of some panels of a bundle for every slot.
 void propose_bundle(Workspace& work, Segment const& segment);

@@ -22,16 +22,18 @@ struct ScanBlock {
     // [group][pair][group_queries][2] and [panel][pair][panel_rows][2]. No sum of products leaves 32 bits.
     std::int16_t const* short_queries = nullptr;
     std::int16_t const* shorts = nullptr;
-    float const* factor = nullptr;  // by query: what the products of its integers with those of these panels are multiplied by
+    float const* factor =
+        nullptr;          // by query: what the products of its integers with those of these panels are multiplied by
     float const* panels;  // packed base
-    std::uint16_t const* stored;  // or, unless storage is float32, its numbers; `step` panels at a time are widened into
-    Storage storage;              // `widened`, centred and scaled as the others are
+    std::uint16_t const*
+        stored;       // or, unless storage is float32, its numbers; `step` panels at a time are widened into
+    Storage storage;  // `widened`, centred and scaled as the others are
     float const* centre;
     double const* squares;  // [panel][panel_rows] of rows to be brought to length 1, or null
     double scale;
     float* widened;
-    Index step;           // panels that are scanned with every group before the next
-    float const* half;    // [panel][panel_rows]; -inf for padding
+    Index step;         // panels that are scanned with every group before the next
+    float const* half;  // [panel][panel_rows]; -inf for padding
     Index first_panel;
     Index last_panel;
     Index d;
@@ -43,7 +45,8 @@ struct ScanBlock {
 
     // Rows that may be among the nearest: `count` of at most `capacity`, in buffers `stride` apart.
     std::int32_t* count;
-    std::int32_t* full = nullptr;  // by query: above this count, at most `capacity`, the cutoff is raised; null: `capacity`
+    std::int32_t* full =
+        nullptr;  // by query: above this count, at most `capacity`, the cutoff is raised; null: `capacity`
     float* scores;
     std::int32_t* positions;
     std::int32_t capacity;

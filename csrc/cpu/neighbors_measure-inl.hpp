@@ -58,8 +58,10 @@ inline Doubles add_product(Doubles x, Doubles y, Doubles sum) {
 #if CLEAR_VECTOR_BYTES == 64
 // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)) of each of four vectors.
 inline void store_sums(__m512d a, __m512d b, __m512d c, __m512d e, double* out) {
-    __m512d const ab = _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, a, b, 0x44), _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xee));
-    __m512d const ce = _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, c, e, 0x44), _mm512_maskz_shuffle_f64x2(0xff, c, e, 0xee));
+    __m512d const ab =
+        _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, a, b, 0x44), _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xee));
+    __m512d const ce =
+        _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, c, e, 0x44), _mm512_maskz_shuffle_f64x2(0xff, c, e, 0xee));
     __m512d const pairs =
         _mm512_add_pd(_mm512_maskz_shuffle_f64x2(0xff, ab, ce, 0x88), _mm512_maskz_shuffle_f64x2(0xff, ab, ce, 0xdd));
     __m512d const sums = _mm512_add_pd(pairs, _mm512_maskz_permute_pd(0xff, pairs, 0x55));

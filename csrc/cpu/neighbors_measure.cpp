@@ -12,15 +12,16 @@
 
 namespace clear {
 
-void measure_candidates(MatrixView<float const> queries, StoredRows base, Metric metric, MatrixView<Index const> candidates,
-                        int threads, MatrixView<double> distances) {
+void measure_candidates(MatrixView<float const> queries, StoredRows base, Metric metric,
+                        MatrixView<Index const> candidates, int threads, MatrixView<double> distances) {
     Index const d = base.cols;
     require(queries.cols == d, "queries have ", queries.cols, " columns: want ", d);
     require(candidates.rows == queries.rows && distances.rows == queries.rows && distances.cols == candidates.cols,
             "candidates and distances must have a row for each of the ", queries.rows, " queries");
     for (Index i = 0; i < candidates.rows; ++i)
         for (Index j = 0; j < candidates.cols; ++j)
-            require(candidates.row(i)[j] < base.rows, "candidate ", candidates.row(i)[j], ": want rows below ", base.rows);
+            require(candidates.row(i)[j] < base.rows, "candidate ", candidates.row(i)[j], ": want rows below ",
+                    base.rows);
     double const none = metric == Metric::inner_product ? -std::numeric_limits<double>::infinity()
                                                         : std::numeric_limits<double>::infinity();
     parallel_for(queries.rows, 64, threads, [&](Index begin, Index end, int) {

@@ -11,7 +11,7 @@ namespace clear {
 
 namespace {
 
-constexpr double unit = 0x1p-24;       // rounding of float32
+constexpr double unit = 0x1p-24;        // rounding of float32
 constexpr double exact_unit = 0x1p-51;  // several times that of float64
 
 // Relative error of a float64 sum over d columns, generously.
@@ -87,12 +87,14 @@ double lowest_score(PackedRows const& packed, float const* query, ScaledQuery co
     return value - centre - rounding * (std::abs(value) + scaled.length * packed.offset);
 }
 
-void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values) {
+void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions,
+                 double* values) {
     if (packed.metric == Metric::inner_product)
         for (std::size_t i = 0; i < positions.size(); ++i) values[i] = -values[i];
     if (packed.metric == Metric::cosine)
         for (std::size_t i = 0; i < positions.size(); ++i)
-            values[i] = cosine_distance(values[i], scaled.square, packed.squares[static_cast<std::size_t>(positions[i])]);
+            values[i] =
+                cosine_distance(values[i], scaled.square, packed.squares[static_cast<std::size_t>(positions[i])]);
 }
 
 }  // namespace clear

@@ -30,7 +30,8 @@ double lowest_score(PackedRows const& packed, float const* query, ScaledQuery co
 
 // Turns what the kernels measured for the rows at `positions` into keys, smaller is nearer: distances, or inner
 // products with the sign changed.
-void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions, double* values);
+void report_keys(PackedRows const& packed, ScaledQuery const& scaled, std::span<std::int32_t const> positions,
+                 double* values);
 
 // Farther queries (scaled) could overflow float32: they are measured, not scored.
 constexpr double farthest_scored = 0x1p60;

@@ -16,7 +16,7 @@ namespace clear {
 
 namespace {
 
-constexpr Index small_class = 128;          // rows; a larger class has panels of its own
+constexpr Index small_class = 128;             // rows; a larger class has panels of its own
 constexpr Index bundle_rows = 8 * panel_rows;  // a bundle is closed when it has as many
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -89,7 +89,8 @@ void arrange(Members& members) {
     auto const middle = distances.begin() + static_cast<std::ptrdiff_t>(distances.size() / 2);
     std::nth_element(distances.begin(), middle, distances.end());
     for (Member& member : members) member.level = reach_level(member.distance, *middle);
-    std::stable_sort(members.begin(), members.end(), [](Member const& a, Member const& b) { return a.level < b.level; });
+    std::stable_sort(members.begin(), members.end(),
+                     [](Member const& a, Member const& b) { return a.level < b.level; });
 }
 
 float half_of(PackedRows const& packed, Member const& member) {
@@ -106,11 +107,15 @@ void pack_row(PackedRows& packed, Member const& member, Index position, double r
     if (!packed.shorts.empty()) {
         Index const first = position / panel_rows * (d + d % 2) * panel_rows + position % panel_rows * 2;
         double const steps = per_step(reach);
-        for (Index t = 0; t < d; ++t) packed.shorts[at(first + t / 2 * panel_rows * 2 + t % 2)] = round_short(packed.number(row, member.weight, t) * steps);
+        for (Index t = 0; t < d; ++t)
+            packed.shorts[at(first + t / 2 * panel_rows * 2 + t % 2)] =
+                round_short(packed.number(row, member.weight, t) * steps);
     } else if (packed.base.storage == Storage::float32) {
-        for (Index t = 0; t < d; ++t) packed.panels[at(start + t * panel_rows)] = static_cast<float>(packed.number(row, member.weight, t));
+        for (Index t = 0; t < d; ++t)
+            packed.panels[at(start + t * panel_rows)] = static_cast<float>(packed.number(row, member.weight, t));
     } else {
-        auto const* const numbers = static_cast<std::uint16_t const*>(packed.base.data) + member.row * packed.base.stride;
+        auto const* const numbers =
+            static_cast<std::uint16_t const*>(packed.base.data) + member.row * packed.base.stride;
         for (Index t = 0; t < d; ++t) packed.stored_panels[at(start + t * panel_rows)] = numbers[t];
     }
 }
@@ -139,7 +144,8 @@ std::vector<Member> centre_rows(PackedRows& packed, std::span<Index const> rows)
     }
     packed.centre = find_centre(base, rows, weights);
     for (std::size_t i = 0; i < rows.size(); ++i)
-        distances[i] = distance_from(packed.centre, widen_row(base, rows[i], scratch.data()), weights.empty() ? 1 : weights[i]);
+        distances[i] =
+            distance_from(packed.centre, widen_row(base, rows[i], scratch.data()), weights.empty() ? 1 : weights[i]);
     packed.scale = find_scale(distances);
     double const centre_length = std::sqrt(inner_product(packed.centre.data(), packed.centre.data(), base.cols));
     // A cosine is reported as 1 - cos: rounded as if its row had length 1, even when it is zero.
@@ -198,8 +204,8 @@ void plan_bundles(PackedBase& packed, std::vector<Members> const& classes, Index
 }
 
 // Lays the members of one class into its segments, level by level.
-void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> segments, std::span<Member const> members,
-                float* scratch) {
+void pack_class(PackedBase& packed, PackedRows& rows, std::span<Segment const> segments,
+                std::span<Member const> members, float* scratch) {
     std::size_t done = 0;
     for (Segment const& segment : segments) {
         Index position = segment.first_panel * panel_rows;
@@ -219,7 +225,8 @@ std::vector<float> sample_rows(PackedRows const& packed, std::span<Member const>
     for (Index i = 0; i < count; ++i) {
         Member const& member = members[at(i * n / count)];
         float const* const row = widen_row(packed.base, member.row, scratch.data());
-        for (Index t = 0; t < packed.base.cols; ++t) sample.push_back(static_cast<float>(packed.number(row, member.weight, t)));
+        for (Index t = 0; t < packed.base.cols; ++t)
+            sample.push_back(static_cast<float>(packed.number(row, member.weight, t)));
     }
     return sample;
 }
@@ -243,8 +250,8 @@ bool scores_shorts(PackedRows const& packed, std::vector<Members> const& classes
 
 }  // namespace
 
-PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes, Metric metric,
-                     bool bundles, Scoring scoring) {
+PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Index const> labels, Index n_classes,
+                     Metric metric, bool bundles, Scoring scoring) {
     PackedBase packed;
     auto const shared = std::make_shared<PackedRows>();
     shared->metric = metric;
@@ -285,7 +292,8 @@ PackedBase pack_base(StoredRows base, std::span<Index const> rows, std::span<Ind
         pack_class(packed, *shared, packed.segments_of(c), classes[at(c)], scratch.data());
         for (Index position = packed.first_position[at(c)]; position < packed.last_position[at(c)]; ++position) {
             Member const& member = classes[at(c)][at(position - packed.first_position[at(c)])];
-            pack_row(*shared, member, position, packed.bundles[at(packed.bundle_of[at(c)])].segment.reach, scratch.data());
+            pack_row(*shared, member, position, packed.bundles[at(packed.bundle_of[at(c)])].segment.reach,
+                     scratch.data());
             packed.half[at(position)] = half_of(*shared, member);
         }
     }
@@ -316,7 +324,8 @@ PackedBase pick_rows(PackedBase const& whole, std::span<std::uint8_t const> foun
                 if (held == 0) continue;  // panels without a row are skipped
                 size += held;
                 bool const joins = static_cast<Index>(picked.segments.size()) > picked.class_begin.back() &&
-                                   picked.segments.back().last_panel == panel && picked.segments.back().reach == segment.reach;
+                                   picked.segments.back().last_panel == panel &&
+                                   picked.segments.back().reach == segment.reach;
                 if (joins)
                     ++picked.segments.back().last_panel;
                 else

@@ -40,18 +40,20 @@ struct Segment {
 struct PackedRows {
     Metric metric = Metric::euclidean;
     StoredRows base;
-    AlignedFloats panels;           // [panel][t][panel_rows], zero where padded: ((row * weight) - centre) * scale
-    AlignedVector<std::int16_t> shorts;  // instead: [panel][pair][panel_rows][2], in steps of short_step(reach of segment)
+    AlignedFloats panels;  // [panel][t][panel_rows], zero where padded: ((row * weight) - centre) * scale
+    AlignedVector<std::int16_t>
+        shorts;  // instead: [panel][pair][panel_rows][2], in steps of short_step(reach of segment)
     AlignedVector<std::uint16_t> stored_panels;  // instead, where the base is kept in 16 bits: the rows themselves
-    std::vector<Index> row_of;      // position -> row of base, -1 where padded
-    std::vector<double> squares;    // position -> inner product of the row with itself; cosine only
-    std::vector<float> centre;      // any point near the rows: it makes errors small, never wrong
-    double scale = 1;               // a power of two
-    double offset = 0;              // no row, scaled, is longer than reach + offset
+    std::vector<Index> row_of;                   // position -> row of base, -1 where padded
+    std::vector<double> squares;                 // position -> inner product of the row with itself; cosine only
+    std::vector<float> centre;                   // any point near the rows: it makes errors small, never wrong
+    double scale = 1;                            // a power of two
+    double offset = 0;                           // no row, scaled, is longer than reach + offset
 
     // Column t of a row of the base as it is scored.
     double number(float const* row, double weight, Index t) const {
-        return (static_cast<double>(row[t]) * weight - static_cast<double>(centre[static_cast<std::size_t>(t)])) * scale;
+        return (static_cast<double>(row[t]) * weight - static_cast<double>(centre[static_cast<std::size_t>(t)])) *
+               scale;
     }
 };
 
@@ -63,11 +65,11 @@ struct Bundle {
 
 struct PackedBase {
     std::shared_ptr<PackedRows const> rows;
-    AlignedFloats half;                // [panel][panel_rows]: -|y|^2 / 2 (0 unless Euclidean), -inf where not to be found
-    std::vector<Segment> segments;     // class by class, each in order of reach
-    std::vector<Index> class_begin;    // segments of class c: [class_begin[c], class_begin[c + 1])
+    AlignedFloats half;              // [panel][panel_rows]: -|y|^2 / 2 (0 unless Euclidean), -inf where not to be found
+    std::vector<Segment> segments;   // class by class, each in order of reach
+    std::vector<Index> class_begin;  // segments of class c: [class_begin[c], class_begin[c + 1])
     std::vector<Index> class_size;
-    std::vector<Segment> by_reach;     // all segments, those of bundles too, in order of reach
+    std::vector<Segment> by_reach;  // all segments, those of bundles too, in order of reach
     std::vector<Bundle> bundles;
     // Positions of class c where it is in a bundle; it then has no segments: [first_position[c], last_position[c])
     std::vector<Index> first_position, last_position;

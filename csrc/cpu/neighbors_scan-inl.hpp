@@ -23,8 +23,9 @@ inline bool collect(ScanBlock const& block, Index q, Floats const* sum, std::int
 }
 
 // The scores of tile_queries x tile_rows: `queries`, `rows` and `half` begin at the tile.
-inline __attribute__((always_inline)) void score_tile(ScanBlock const& block, Index, float const* queries, float const* rows,
-                                                      float const* half, Floats (&sum)[tile_queries][tile_vectors]) {
+inline __attribute__((always_inline)) void score_tile(ScanBlock const& block, Index, float const* queries,
+                                                      float const* rows, float const* half,
+                                                      Floats (&sum)[tile_queries][tile_vectors]) {
 #pragma GCC unroll 8
     for (int i = 0; i < tile_queries; ++i)
 #pragma GCC unroll 3
@@ -119,7 +120,8 @@ inline void widen_column(std::uint16_t const* from, Storage storage, double cons
         __m256 const wide = storage == Storage::float16
                                 ? _mm256_maskz_cvtph_ps(0xff, bits)
                                 : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-        __m512d const value = _mm512_fmsub_pd(_mm512_maskz_cvtps_pd(0xff, wide), _mm512_loadu_pd(factor + lane), middle);
+        __m512d const value =
+            _mm512_fmsub_pd(_mm512_maskz_cvtps_pd(0xff, wide), _mm512_loadu_pd(factor + lane), middle);
         _mm256_storeu_ps(to + lane, _mm512_maskz_cvtpd_ps(0xff, value));
     }
 #else
@@ -147,7 +149,8 @@ __attribute__((noinline)) void widen_panels(ScanBlock const& block, Index begin,
 
 // Panels [begin, end), which lie at `panels`, with every group; each row of either has `columns` numbers.
 template <Keep What, bool Vnni, class Number>
-inline void scan_panels(ScanBlock const& block, Number const* all_queries, Number const* panels, Index begin, Index end) {
+inline void scan_panels(ScanBlock const& block, Number const* all_queries, Number const* panels, Index begin,
+                        Index end) {
     Index const columns = sizeof(Number) == 2 ? block.d + block.d % 2 : block.d;
     Index const pair = sizeof(Number) == 2 ? 2 : 1;  // numbers of a row that lie side by side
     for (Index group = 0; group < block.groups; ++group) {

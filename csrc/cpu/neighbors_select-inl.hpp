@@ -44,7 +44,8 @@ std::int32_t to_ordered(float value) {
 }
 
 float from_ordered(std::int32_t bits) {
-    std::int32_t const raw = bits < 0 ? static_cast<std::int32_t>(0x80000000u - static_cast<std::uint32_t>(bits)) : bits;
+    std::int32_t const raw =
+        bits < 0 ? static_cast<std::int32_t>(0x80000000u - static_cast<std::uint32_t>(bits)) : bits;
     float value;
     __builtin_memcpy(&value, &raw, 4);
     return value;
@@ -88,8 +89,8 @@ float find_threshold(float const* scores, std::int32_t n, std::int32_t wanted, s
 
 // Moves the entries with scores from `cutoff` on to the front of to_scores and to_positions, in order; returns how many.
 // In place, or from elsewhere to there; positions null: they are first, first + 1, ... Writes up to a vector past the end.
-inline std::int32_t pack_reaching(float const* scores, std::int32_t const* positions, std::int32_t first, std::int32_t n,
-                                  float cutoff, float* to_scores, std::int32_t* to_positions) {
+inline std::int32_t pack_reaching(float const* scores, std::int32_t const* positions, std::int32_t first,
+                                  std::int32_t n, float cutoff, float* to_scores, std::int32_t* to_positions) {
     std::int32_t kept = 0;
     std::int32_t i = 0;
 #if CLEAR_VECTOR_BYTES == 64
@@ -142,7 +143,8 @@ __attribute__((noinline)) void make_room(ScanBlock const& block, Index query) {
 inline Ints count_at_least(Ints count, Floats a, Floats b) {
 #if CLEAR_VECTOR_BYTES == 64
     __m512i const sum = reinterpret_cast<__m512i>(count);
-    return reinterpret_cast<Ints>(_mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), sum, _mm512_set1_epi32(-1)));
+    return reinterpret_cast<Ints>(
+        _mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), sum, _mm512_set1_epi32(-1)));
 #else
     return count - (a >= b);
 #endif
@@ -151,7 +153,8 @@ inline Ints count_at_least(Ints count, Floats a, Floats b) {
 inline Ints count_above(Ints count, Floats a, Floats b) {
 #if CLEAR_VECTOR_BYTES == 64
     __m512i const sum = reinterpret_cast<__m512i>(count);
-    return reinterpret_cast<Ints>(_mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), sum, _mm512_set1_epi32(-1)));
+    return reinterpret_cast<Ints>(
+        _mm512_mask_sub_epi32(sum, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), sum, _mm512_set1_epi32(-1)));
 #else
     return count - (a > b);
 #endif
@@ -167,7 +170,8 @@ inline void rank(float* scores, std::int32_t const* positions, std::int32_t n, s
         Ints lane{};
         for (int j = 0; j < width; ++j) lane[j] = j;
         std::int32_t const last = first + width < n ? first + width : n;
-        for (std::int32_t i = 0; i < first; ++i) place = count_at_least(place, fill(scores[i]), score);  // ties: the earlier entry first
+        for (std::int32_t i = 0; i < first; ++i)
+            place = count_at_least(place, fill(scores[i]), score);  // ties: the earlier entry first
         for (std::int32_t i = first; i < last; ++i) {
             Floats const other = fill(scores[i]);
             place -= (other > score) | ((other == score) & (lane > (i - first)));

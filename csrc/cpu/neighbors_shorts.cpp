@@ -45,7 +45,8 @@ bool shorts_suffice(std::span<float const> queries, std::span<float const> rows,
             if (rows.data() + j * d != query) distances.push_back(squared_distance(query, rows.data() + j * d, d));
         std::nth_element(distances.begin(), distances.begin() + last, distances.end());
         double const farthest = distances[static_cast<std::size_t>(last)] + window;
-        near += std::count_if(distances.begin(), distances.end(), [=](double distance) { return distance <= farthest; });
+        near +=
+            std::count_if(distances.begin(), distances.end(), [=](double distance) { return distance <= farthest; });
         wanted += last + 1;
     }
     return near <= 2 * wanted;

@@ -16,13 +16,14 @@ constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double round_products = 1e10;  // of one round: about a second between two calls of `between`
 constexpr std::size_t company = 32;      // points that make a pass worth its reading of the vertices
 constexpr Index cached_numbers = 1 << 18;
-constexpr Index chunk = 16;              // masters that one worker solves in one call
-constexpr Index list_share = 1600;        // of the vertices
+constexpr Index chunk = 16;         // masters that one worker solves in one call
+constexpr Index list_share = 1600;  // of the vertices
 constexpr Index longest_list = 1024;
 
 }  // namespace
 
-Vertices::Vertices(MatrixView<float const> rows) : vertices(rows), pricing(rows), centroid(at((rows.cols + 7) / 8 * 8), 0.0) {
+Vertices::Vertices(MatrixView<float const> rows)
+    : vertices(rows), pricing(rows), centroid(at((rows.cols + 7) / 8 * 8), 0.0) {
     auto const n = static_cast<double>(std::max<Index>(rows.rows, 1));
     for (Index i = 0; i < rows.rows; ++i) {
         double square = 0;
@@ -45,9 +46,15 @@ Vertices::Vertices(MatrixView<float const> rows) : vertices(rows), pricing(rows)
 
 Rounds::Rounds(Vertices const& hull, SharedHullProblems const& problems, HullOptions const& options, int threads,
                SharedHullResults& results)
-    : hull_(hull), problems_(problems), results_(results), aim_{options.mode, options.relative_tolerance},
-      threads_(std::max(threads, 1)), entering_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)),
-      longest_(std::clamp(hull.vertices.rows / list_share, entering_, longest_list)), kernels_(hull_kernels_for(current_isa())), workers_(threads_) {
+    : hull_(hull),
+      problems_(problems),
+      results_(results),
+      aim_{options.mode, options.relative_tolerance},
+      threads_(std::max(threads, 1)),
+      entering_(std::clamp<Index>(2 * hull.vertices.cols, 16, 256)),
+      longest_(std::clamp(hull.vertices.rows / list_share, entering_, longest_list)),
+      kernels_(hull_kernels_for(current_isa())),
+      workers_(threads_) {
     double const products = static_cast<double>(std::max<Index>(hull.vertices.rows * hull.vertices.cols, 1));
     opens_.reserve(static_cast<std::size_t>(std::clamp(round_products / products, 96.0 * threads_, 4096.0)));
 }
@@ -112,7 +119,8 @@ void Rounds::price() {
         return std::pair(!a.pass, a.sample) < std::pair(!b.pass, b.sample);
     });
     columns_.resize(opens_.size());
-    std::size_t const passes = at(std::count_if(opens_.begin(), opens_.end(), [](Open const& open) { return open.pass; }));
+    std::size_t const passes =
+        at(std::count_if(opens_.begin(), opens_.end(), [](Open const& open) { return open.pass; }));
     bool busy = passes < opens_.size();
     for (std::size_t begin = 0, end = 0; begin < passes; begin = end) {
         while (end < passes && opens_[end].sample == opens_[begin].sample) ++end;

@@ -11,10 +11,10 @@
 namespace clear::shared_hull {
 namespace {
 
-constexpr Index most_rays = 96;        // in a block: their buffers stay in the second-level cache
+constexpr Index most_rays = 96;             // in a block: their buffers stay in the second-level cache
 constexpr Index cached_floats = 48 * 1024;  // of panels, that stay in the second-level cache beside the rays
 constexpr Index smallest_sample = 2048;
-constexpr double unit = 0x1p-24;       // rounding of float32
+constexpr double unit = 0x1p-24;  // rounding of float32
 constexpr float lowest = -std::numeric_limits<float>::max();
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -104,12 +104,30 @@ private:
             positions_.resize(padded * at(stride));
         }
         PackedRows const& rows = *pricing.packed.rows;
-        block_ = {.queries = queries_.data(), .groups = groups, .panels = rows.panels.data(), .stored = nullptr,
-                  .storage = Storage::float32, .centre = rows.centre.data(), .squares = nullptr, .scale = rows.scale,
-                  .widened = nullptr, .step = std::max<Index>(2, cached_floats / (d * panel_rows)),
-                  .half = pricing.packed.half.data(), .first_panel = 0, .last_panel = 0, .d = d, .cutoff = cutoff_.data(),
-                  .slack = slack_.data(), .wanted = wanted_.data(), .count = count_.data(), .scores = scores_.data(),
-                  .positions = positions_.data(), .capacity = capacity, .stride = stride, .spill = spill, .context = this};
+        block_ = {.queries = queries_.data(),
+                  .groups = groups,
+                  .panels = rows.panels.data(),
+                  .stored = nullptr,
+                  .storage = Storage::float32,
+                  .centre = rows.centre.data(),
+                  .squares = nullptr,
+                  .scale = rows.scale,
+                  .widened = nullptr,
+                  .step = std::max<Index>(2, cached_floats / (d * panel_rows)),
+                  .half = pricing.packed.half.data(),
+                  .first_panel = 0,
+                  .last_panel = 0,
+                  .d = d,
+                  .cutoff = cutoff_.data(),
+                  .slack = slack_.data(),
+                  .wanted = wanted_.data(),
+                  .count = count_.data(),
+                  .scores = scores_.data(),
+                  .positions = positions_.data(),
+                  .capacity = capacity,
+                  .stride = stride,
+                  .spill = spill,
+                  .context = this};
         for (Index q = 0; q < slots(); ++q) load_ray(q);
     }
 
@@ -130,9 +148,7 @@ private:
         cutoff_[at(q)] = below(score(q, ray.limit));
     }
 
-    double score(Index q, double slope) const {
-        return offset_[at(q)] - scale() * slope / rays_[at(q)].length;
-    }
+    double score(Index q, double slope) const { return offset_[at(q)] - scale() * slope / rays_[at(q)].length; }
 
     // |score - exact score| for rows within `reach`: rounding the direction and the row to float32 moves the product by
     // 2 unit |y|, a chain of d products by (d + 1) unit |y|, fused or not, in any order; values below the normal range
@@ -148,7 +164,8 @@ private:
         for (Index q = 0; q < slots(); ++q) {
             auto const slack = std::max(slack_[at(q)], static_cast<float>(2 * error(q, reach) * (1 + 0x1p-20)));
             if (slack > slack_[at(q)] && cutoff_[at(q)] > lowest)
-                cutoff_[at(q)] = below(static_cast<double>(cutoff_[at(q)]) - static_cast<double>(slack - slack_[at(q)]));
+                cutoff_[at(q)] =
+                    below(static_cast<double>(cutoff_[at(q)]) - static_cast<double>(slack - slack_[at(q)]));
             slack_[at(q)] = slack;
         }
     }
@@ -199,7 +216,8 @@ void measure(HullKernels const& kernels, MatrixView<float const> vertices, doubl
     constexpr std::size_t ahead = 16;
     auto const fetch = [&](std::size_t i) {
         char const* const row = reinterpret_cast<char const*>(vertices.row(columns[i].row));
-        for (Index byte = 0; byte < std::min<Index>(4 * vertices.cols, 1024); byte += 64) __builtin_prefetch(row + byte);
+        for (Index byte = 0; byte < std::min<Index>(4 * vertices.cols, 1024); byte += 64)
+            __builtin_prefetch(row + byte);
     };
     for (std::size_t i = 0; i < std::min(ahead, columns.size()); ++i) fetch(i);
     for (std::size_t begin = 0; begin < columns.size(); begin += 4) {
@@ -232,16 +250,19 @@ void Pricing::price(std::span<Ray const> rays, int sample, Index wanted, Workers
     int const threads = workers.count();
     Index const m = static_cast<Index>(rays.size());
     Index const share = (m + threads - 1) / threads;
-    Index const block = std::clamp<Index>((share + group_queries - 1) / group_queries * group_queries, group_queries, most_rays);
+    Index const block =
+        std::clamp<Index>((share + group_queries - 1) / group_queries * group_queries, group_queries, most_rays);
     Index const blocks = (m + block - 1) / block;
     // Too few queries to go round: every worker takes a part of the vertices instead.
-    auto const pieces = split_segments(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)), blocks < threads ? threads : 1);
+    auto const pieces = split_segments(thin_out(packed.by_reach, Index{1} << 3 * (samples_ - 1 - sample)),
+                                       blocks < threads ? threads : 1);
     Index const parts = static_cast<Index>(pieces.size());
     std::vector<std::vector<Column>> partial(parts > 1 ? at(parts * m) : 0);
     parallel_for(blocks * parts, 1, threads, [&](Index task, Index, int worker) {
         PlainFloats const floats;
         Index const part = task % parts, begin = task / parts * block, size = std::min(block, m - begin);
-        auto const out = parts > 1 ? std::span(partial).subspan(at(part * m + begin), at(size)) : columns.subspan(at(begin), at(size));
+        auto const out = parts > 1 ? std::span(partial).subspan(at(part * m + begin), at(size))
+                                   : columns.subspan(at(begin), at(size));
         workers.of(worker).run(*this, rays.subspan(at(begin), at(size)), pieces[at(part)], wanted, out);
     });
     if (parts == 1) return;

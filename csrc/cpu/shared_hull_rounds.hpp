@@ -21,9 +21,9 @@ struct Open {
     Index query = -1;
     double eps = 0, floor = 0;
     double lower = 0, upper = infinity;
-    double deduction = 0;  // bound on the rounding error of a lower bound, ours and the checker's
-    double length = 0;     // of u
-    double limit = infinity;  // slopes of the vertices wanted from the next pass
+    double deduction = 0;             // bound on the rounding error of a lower bound, ours and the checker's
+    double length = 0;                // of u
+    double limit = infinity;          // slopes of the vertices wanted from the next pass
     std::vector<double> z, u, proof;  // padded; proof: the direction of `lower`
     std::vector<Column> list;         // the lowest vertices of the sample along priced, their slopes along u
     std::vector<double> priced;       // the direction of the last pass over the sample
@@ -31,10 +31,10 @@ struct Open {
     bool pass = true;                 // whether a pass comes next; else the list is priced
     bool waits = false;               // for others that want the same pass
     std::vector<Index> support, pool, next, entering;  // ascending
-    std::vector<double> weights;                 // of support: the proof of `upper`
-    int sample = 0;  // of the vertices, to be priced
-    int level = 0;   // how tight the next master is
-    int stalls = 0;  // rounds without progress
+    std::vector<double> weights;                       // of support: the proof of `upper`
+    int sample = 0;                                    // of the vertices, to be priced
+    int level = 0;                                     // how tight the next master is
+    int stalls = 0;                                    // rounds without progress
     int rounds = 0;
     bool closed = false;
 };

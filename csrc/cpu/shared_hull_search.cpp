@@ -8,9 +8,9 @@
 namespace clear::shared_hull {
 namespace {
 
-constexpr double almost = 0.03;          // of the gap left to the vertices known: time to price others
+constexpr double almost = 0.03;  // of the gap left to the vertices known: time to price others
 constexpr double almost_decided = 0.3;
-constexpr int patience = 3;              // rounds without progress before pools stop shrinking
+constexpr int patience = 3;  // rounds without progress before pools stop shrinking
 constexpr int most_rounds = 400;
 
 }  // namespace
@@ -71,7 +71,8 @@ bool Rounds::next_pass(Open& open) const {
 void Rounds::start_at_nearest(Open& open) const {
     double least = infinity;
     for (Column const& column : open.list) {
-        double const square = squared_distance(hull_.vertices.row(column.row), problems_.points.row(open.query), hull_.vertices.cols);
+        double const square =
+            squared_distance(hull_.vertices.row(column.row), problems_.points.row(open.query), hull_.vertices.cols);
         if (square < least || (square == least && column.row < open.support[0])) {
             least = square;
             open.support = {column.row};
@@ -106,7 +107,9 @@ bool Rounds::look(Open& open) const {
     open.closed = aim_.met(open);
     if (open.closed) return false;
     if (whole(open) && passed) return true;
-    double const enough = aim_.mode == HullMode::decide ? almost_decided : 1 - std::max(0.5 * aim_.gap, almost * (1 - open.lower / open.upper));
+    double const enough = aim_.mode == HullMode::decide
+                              ? almost_decided
+                              : 1 - std::max(0.5 * aim_.gap, almost * (1 - open.lower / open.upper));
     return lowest > enough * open.length * open.upper ? next_pass(open) : true;
 }
 
@@ -117,7 +120,8 @@ bool Rounds::prepare_master(Open& open) const {
     for (std::size_t i = 0; i < open.list.size() && i < at(entering_) && open.list[i].slope <= highest; ++i)
         open.entering.push_back(open.list[i].row);
     std::sort(open.entering.begin(), open.entering.end());
-    bool const nothing_new = std::includes(open.pool.begin(), open.pool.end(), open.entering.begin(), open.entering.end());
+    bool const nothing_new =
+        std::includes(open.pool.begin(), open.pool.end(), open.entering.begin(), open.entering.end());
     if (nothing_new && !(whole(open) && open.priced == open.u)) return next_pass(open);
     if (nothing_new) {
         open.closed = aim_.gap_at(open.level) <= tightest;
@@ -150,16 +154,23 @@ void Rounds::solve_masters(std::span<Open*> opens, Master& master) const {
         master.eps[i] = open.eps;
         std::copy(open.pool.begin(), open.pool.end(), master.members.begin() + static_cast<std::ptrdiff_t>(i * widest));
         for (std::size_t a = 0; a < open.support.size(); ++a) {
-            auto const place = std::lower_bound(open.pool.begin(), open.pool.end(), open.support[a]) - open.pool.begin();
+            auto const place =
+                std::lower_bound(open.pool.begin(), open.pool.end(), open.support[a]) - open.pool.begin();
             master.start[i * widest + static_cast<std::size_t>(place)] = open.weights[a];
         }
     }
     auto const& rows_of_hull = hull_.vertices;
-    StoredRows const base{rows_of_hull.data, Storage::float32, rows_of_hull.rows, rows_of_hull.cols, rows_of_hull.stride};
-    HullProblems const problems{problems_.points, base, master.owner, {master.members.data(), rows, k, k},
-                                master.eps, {master.start.data(), rows, k, k}};
-    HullResults const results{master.status, master.lower, master.upper, master.used,
-                              {master.weights.data(), rows, k, k}, {master.directions.data(), rows, d, d}};
+    StoredRows const base{rows_of_hull.data, Storage::float32, rows_of_hull.rows, rows_of_hull.cols,
+                          rows_of_hull.stride};
+    HullProblems const problems{problems_.points, base,
+                                master.owner,     {master.members.data(), rows, k, k},
+                                master.eps,       {master.start.data(), rows, k, k}};
+    HullResults const results{master.status,
+                              master.lower,
+                              master.upper,
+                              master.used,
+                              {master.weights.data(), rows, k, k},
+                              {master.directions.data(), rows, d, d}};
     solve_hulls(problems, {HullMode::distance, aim_.gap_at(opens[0]->level)}, 1, results);
     for (std::size_t i = 0; i < s; ++i) {
         Open& open = *opens[i];
@@ -198,7 +209,8 @@ void Rounds::advance(std::span<Open> opens, Master& master) const {
     while (!waiting.empty()) {  // a call for each tolerance
         int const level = waiting.front()->level;
         same.clear();
-        std::copy_if(waiting.begin(), waiting.end(), std::back_inserter(same), [&](Open* open) { return open->level == level; });
+        std::copy_if(waiting.begin(), waiting.end(), std::back_inserter(same),
+                     [&](Open* open) { return open->level == level; });
         std::erase_if(waiting, [&](Open* open) { return open->level == level; });
         solve_masters(same, master);
     }

@@ -27,8 +27,11 @@ MatrixView<T const> matrix(Array<T> const& array, char const* name) {
 // Rows kept in float32 (float arrays), float16 or bfloat16 (2-byte arrays; numpy has no bfloat16 of its own).
 inline StoredRows stored_rows(py::array const& array, std::string const& storage, char const* name) {
     require(storage == "float32" || storage == "float16" || storage == "bfloat16", name, " has storage ", storage);
-    Storage const kind = storage == "float32" ? Storage::float32 : storage == "float16" ? Storage::float16 : Storage::bfloat16;
-    require(array.itemsize() == (kind == Storage::float32 ? 4 : 2), name, " has ", array.itemsize(), " bytes a number: want ", storage);
+    Storage const kind = storage == "float32"   ? Storage::float32
+                         : storage == "float16" ? Storage::float16
+                                                : Storage::bfloat16;
+    require(array.itemsize() == (kind == Storage::float32 ? 4 : 2), name, " has ", array.itemsize(),
+            " bytes a number: want ", storage);
     require(array.ndim() == 2 && (array.flags() & py::array::c_style) != 0, name, " is not a C-contiguous matrix");
     return {array.data(), kind, array.shape(0), array.shape(1), array.shape(1)};
 }

@@ -22,8 +22,8 @@ Metric metric_named(std::string const& name) {
 
 void bind_neighbors(py::module_& module) {
     py::class_<NeighborIndex>(module, "NeighborIndex")
-        .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels, Index n_classes,
-                         std::string const& metric, bool lists) {
+        .def(py::init([](py::array base, std::string const& storage, Array<Index> rows, Array<Index> labels,
+                         Index n_classes, std::string const& metric, bool lists) {
                  auto const base_view = stored_rows(base, storage, "base");
                  auto const row_span = vector(rows, "rows");
                  auto const label_span = vector(labels, "labels");
@@ -62,8 +62,8 @@ void bind_neighbors(py::module_& module) {
             py::arg("k"), py::arg("threads"), py::arg("distances").noconvert(), py::arg("indices").noconvert())
         .def(
             "search_lists",
-            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> group, Array<Index> probes,
-               int threads, Array<double> distances, Array<Index> indices) {
+            [](NeighborIndex const& index, Array<float> queries, Array<Index> exclude, Array<Index> group,
+               Array<Index> probes, int threads, Array<double> distances, Array<Index> indices) {
                 auto const query_view = matrix(queries, "queries");
                 auto const exclude_span = vector(exclude, "exclude");
                 auto const group_span = vector(group, "group");
@@ -95,8 +95,8 @@ void bind_neighbors(py::module_& module) {
     });
     module.def(
         "measure_candidates",
-        [](Array<float> queries, py::array base, std::string const& storage, std::string const& metric, Array<Index> candidates,
-           int threads, Array<double> distances) {
+        [](Array<float> queries, py::array base, std::string const& storage, std::string const& metric,
+           Array<Index> candidates, int threads, Array<double> distances) {
             auto const query_view = matrix(queries, "queries");
             auto const base_view = stored_rows(base, storage, "base");
             auto const candidate_view = matrix(candidates, "candidates");

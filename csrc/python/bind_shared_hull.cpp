@@ -21,9 +21,15 @@ void bind_shared_hull(py::module_& module) {
                 Array<std::int8_t> status(m);
                 Array<double> lower(m), upper(m), used_eps(m), directions({m, d});
                 Array<Index> first(m), count(m);
-                SharedHullResults results{output_vector(status), output_vector(lower), output_vector(upper),
-                                          output_vector(used_eps), output_vector(first), output_vector(count),
-                                          {directions.mutable_data(), m, d, d}, {}, {}};
+                SharedHullResults results{output_vector(status),
+                                          output_vector(lower),
+                                          output_vector(upper),
+                                          output_vector(used_eps),
+                                          output_vector(first),
+                                          output_vector(count),
+                                          {directions.mutable_data(), m, d, d},
+                                          {},
+                                          {}};
                 HullOptions const options{decide ? HullMode::decide : HullMode::distance, relative_tolerance};
                 {
                     py::gil_scoped_release release;

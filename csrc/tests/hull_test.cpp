@@ -51,8 +51,19 @@ struct Batch {
     std::vector<double> lower, upper, eps, weights, directions, start, wanted_eps;
 
     Batch(Index problems, Index vertices, Index dimension, unsigned seed)
-        : s(problems), k(vertices), d(dimension), points(size(s * d)), base(size(s * k * d)), owner(size(s)),
-          members(size(s * k)), status(size(s)), lower(size(s)), upper(size(s)), eps(size(s)), weights(size(s * k)), directions(size(s * d)) {
+        : s(problems),
+          k(vertices),
+          d(dimension),
+          points(size(s * d)),
+          base(size(s * k * d)),
+          owner(size(s)),
+          members(size(s * k)),
+          status(size(s)),
+          lower(size(s)),
+          upper(size(s)),
+          eps(size(s)),
+          weights(size(s * k)),
+          directions(size(s * d)) {
         std::mt19937 random(seed);
         std::normal_distribution<float> normal;
         for (float& x : base) x = normal(random);
@@ -69,8 +80,11 @@ struct Batch {
     }
 
     void solve(HullMode mode, int threads) {
-        HullProblems problems{
-            {points.data(), s, d, d}, MatrixView<float const>{base.data(), s * k, d, d}, owner, {members.data(), s, k, k}, wanted_eps};
+        HullProblems problems{{points.data(), s, d, d},
+                              MatrixView<float const>{base.data(), s * k, d, d},
+                              owner,
+                              {members.data(), s, k, k},
+                              wanted_eps};
         if (!start.empty()) problems.start = {start.data(), s, k, k};
         HullResults const results{status, lower, upper, eps, {weights.data(), s, k, k}, {directions.data(), s, d, d}};
         solve_hulls(problems, {mode, 1e-4}, threads, results);
@@ -187,7 +201,8 @@ void hulls_may_start_from_weights() {
                 CHECK(started.status == plain.status);
                 for (std::size_t i = 0; i < 40; ++i) {
                     CHECK(started.lower[i] <= started.upper[i]);
-                    CHECK(started.lower[i] <= plain.upper[i] * (1 + 1e-12) && plain.lower[i] <= started.upper[i] * (1 + 1e-12));
+                    CHECK(started.lower[i] <= plain.upper[i] * (1 + 1e-12) &&
+                          plain.lower[i] <= started.upper[i] * (1 + 1e-12));
                 }
             }
         }

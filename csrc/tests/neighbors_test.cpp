@@ -33,7 +33,8 @@ std::vector<Level> levels() {
 #if defined(__x86_64__)
     if (best_isa() >= Isa::avx2) found.push_back({Isa::avx2, &neighbor_kernels_avx2});
     if (best_isa() >= Isa::avx512) found.push_back({Isa::avx512, &neighbor_kernels_avx512});
-    if (best_isa() >= Isa::avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back({Isa::avx512, &neighbor_kernels_vnni});
+    if (best_isa() >= Isa::avx512 && __builtin_cpu_supports("avx512vnni"))
+        found.push_back({Isa::avx512, &neighbor_kernels_vnni});
 #endif
     return found;
 }
@@ -46,11 +47,12 @@ std::vector<float> random_floats(Index n, unsigned seed, bool lattice = false) {
     return values;
 }
 
-std::vector<Candidate> define_nearest(float const* query, MatrixView<float const> base, std::vector<Index> const& labels,
-                                      Index label, Index k) {
+std::vector<Candidate> define_nearest(float const* query, MatrixView<float const> base,
+                                      std::vector<Index> const& labels, Index label, Index k) {
     std::vector<Candidate> all;
     for (Index i = 0; i < base.rows; ++i)
-        if (label < 0 || labels[at(i)] == label) all.push_back({std::sqrt(squared_distance(query, base.row(i), base.cols)), i});
+        if (label < 0 || labels[at(i)] == label)
+            all.push_back({std::sqrt(squared_distance(query, base.row(i), base.cols)), i});
     std::sort(all.begin(), all.end());
     all.resize(at(k), {std::numeric_limits<double>::infinity(), -1});
     return all;
@@ -83,7 +85,8 @@ void every_kernel_measures_the_bits_of_the_definition() {
 }
 
 // What `choose` gives for scores at positions 7, 8, ..., by index.
-std::vector<std::int32_t> choose(Level const& level, std::vector<float> const& scores, std::int32_t wanted, float slack) {
+std::vector<std::int32_t> choose(Level const& level, std::vector<float> const& scores, std::int32_t wanted,
+                                 float slack) {
     auto const n = static_cast<std::int32_t>(scores.size());
     std::vector<std::int32_t> to(scores.size()), positions(scores.size() + 16);
     std::vector<float> kept(scores.size() + 16), sorted(most_ranked);
@@ -143,7 +146,8 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     for (float& value : base) value += offset;
     std::vector<Index> rows(at(n)), labels(at(n), 0);
     std::iota(rows.begin(), rows.end(), Index{0});
-    PackedBase const whole = pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric, true, scoring);
+    PackedBase const whole =
+        pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, 1, metric, true, scoring);
     PackedRows const& packed = *whole.rows;
     auto query = random_floats(d, 5);
     for (float& value : query) value = offset + 3 * value;
@@ -159,12 +163,33 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
     std::vector<std::int32_t> wanted(group_queries, 1), count(group_queries, 0), positions(scores.size());
     std::vector<std::int32_t> full(group_queries, static_cast<std::int32_t>(panel_rows));
     cutoff[0] = -std::numeric_limits<float>::max();
-    kernels.scan({.queries = group.data(), .groups = 1, .short_queries = short_group.data(),
-                  .shorts = packed.shorts.empty() ? nullptr : packed.shorts.data(), .factor = factor.data(), .panels = packed.panels.data(), .stored = nullptr,
-                  .storage = Storage::float32, .centre = nullptr, .squares = nullptr, .scale = 1, .widened = nullptr, .step = 1,
-                  .half = whole.half.data(), .first_panel = 0, .last_panel = 1, .d = d, .cutoff = cutoff.data(), .slack = slack.data(),
-                  .wanted = wanted.data(), .count = count.data(), .full = full.data(), .scores = scores.data(), .positions = positions.data(),
-                  .capacity = static_cast<std::int32_t>(panel_rows), .stride = stride, .spill = nullptr,
+    kernels.scan({.queries = group.data(),
+                  .groups = 1,
+                  .short_queries = short_group.data(),
+                  .shorts = packed.shorts.empty() ? nullptr : packed.shorts.data(),
+                  .factor = factor.data(),
+                  .panels = packed.panels.data(),
+                  .stored = nullptr,
+                  .storage = Storage::float32,
+                  .centre = nullptr,
+                  .squares = nullptr,
+                  .scale = 1,
+                  .widened = nullptr,
+                  .step = 1,
+                  .half = whole.half.data(),
+                  .first_panel = 0,
+                  .last_panel = 1,
+                  .d = d,
+                  .cutoff = cutoff.data(),
+                  .slack = slack.data(),
+                  .wanted = wanted.data(),
+                  .count = count.data(),
+                  .full = full.data(),
+                  .scores = scores.data(),
+                  .positions = positions.data(),
+                  .capacity = static_cast<std::int32_t>(panel_rows),
+                  .stride = stride,
+                  .spill = nullptr,
                   .context = nullptr});
     CHECK(count[0] == n);
     double const bound = score_error(packed, scaled.length, whole.by_reach[0].reach);
@@ -173,7 +198,8 @@ void check_error_bound(NeighborKernels const& kernels, Metric metric, Index d, f
         double key = metric == Metric::euclidean ? std::sqrt(squared_distance(query.data(), row, d))
                                                  : inner_product(query.data(), row, d);
         report_keys(packed, scaled, {positions.data() + i, 1}, &key);
-        double const low = lowest_score(packed, query.data(), scaled, key);  // lower by its own rounding, at most 2 bounds
+        double const low =
+            lowest_score(packed, query.data(), scaled, key);  // lower by its own rounding, at most 2 bounds
         CHECK(static_cast<double>(scores[at(i)]) >= low - bound);
         CHECK(static_cast<double>(scores[at(i)]) <= low + 3 * bound);
     }
@@ -196,9 +222,11 @@ PackedBase pack_clusters(std::vector<float>& base, Index classes, float spread) 
     std::vector<Index> rows(at(n)), labels(at(n));
     for (Index i = 0; i < n; ++i) {
         rows[at(i)] = i, labels[at(i)] = i % classes;
-        for (Index t = 0; t < d; ++t) base[at(i * d + t)] = places[at(i % classes * d + t)] + spread * base[at(i * d + t)];
+        for (Index t = 0; t < d; ++t)
+            base[at(i * d + t)] = places[at(i % classes * d + t)] + spread * base[at(i * d + t)];
     }
-    return pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, classes, Metric::euclidean, true, Scoring::automatic);
+    return pack_base({base.data(), Storage::float32, n, d, d}, rows, labels, classes, Metric::euclidean, true,
+                     Scoring::automatic);
 }
 
 void rows_too_much_alike_for_integers_are_scored_in_float32() {
@@ -233,8 +261,8 @@ void searches_equal_the_definition() {
                     }
                 }
                 Index const cols = classes * k;
-                index.search_by_class({queries.data(), m, d, d}, exclude, exclude, k, threads, {distances.data(), m, cols, cols},
-                                      {indices.data(), m, cols, cols});
+                index.search_by_class({queries.data(), m, d, d}, exclude, exclude, k, threads,
+                                      {distances.data(), m, cols, cols}, {indices.data(), m, cols, cols});
                 for (Index q = 0; q < m; ++q)
                     for (Index c = 0; c < classes; ++c) {
                         auto const wanted = define_nearest(queries.data() + q * d, base_view, labels, c, k);

@@ -50,8 +50,12 @@ void between_may_stop_a_call() {
     int calls = 0;
     bool stopped = false;
     try {
-        hull.solve({{points.data(), m, d, d}, {}}, {}, 2, [&] { if (++calls == 2) throw std::runtime_error("stop"); },
-                   answers.results);
+        hull.solve(
+            {{points.data(), m, d, d}, {}}, {}, 2,
+            [&] {
+                if (++calls == 2) throw std::runtime_error("stop");
+            },
+            answers.results);
     } catch (std::runtime_error const&) {
         stopped = true;
     }

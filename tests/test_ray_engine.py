@@ -36,6 +36,7 @@ def test_an_engine_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch, 
 def test_no_cluster_at_an_address_is_one_line(capsys, tmp_path, monkeypatch) -> None:
     pytest.importorskip("ray", reason="the ray extra is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray keeps the address of a cluster, even of a dead one
     clear.save_features(FEATURES, "train.npz")
     assert main(["scan", "train.npz", "--engine", "ray", "--address", "auto"]) == 3
     assert "no Ray cluster answers there" in capsys.readouterr().err.splitlines()[-1]

@@ -14,6 +14,7 @@ import clear
 from clear import Features, LimitReached, UnsafeFile
 from clear.cli import main
 from clear.report import write_report
+from clear.work import Work
 
 PIECE = 64
 
@@ -111,6 +112,18 @@ def test_lost_and_exchanged_pieces_are_computed_again(training, undisturbed, tmp
     (work / "hulls-00001.npz").write_bytes((work / "hulls-00003.npz").read_bytes())
     with pytest.warns(RuntimeWarning, match="hulls-00001.npz is damaged, or of other inputs"):
         assert report_of(training, tmp_path, workdir=work, piece_rows=PIECE) == undisturbed
+
+
+def test_a_piece_lost_after_it_was_stored_is_measured_again(training, undisturbed, tmp_path, monkeypatch) -> None:
+    load, asked = Work.load, []
+
+    def lose(self: Work, stage: str, piece: int) -> object:
+        asked.append((stage, piece))
+        return None if asked.count(("hulls", 1)) == 2 and asked[-1] == ("hulls", 1) else load(self, stage, piece)
+
+    monkeypatch.setattr(Work, "load", lose)
+    assert report_of(training, tmp_path, workdir=tmp_path / "work", piece_rows=PIECE) == undisturbed
+    assert asked.count(("hulls", 1)) == 2
 
 
 def test_a_damaged_manifest_is_named(training, tmp_path) -> None:

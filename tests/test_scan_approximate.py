@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import sys
@@ -14,8 +15,14 @@ from test_scan import finds, same_scores
 
 import clear
 from clear import Approximate, Features
+from clear.agreement import compare_scan
 from clear.cli import main
+from clear.collapse import Wrap
+from clear.pieces import measure_in_pieces
+from clear.prepare import Reference
 from clear.report import read_report, write_report
+from clear.results import Scores
+from clear.suspicion import score_hulls, score_samples
 
 ALL = Approximate(lists=4, probes=4)
 SOME = Approximate(lists=6, probes=2)
@@ -72,6 +79,31 @@ def test_what_is_missed_is_measured_and_the_pocket_still_found() -> None:
     assert 0.5 < result.approximation.recall < 0.99
     assert 0.9 < result.approximation.same_level <= 1
     assert finds(result, larger.poisons)
+
+
+def test_the_comparison_with_exact_neighbours_leaves_what_was_measured_as_it_was() -> None:
+    reference = Reference(TRAINING, approximate=SOME)
+    wrap = measure_in_pieces(reference)
+    before = copy.deepcopy(wrap)
+    exact = measure_in_pieces(reference.exact())
+    seen = []
+
+    def score(found: Wrap) -> tuple[Scores, float]:
+        seen.append(copy.deepcopy(found))
+        return score_samples(reference, score_hulls(reference, found), None)
+
+    compare_scan(reference, wrap, score)
+    assert same_wrap(wrap, before)
+    assert same_wrap(seen[0], before)
+    assert same_wrap(seen[1], exact)  # 400 samples: all are drawn
+    assert not same_wrap(before, exact)
+
+
+def same_wrap(one: Wrap, other: Wrap) -> bool:
+    parts = [
+        (*each.pocket, *each.own, *each.own_size, each.other, each.other_label, each.mates) for each in (one, other)
+    ]
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*parts, strict=True))
 
 
 def test_neither_threads_nor_pieces_nor_runs_change_a_byte(tmp_path, monkeypatch) -> None:

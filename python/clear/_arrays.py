@@ -73,14 +73,14 @@ def as_features(value: Any, name: str = "features", *, width: int | None = None,
 
 
 def forget(values: FloatArray) -> None:
-    """Let go of the pages of a read-only memory map that were read: they need not stay resident."""
+    """Let go of the pages of a file's memory map that were read or written: they need not stay resident."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
     for part in values.held() if isinstance(values, ShardedRows) else [values]:
         base: Any = part
         while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
             base = base.base
-        if isinstance(base, np.memmap) and base.mode == "r" and isinstance(base.base, mmap.mmap):
+        if isinstance(base, np.memmap) and base.mode != "c" and isinstance(base.base, mmap.mmap):
             base.base.madvise(mmap.MADV_DONTNEED)
 
 

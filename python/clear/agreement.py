@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,57 +15,82 @@ from clear.config import SCAN_SCALE, Scale
 from clear.prepare import Ints, Reference, Rows
 from clear.results import Approximation, Level, Scores
 
-__all__ = ["compare", "compare_scan", "recall_of"]
+__all__ = ["Drawn", "compare", "compare_scan", "draw", "recall_of"]
 
 SAMPLE = 1000
 """Rows drawn at random, and at most as many flagged ones."""
 
-Score = Callable[[Reference, Wrap], tuple[Scores, float]]
+Score = Callable[[Wrap], tuple[Scores, float]]
 Again = Callable[[Ints], tuple[npt.NDArray[np.int8], Ints]]
 """Levels and suggested labels of some rows, from exact neighbours."""
 
 
-def compare(
-    reference: Reference, scores: Scores, points: Rows, labels: Ints, exclude: Ints, scale: Scale, again: Again
-) -> Approximation:
-    """Compare a sample of rows, and flagged ones, with what exact neighbours give; arguments are those of all rows."""
-    assert reference.approximate is not None  # noqa: S101 - asked for by the caller
-    distinct = np.flatnonzero(scores.representative == np.arange(len(points)))
+class Drawn(NamedTuple):
+    """The rows that are compared, and what approximate candidates said of them."""
+
+    random: Ints
+    flagged: Ints
+    asked: Ints
+    """Both, ascending."""
+    levels: npt.NDArray[np.int8]
+    """Of those asked about."""
+    suggested: Ints
+
+
+def draw(scores: Scores) -> Drawn:
+    """A sample of the distinct rows, and the most suspicious of the flagged ones."""
+    distinct = np.flatnonzero(scores.representative == np.arange(len(scores.level)))
     drawn = np.sort(np.random.default_rng(0).choice(distinct, min(SAMPLE, len(distinct)), replace=False))
-    level = scores.level[distinct]
-    order = np.lexsort((distinct, -np.nan_to_num(scores.suspicion[distinct], nan=-np.inf), -level))
-    flagged = np.sort(distinct[order[: min(SAMPLE, int((level > Level.NONE).sum()))]])
+    above = distinct[scores.level[distinct] > Level.NONE]
+    order = np.lexsort((above, -np.nan_to_num(scores.suspicion[above], nan=-np.inf), -scores.level[above]))
+    flagged = np.sort(above[order[:SAMPLE]])
     asked = np.union1d(drawn, flagged)
-    levels, suggested = again(asked)
-    same_level = levels == scores.level[asked]
-    same_label = suggested == scores.suggested_label[asked]
-    of_flagged = np.isin(asked, flagged)
+    return Drawn(drawn, flagged, asked, scores.level[asked], scores.suggested_label[asked])
+
+
+def compare(
+    reference: Reference, drawn: Drawn, points: Rows, labels: Ints, exclude: Ints, scale: Scale, again: Again
+) -> Approximation:
+    """Compare the rows drawn with what exact neighbours give; points, labels and exclude are those of all rows."""
+    assert reference.approximate is not None  # noqa: S101 - asked for by the caller
+    levels, suggested = again(drawn.asked)
+    same_level = levels == drawn.levels
+    same_label = suggested == drawn.suggested
+    of_flagged = np.isin(drawn.asked, drawn.flagged)
+    of_random = np.isin(drawn.asked, drawn.random)
+    sampled, flagged = drawn.random, len(drawn.flagged)
     return Approximation(
         **describe(reference.approximate),
-        sampled=len(drawn),
-        recall=recall_of(reference, points[drawn], labels[drawn], exclude[drawn], scale),
-        same_level=float(same_level[np.isin(asked, drawn)].mean()),
-        flagged=len(flagged),
-        flagged_same_level=float(same_level[of_flagged].mean()) if len(flagged) else float("nan"),
-        same_suggestion=float(same_label[of_flagged].mean()) if len(flagged) else float("nan"),
+        sampled=len(sampled),
+        recall=recall_of(reference, points[sampled], labels[sampled], exclude[sampled], scale),
+        same_level=float(same_level[of_random].mean()),
+        flagged=flagged,
+        flagged_same_level=float(same_level[of_flagged].mean()) if flagged else float("nan"),
+        same_suggestion=float(same_label[of_flagged].mean()) if flagged else float("nan"),
     )
 
 
-def compare_scan(reference: Reference, wrap: Wrap, scores: Scores, score: Score) -> Approximation:
+def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximation:
     """Measure a sample of a scan again with exact neighbours.
 
     Levels follow from all scores: those of the rows sampled are replaced by exact ones, the others stay, and levels are
-    drawn again by `score`.
+    drawn again by `score`. The wrap is as before in the end. Scores of all rows are made twice here, and not kept: they
+    take more memory than anything else at that time.
     """
 
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
         points, labels = reference.rows[rows], reference.labels[rows]
         true = measure(reference.exact(), points, labels, (SCAN_SCALE,), exclude=rows)
-        replaced, _ = score(reference, _replaced(wrap, np.searchsorted(reference.units, rows), true))
-        return replaced.level[rows], replaced.suggested_label[rows]
+        at = np.searchsorted(reference.units, rows)
+        kept = [whole[at] for whole in _arrays(wrap)]
+        _put(wrap, at, _arrays(true))
+        replaced, _ = score(wrap)
+        found = replaced.level[rows], replaced.suggested_label[rows]
+        _put(wrap, at, kept)
+        return found
 
     every = np.arange(len(reference.rows))
-    return compare(reference, scores, reference.rows, reference.labels, every, SCAN_SCALE, again)
+    return compare(reference, draw(score(wrap)[0]), reference.rows, reference.labels, every, SCAN_SCALE, again)
 
 
 def recall_of(reference: Reference, points: Rows, labels: Ints, exclude: Ints, scale: Scale) -> float:
@@ -89,19 +114,10 @@ def recall_of(reference: Reference, points: Rows, labels: Ints, exclude: Ints, s
     return found / max(wanted, 1)
 
 
-def _replaced(wrap: Wrap, at: Ints, true: Wrap) -> Wrap:
-    """A copy of a wrap with other measurements of some samples."""
+def _arrays(wrap: Wrap) -> list[npt.NDArray[Any]]:
+    return [*wrap.pocket, *wrap.own, *wrap.own_size, wrap.other, wrap.other_label, wrap.mates]
 
-    def put(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        whole = old.copy()
+
+def _put(wrap: Wrap, at: Ints, values: list[npt.NDArray[Any]]) -> None:
+    for whole, new in zip(_arrays(wrap), values, strict=True):
         whole[at] = new
-        return whole
-
-    return Wrap(
-        [put(old, new) for old, new in zip(wrap.pocket, true.pocket, strict=True)],
-        [put(old, new) for old, new in zip(wrap.own, true.own, strict=True)],
-        [put(old, new) for old, new in zip(wrap.own_size, true.own_size, strict=True)],
-        put(wrap.other, true.other),
-        put(wrap.other_label, true.other_label),
-        put(wrap.mates, true.mates),
-    )

@@ -151,13 +151,14 @@ def scan(
             reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
     reference.divide_for_few()
-    again = partial(_score_training_set, views=views)
-    compare = None if reference.approximate is None else partial(compare_scan, reference, wrap, score=again)
+    approximation = None
+    if reference.approximate is not None:
+        approximation = compare_scan(reference, wrap, partial(_score_training_set, reference, views=views))
     hulls = score_hulls(reference, wrap)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
     scores, threshold = score_samples(reference, hulls, views)
     del hulls
-    return _judge(features, reference, scores, threshold, None if compare is None else compare(scores))
+    return _judge(features, reference, scores, threshold, approximation)
 
 
 def _scan_joining(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,31 +102,42 @@ def measure_in_pieces(
     The entries of the result are those of `reference.units`.
     """
     count = len(reference.units)
-    wrap = empty_wrap(count, 1, len(reference.rows))
     if work is None and engine is None:
         piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
     pieces = cut_pieces(reference, piece_rows)
-    names = {piece: name_piece(piece) for piece in pieces}
-    done = 0
+    engine = engine or LocalEngine()
     with track(progress, STAGE, count * len(reference.runs)) as advance:
-        missing = []
-        for piece in pieces:
-            arrays = None if work is None else work.load(*names[piece])
-            if arrays is None:
-                missing.append(piece)
-                continue
-            add_piece(reference, wrap, piece, arrays)
-            advance(piece.stop - piece.start)
-            done += 1
-        _check_time(work, done, len(pieces))
-        for piece, arrays in (engine or LocalEngine()).run(reference, missing):
-            if work is not None:
-                work.save(*names[piece], arrays)
-            add_piece(reference, wrap, piece, arrays)
-            advance(piece.stop - piece.start)
-            done += 1
-            _check_time(work, done, len(pieces))
+        if work is not None:
+            _store_pieces(reference, work, pieces, engine, advance)
+            reference.release()
+        wrap = empty_wrap(count, 1, len(reference.rows))  # only now: until here memory went to the index
+        if work is None:
+            for piece, arrays in engine.run(reference, pieces):
+                add_piece(reference, wrap, piece, arrays)
+                advance(piece.stop - piece.start)
+        else:
+            for piece in pieces:
+                add_piece(reference, wrap, piece, work.load(*name_piece(piece)) or measure_piece(reference, piece))
     return wrap
+
+
+def _store_pieces(
+    reference: Reference, work: Work, pieces: list[Piece], engine: Engine, advance: Callable[[int], None]
+) -> None:
+    """Measure and store the pieces that are not stored yet, as long as there is time."""
+    missing = []
+    for piece in pieces:
+        if work.load(*name_piece(piece)) is None:
+            missing.append(piece)
+        else:
+            advance(piece.stop - piece.start)
+    done = len(pieces) - len(missing)
+    _check_time(work, done, len(pieces))
+    for piece, arrays in engine.run(reference, missing):
+        work.save(*name_piece(piece), arrays)
+        advance(piece.stop - piece.start)
+        done += 1
+        _check_time(work, done, len(pieces))
 
 
 def cut_pieces(reference: Reference, piece_rows: int) -> list[Piece]:
@@ -160,6 +171,6 @@ def add_piece(reference: Reference, wrap: Wrap, piece: Piece, arrays: Arrays) ->
     wrap.own_size[0][at], wrap.mates[at] = arrays["own_size"], arrays["mates"]
 
 
-def _check_time(work: Work | None, done: int, count: int) -> None:
-    if work is not None and done < count:
+def _check_time(work: Work, done: int, count: int) -> None:
+    if done < count:
         work.check_time(STAGE, done, count)

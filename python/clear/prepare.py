@@ -7,7 +7,6 @@ copy is no mate.
 from __future__ import annotations
 
 import copy
-import mmap
 import os
 import tempfile
 import threading
@@ -111,7 +110,7 @@ def _room(shape: tuple[int, int], place: Path | None) -> Rows:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=place) as file:
         os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal later
-        return np.ndarray(shape, np.float32, mmap.mmap(file.fileno(), size))
+        return np.memmap(file, np.float32, "r+", shape=shape).view(np.ndarray)
 
 
 def find_representatives(rows: Rows, labels: Ints) -> Ints:
@@ -269,15 +268,22 @@ class Reference:
                     self.threads,
                 )
                 self._held[run] = found
+                forget(self.rows)
         return found
 
     def divide_for_few(self) -> None:
         """From now on only few samples are asked about: pack fewer classes at a time. Answers stay the same."""
         runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16, parts=4)
         if runs != self.runs:
-            with self._lock:
-                self.runs = runs
-                self._held.clear()
+            self.runs = runs
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory that is only there for speed: the packed index, and rows that lie in a file."""
+        with self._lock:
+            self._held.clear()
+            self._exact = None
+        forget(self.rows)
         release_memory()
 
     @property

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, as_labels
 from clear._progress import Progress
-from clear.agreement import compare
+from clear.agreement import compare, draw
 from clear.approximate import Approximate
 from clear.collapse import collapse, measure, reassignment
 from clear.config import PROBE_SCALES, ScanConfig
@@ -154,7 +154,7 @@ def _compare(reference: Reference, centers: Centers, judged: Judged, values: Flo
         scores = judge(reference.exact(), centers, values[rows], labels[rows]).scores
         return scores.level, scores.suggested_label
 
-    return compare(reference, judged.scores, judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
+    return compare(reference, draw(judged.scores), judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
 
 
 def training_collapse(reference: Reference, progress: Progress = False) -> Centers:

@@ -173,9 +173,15 @@ def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Pa
         "planted": len(poisons),
         "planted_flagged": len(found & set(poisons.tolist())),
     }
-    if result.approximation is not None:
+    if how is not None and result.approximation is not None:
         said = result.approximation
-        row |= {"probes": said.probes, "recall": said.recall, "same_level": said.same_level, "flagged": said.flagged}
+        row |= {
+            "probes": said.probes,
+            "far_probes": how.far(),
+            "recall": said.recall,
+            "same_level": said.same_level,
+            "flagged": said.flagged,
+        }
         row |= {"flagged_same_level": said.flagged_same_level, "same_suggestion": said.same_suggestion}
     return row
 

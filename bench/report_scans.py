@@ -92,7 +92,7 @@ def line(row: dict[str, Any]) -> str:
     ratio = row["seconds"] / row["stages"].get("of these: neighbours", math.nan)
     cells = [
         f"{row['rows']:,}",
-        "exact" if exact else f"IVF, {row['probes']} lists",
+        "exact" if exact else f"IVF, {row['probes']} lists ({row['far_probes']})",
         f"{duration(seconds)} ({duration(row['plan_seconds'])})",
         duration(row["cpu_seconds"]),
         f"{row['peak_rss'] / 2**30:.2f} GiB ({row['plan_peak_bytes'] / 2**30:.2f})",

@@ -11,7 +11,9 @@ from test_neighbors import assert_same, random_rows
 
 import clear
 from clear import Approximate
+from clear._lists import train_centres
 from clear.approximate import share_found
+from clear.class_index import base_of
 
 METRICS = ["euclidean", "cosine", "inner_product"]
 X, QUERIES = random_rows(3000, 8), random_rows(60, 8, seed=1)
@@ -141,3 +143,29 @@ def test_rows_that_a_brought_index_makes_up_are_refused():
 
     with pytest.raises(ValueError, match="row numbers that are not those of the base"):
         clear.NeighborIndex(X, approximate=Approximate(method=Wrong())).search(QUERIES, k=1)
+
+
+def test_of_classes_far_from_a_group_only_the_nearest_lists_are_searched() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.repeat(np.arange(6), 200)
+    rows = (4 * rng.normal(size=(6, 8))[labels] + rng.normal(size=(1200, 8))).astype(np.float32)
+    base = base_of(rows, labels, np.ones(1200, np.bool_), (0, 6))
+    centres = train_centres(base, 5, seed=0, threads=1)
+    apart = np.linalg.norm(centres.rows[:, None] - centres.rows[None], axis=2)
+    near = apart.reshape(30, 6, 5).min(axis=2).argsort(axis=1)[:, :4]
+    assert np.array_equal(np.sort(centres.near_classes(1)), np.sort(near))
+    for label in range(6):
+        every, some = centres.probes(label, 4, 1), centres.probes(label, 4, 1, far=1)
+        is_near = (near == label).any(axis=1)
+        assert np.array_equal(some[is_near], every[is_near])
+        assert np.array_equal(some[~is_near, :1], every[~is_near, :1])
+        assert (some[~is_near, 1:] == -1).all()
+
+
+def test_probes_that_are_forgotten_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_of(X, LABELS, np.ones(3000, np.bool_), (0, 3))
+    centres = train_centres(base, 5, seed=0, threads=1)
+    kept = [centres.probes(label, 3, 1) for label in range(3)]
+    monkeypatch.setattr("clear._lists.PROBES_BYTES", 0)
+    assert all(np.array_equal(centres.probes(label, 3, 1, far=3), kept[label]) for label in range(3))
+    assert all(np.array_equal(centres.probes(label, 3, 1), kept[label]) for label in range(3))

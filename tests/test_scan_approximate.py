@@ -24,7 +24,7 @@ from clear.report import read_report, write_report
 from clear.results import Scores
 from clear.suspicion import score_hulls, score_samples
 
-ALL = Approximate(lists=4, probes=4)
+ALL = Approximate(lists=4, probes=4, far_probes=4)
 SOME = Approximate(lists=6, probes=2)
 planted = make_pocket(3)
 TRAINING = Features.from_arrays(planted.values, planted.labels)
@@ -61,6 +61,7 @@ def test_when_every_list_is_searched_scores_are_those_of_exact_neighbours() -> N
         "method": "ivf",
         "lists": 4,
         "probes": 4,
+        "far_probes": 4,
         "candidates": None,
         "seed": 0,
         "sampled": 400,
@@ -164,6 +165,7 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(monkeypatch, tmp_
         ({"approximate": "tree"}, 'want "ivf", "hnsw"'),
         ({"approximate": Approximate(method=object.__new__(Index))}, "a brought index does not hold"),
         ({"approximate": Approximate(probes=0)}, "probes is 0: want at least 1"),
+        ({"approximate": Approximate(far_probes=0)}, "far_probes is 0: want at least 1"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
             clear.scan(TRAINING, workdir=tmp_path / "work", **options)

@@ -15,7 +15,7 @@ from clear._arrays import blocks
 from clear._search import Base, Tile
 from clear._stored import StoredRows
 
-__all__ = ["Centres", "Lists", "default_lists", "train_centres"]
+__all__ = ["NEAR_CLASSES", "Centres", "Lists", "default_lists", "train_centres"]
 
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -27,6 +27,10 @@ TRAINING_ROWS = 32
 """Rows a list that train its centre."""
 ROUNDS = 6
 """Of k-means."""
+NEAR_CLASSES = 4
+"""Of a group of queries; of the others fewer lists are searched. Measured in docs/scaling.md."""
+PROBES_BYTES = 64 << 20
+"""Of the lists to search that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +44,51 @@ class Centres:
     """Class of each list, int64 (lists,)."""
     ranking: Tile
     """The centres again, packed for the metric that ranks lists for a group."""
-    _probes: dict[tuple[int, int], Ints] = field(default_factory=dict)
+    _probes: dict[tuple[int, int, int], Ints] = field(default_factory=dict)
+    _near: list[Ints] = field(default_factory=list)
 
     def groups(self, queries: Rows, threads: int, within: Ints | None = None) -> Ints:
         """The nearest list of each query, of the class in `within` or of any."""
         anywhere = np.full(len(queries), -1, np.int64)
         return _nearest(self.tile, queries, 1, threads, anywhere if within is None else within)[:, 0]
 
-    def probes(self, label: int, count: int, threads: int) -> Ints:
+    def probes(self, label: int, count: int, threads: int, far: int | None = None) -> Ints:
         """For each group the `count` nearest lists of a class (-1: as many for each class, of any), nearest first.
 
-        int64 (lists, at most count).
+        int64 (lists, at most count). far: only so many, and then -1, where the class is none of `near_classes`.
         """
-        key = label, count
-        if key not in self._probes:
-            of_class = np.bincount(self.owner)
-            count = (
-                min(count * len(of_class), len(self.rows))
-                if label < 0
-                else min(count, int(of_class[label]) if label < len(of_class) else 0)
-            )
-            self._probes[key] = _nearest(self.ranking, self.rows, count, threads, np.full(len(self.rows), label))
-        return self._probes[key]
+        key = label, count, -1 if far is None else far
+        found = self._probes.get(key)
+        if found is None:
+            found = self._nearest_lists(label, count, threads)
+            if far is not None:
+                found[~(self.near_classes(threads) == label).any(axis=1), far:] = -1
+            if sum(known.nbytes for known in self._probes.values()) + found.nbytes > PROBES_BYTES:
+                self._probes.clear()
+            self._probes[key] = found
+        return found
+
+    def near_classes(self, threads: int) -> Ints:
+        """The classes whose nearest centres are nearest to each group: int64 (lists, NEAR_CLASSES), or all."""
+        if not self._near:
+            classes = self.tile.packed.n_classes
+            near = np.empty((len(self.rows), min(NEAR_CLASSES, classes)), np.int64)
+            for part in blocks(len(self.rows), 40 * classes):
+                nobody = np.full(part.stop - part.start, -1, np.int64)
+                distances, indices = np.empty((len(nobody), classes, 1)), np.empty((len(nobody), classes, 1), np.int64)
+                self.tile.packed.search_by_class(self.rows[part], nobody, nobody, 1, threads, distances, indices)
+                near[part] = np.argsort(distances[:, :, 0], axis=1, kind="stable")[:, : near.shape[1]]
+            self._near.append(near)
+        return self._near[0]
+
+    def _nearest_lists(self, label: int, count: int, threads: int) -> Ints:
+        of_class = np.bincount(self.owner)
+        count = (
+            min(count * len(of_class), len(self.rows))
+            if label < 0
+            else min(count, int(of_class[label]) if label < len(of_class) else 0)
+        )
+        return _nearest(self.ranking, self.rows, count, threads, np.full(len(self.rows), label))
 
 
 def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Centres:
@@ -115,16 +142,19 @@ class Lists:
         return self.centres.groups(queries, threads, within)
 
     def search(
-        self, queries: Rows, k: int, exclude: Ints, groups: Ints, label: int, threads: int
+        self, queries: Rows, k: int, exclude: Ints, groups: Ints, label: int, threads: int, far: int | None = None
     ) -> tuple[Floats, Ints]:
-        """The k nearest of the rows of a class (-1: all) in the lists of the groups of the queries."""
+        """The k nearest of the rows of a class (-1: all) in the lists of the groups of the queries.
+
+        far: lists that are searched where the class is far from the group (`Centres.probes`).
+        """
         shape = (len(queries), k)
         label = label if label < 0 else label + self._first
         if not (self.centres.owner == label).any() and not (label < 0 and len(self.centres.rows)):
             worst = -np.inf if self.base.metric == "inner_product" else np.inf
             return np.full(shape, worst), np.full(shape, -1, np.int64)
         distances, indices = np.empty(shape), np.empty(shape, np.int64)
-        probes = self.centres.probes(label, self.probes, threads)
+        probes = self.centres.probes(label, self.probes, threads, far)
         self.packed.search_lists(
             queries, exclude, groups.astype(np.int64, copy=False), probes, threads, distances, indices
         )

@@ -62,7 +62,7 @@ def compare(
     return Approximation(
         **describe(reference.approximate),
         sampled=len(sampled),
-        recall=recall_of(reference, points[sampled], labels[sampled], exclude[sampled], scale),
+        recall=recall_of(reference, points[sampled], labels[sampled], suggested[of_random], exclude[sampled], scale),
         same_level=float(same_level[of_random].mean()),
         flagged=flagged,
         flagged_same_level=float(same_level[of_flagged].mean()) if flagged else float("nan"),
@@ -93,20 +93,25 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximatio
     return compare(reference, draw(score(wrap)[0]), reference.rows, reference.labels, every, SCAN_SCALE, again)
 
 
-def recall_of(reference: Reference, points: Rows, labels: Ints, exclude: Ints, scale: Scale) -> float:
-    """Share of the exact candidates of some points, mates and core rows of every label, that are found."""
+def recall_of(reference: Reference, points: Rows, labels: Ints, suggested: Ints, exclude: Ints, scale: Scale) -> float:
+    """Share of the exact candidates of some points that are found: mates, core rows of label and suggested label."""
     exact, size = reference.exact(), reference.config.hull_size
     found = wanted = 0
     groups = reference.groups(points)
     for run in reference.runs:
         here, there = reference.index(run), exact.index(run)
-        mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
-        pairs = [(here.others(points, labels, size, groups), there.others(points, labels, size, None))]
+        mine, other = (np.flatnonzero((of >= run[0]) & (of < run[1])) for of in (labels, suggested))
+        near = here.others(points[other], labels[other], size, None if groups is None else groups[other])
+        pairs = [
+            (
+                near.indices[np.arange(len(other)), suggested[other] - run[0]],
+                there.own(points[other], suggested[other], size, None, core=True).indices,
+            )
+        ]
         for core, k in ((False, scale.mates), (True, scale.mates + size)):
             asked = points[mine], labels[mine], k, exclude[mine]
-            pairs.append((here.own(*asked, core=core), there.own(*asked, core=core)))
-        for got, want in pairs:
-            have, true = (near.indices.reshape(-1, near.indices.shape[-1]) for near in (got, want))
+            pairs.append((here.own(*asked, core=core).indices, there.own(*asked, core=core).indices))
+        for have, true in pairs:
             for block in blocks(len(true), true.shape[1] ** 2):
                 hit = (true[block, :, None] == have[block, None, :]).any(axis=2) & (true[block] >= 0)
                 found, wanted = found + int(hit.sum()), wanted + int((true[block] >= 0).sum())

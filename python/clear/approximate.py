@@ -41,18 +41,25 @@ class Approximate:
 
     "ivf": k-means centres cut the rows of each class into lists. Queries that share their nearest centre (of the class
     asked about, or of any where all are asked about) are a group, and search the `probes` lists of a class whose
-    centres are nearest to it. "hnsw": a graph of faiss for each class, built by one thread. Or an index with
-    `search(x, k)` over the same rows.
+    centres are nearest to it. In a scan or a probe, where a hull of another label matters only if it is the nearest,
+    `far_probes` lists are searched of the classes that are none of the four nearest to the group. "hnsw": a graph of
+    faiss for each class, built by one thread. Or an index with `search(x, k)` over the same rows.
     """
 
     method: Literal["ivf", "hnsw"] | SearchIndex = "ivf"
     lists: int | None = None
     """Of a class. Default: 2 sqrt(rows), of at least 128 rows each on average."""
     probes: int = 64
+    far_probes: int | None = None
+    """Default: a quarter of `probes`."""
     candidates: int | None = None
     """Taken from a graph or a brought index before they are measured. Default: 2 k + 32."""
     seed: int = 0
     """Of the sample that trains the centres."""
+
+    def far(self) -> int:
+        """Lists of a far class that are searched."""
+        return max(1, self.probes // 4) if self.far_probes is None else self.far_probes
 
 
 class Engine(Protocol):
@@ -70,7 +77,12 @@ def as_approximate(value: Approximate | str | None) -> Approximate | None:
         raise TypeError(f'approximate is {how!r}: want "ivf", "hnsw", Approximate(...) or None')
     if not (isinstance(how.method, str) and how.method in ("ivf", "hnsw")) and not hasattr(how.method, "search"):
         raise ValueError(f'approximate="{how.method}": want "ivf", "hnsw" or an index with search(x, k)')
-    for name, least in (("lists", how.lists), ("probes", how.probes), ("candidates", how.candidates)):
+    for name, least in (
+        ("lists", how.lists),
+        ("probes", how.probes),
+        ("far_probes", how.far_probes),
+        ("candidates", how.candidates),
+    ):
         if least is not None:
             as_count(least, name)
     as_count(how.seed, "seed", low=0)
@@ -79,7 +91,8 @@ def as_approximate(value: Approximate | str | None) -> Approximate | None:
 
 def describe(how: Approximate) -> dict[str, Any]:
     """The settings as plain data."""
-    return {name: getattr(how, name) for name in ("method", "lists", "probes", "candidates", "seed")}
+    names = ("method", "lists", "probes", "far_probes", "candidates", "seed")
+    return {name: getattr(how, name) for name in names}
 
 
 class ApproximateSearch:
@@ -110,10 +123,11 @@ class ApproximateSearch:
         threads: int,
         progress: Progress = False,
         groups: Ints | None = None,
+        far: int | None = None,
     ) -> tuple[Floats, Ints]:
         """Search, for each query, the class in `within`, or all rows (-1).
 
-        `groups` (m,): else the nearest centres of the class searched.
+        `groups` (m,): else the nearest centres of the class searched. `far`: lists searched where these are far away.
         """
         distances, indices = _empty((len(queries), k), self.base.metric)
         with track(progress, "neighbors", len(queries), "queries") as advance:
@@ -122,7 +136,9 @@ class ApproximateSearch:
                 for part in blocks(len(asked), 4 * queries.values.shape[1] + 16 * k):
                     chosen = asked[part]
                     known = None if groups is None else groups[chosen]
-                    found = self._find(queries.take(chosen).widen(), k, exclude[chosen], int(label), threads, known)
+                    found = self._find(
+                        queries.take(chosen).widen(), k, exclude[chosen], int(label), threads, known, far
+                    )
                     distances[chosen], indices[chosen] = found
                 advance(len(asked))
         return distances, indices
@@ -137,7 +153,11 @@ class ApproximateSearch:
         progress: Progress = False,
         groups: Ints | None = None,
     ) -> tuple[Floats, Ints]:
-        """Search every class for each query, but the one in `without`."""
+        """Search every class for each query, but the one in `without`.
+
+        `groups` (m,): of the queries, where classes far from these may be searched in fewer lists.
+        """
+        far = None if groups is None else self.how.far()
         distances, indices = _empty((len(queries), self.base.n_classes, k), self.base.metric)
         if groups is None and self.how.method == "ivf":
             groups = self.centres(threads).groups(queries.widen(), threads)
@@ -145,7 +165,7 @@ class ApproximateSearch:
             asked = np.flatnonzero(without != label)
             within = np.full(len(asked), label, np.int64)
             known = None if groups is None else groups[asked]
-            found = self.search(queries.take(asked), k, exclude[asked], within, threads, progress, known)
+            found = self.search(queries.take(asked), k, exclude[asked], within, threads, progress, known, far)
             distances[asked, label], indices[asked, label] = found
         return distances, indices
 
@@ -167,13 +187,20 @@ class ApproximateSearch:
         return self._lists
 
     def _find(
-        self, queries: Rows, k: int, exclude: Ints, label: int, threads: int, groups: Ints | None
+        self,
+        queries: Rows,
+        k: int,
+        exclude: Ints,
+        label: int,
+        threads: int,
+        groups: Ints | None,
+        far: int | None,
     ) -> tuple[Floats, Ints]:
         if self.how.method == "ivf":
             lists = self.lists(threads)
             if groups is None:
                 groups = lists.own_groups(queries, label, threads)
-            return lists.search(queries, k, exclude, groups, label, threads)
+            return lists.search(queries, k, exclude, groups, label, threads, far)
         return self._engine(label).search(queries, k, exclude, threads)
 
     def _engine(self, label: int) -> Engine:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clear._arrays import as_count, as_threads
 from clear._blas import one_numpy_thread
-from clear._lists import default_lists
+from clear._lists import NEAR_CLASSES, default_lists
 from clear.approximate import Approximate, as_approximate
 from clear.class_index import class_runs
 from clear.collapse import BLOCK_BYTES, measuring_bytes
@@ -182,12 +182,17 @@ def resident_bytes() -> int:
 
 
 def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
-    """Rows (and centres) that a sample is held against: all, those of its class twice more; or some lists of each."""
+    """Rows (and centres) that a sample is held against: all, those of its class twice more; or some lists of each.
+
+    Of inverted lists its class is searched twice, the other near classes once, the far ones less.
+    """
     if how is None:
         return n * (1 + 2 / classes)
     size = max(1, n // classes)
     lists = how.lists or default_lists(size)
-    return (classes + 3) * lists + (classes + 1) * size * min(1.0, how.probes / lists)
+    near = min(classes, NEAR_CLASSES)
+    searched = (near + 1) * min(lists, how.probes) + (classes - near) * min(lists, how.probes, how.far())
+    return (classes + 3) * lists + size * searched / lists
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:

@@ -171,12 +171,14 @@ class Approximation:
     method: str
     lists: int | None
     probes: int
+    far_probes: int | None
     candidates: int | None
     seed: int
     sampled: int
     """Rows drawn at random whose neighbours were found exactly, too."""
     recall: float
-    """Share of their exact neighbours (mates, and nearest core rows of every label) that were among those found."""
+    """Share of their exact neighbours that were among those found: mates, nearest core rows of their label and of the
+    label whose hull is the nearest."""
     same_level: float
     """Share of them with the level that exact neighbours give."""
     flagged: int

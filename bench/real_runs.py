@@ -3,6 +3,7 @@
     python -m bench.real_runs label-flips        --data DIR [--seed 1]
     python -m bench.real_runs feature-collision  --data DIR [--seed 1] [--targets 10]
     python -m bench.real_runs full-scan          --data DIR
+    python -m bench.real_runs inverted-lists     --data DIR [--seed 1]
     python -m bench.real_runs tables                          (write docs/real-runs.md again from the results)
 
 DIR holds cifar10/{train,test}.parquet (images as Hugging Face writes them) and models/resnet20-cifar10.safetensors, a
@@ -277,6 +278,33 @@ def run_full_scan(data: Path) -> dict[str, Any]:
     return found
 
 
+def run_inverted_lists(data: Path, seed: int, flips: int = 100, lists: int = 141, probes: int = 16) -> dict[str, Any]:
+    """The training images' features, some labels flipped: scans with inverted lists beside the exact one.
+
+    The same number of lists of the nearest classes is searched, fewer and fewer of the others.
+    """
+    model = load_model(data / "models/resnet20-cifar10.safetensors", "resnet20")
+    clean = extract_features(model, open_images(data / "cifar10/train.parquet"))
+    labels, rows = flip_labels(np.asarray(clean.labels), flips, 10, seed)
+    features = clear.Features.from_arrays(clean.values, labels)
+    exact = clear.scan(features)
+    flagged = exact.scores.level > Level.NONE
+    found: dict[str, Any] = {"exact": {"flags": int(flagged.sum()), "flips_flagged": int(flagged[rows].sum())}}
+    for far in (probes, probes // 2, probes // 4, probes // 8):
+        result = clear.scan(features, approximate=clear.Approximate(lists=lists, probes=probes, far_probes=far))
+        also, said = result.scores.level > Level.NONE, result.approximation
+        assert said is not None
+        found[f"{probes} lists of {lists}, far {far}"] = {
+            "recall": said.recall,
+            "level_as_exact": float((result.scores.level == exact.scores.level).mean()),
+            "level_as_exact_of_flagged": float((result.scores.level == exact.scores.level)[flagged].mean()),
+            "label_as_exact": float((result.scores.suggested_label == exact.scores.suggested_label).mean()),
+            "flags": int(also.sum()),
+            "flips_flagged": int(also[rows].sum()),
+        }
+    return found
+
+
 def flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Scalars of nested tables, with dotted names."""
     for key, item in value.items():
@@ -303,7 +331,7 @@ def write_tables() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", choices=["label-flips", "feature-collision", "full-scan", "tables"])
+    parser.add_argument("run", choices=["label-flips", "feature-collision", "full-scan", "inverted-lists", "tables"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--targets", type=int, default=10)
@@ -316,6 +344,8 @@ def main() -> None:
             result = run_label_flips(options.data, options.seed)
         elif options.run == "feature-collision":
             result = run_feature_collision(options.data, options.seed, options.targets)
+        elif options.run == "inverted-lists":
+            result = run_inverted_lists(options.data, options.seed)
         else:
             result = run_full_scan(options.data)
         result |= {"seed": options.seed, "total_seconds": time.perf_counter() - start, "version": clear.__version__}

@@ -18,7 +18,7 @@ import clear
 from clear.collapse import collapse, measure
 from clear.config import PROBE_SCALES
 from clear.pockets import robust_center
-from clear.prepare import Reference
+from clear.reference import Reference
 
 SIZES = {"50k": 50_000, "1M": 1_000_000}
 TINY = 600

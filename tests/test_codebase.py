@@ -29,6 +29,7 @@ LAYERS = [
     {"neighbors"},
     {"class_index", "data", "_image_stores", "results", "shared_hull"},
     {"images", "prepare", "_view_files"},
+    {"reference"},
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"agreement", "pockets", "models", "reach"},
     {"pieces", "suspicion"},

@@ -11,7 +11,7 @@ from samples import make_classes, make_pocket
 
 import clear
 from clear import Approximate, Features, Guard, UnsafeFile
-from clear.prepare import Reference
+from clear.reference import Reference
 
 planted = make_pocket(1)
 TRAINING = Features.from_arrays(planted.values, planted.labels, class_names=tuple("abcde"))

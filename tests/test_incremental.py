@@ -16,7 +16,7 @@ from clear.cli import main
 from clear.collapse import measure
 from clear.config import SCAN_SCALE
 from clear.incremental import join_scan
-from clear.prepare import Reference
+from clear.reference import Reference
 from clear.report import read_report, write_report
 
 PIECE = 64

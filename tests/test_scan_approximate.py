@@ -19,7 +19,7 @@ from clear.agreement import compare_scan
 from clear.cli import main
 from clear.collapse import Wrap
 from clear.pieces import measure_in_pieces
-from clear.prepare import Reference
+from clear.reference import Reference
 from clear.report import read_report, write_report
 from clear.results import Scores
 from clear.suspicion import score_hulls, score_samples

@@ -21,7 +21,7 @@ from clear.errors import BackendUnavailable, ClearError, LimitReached, MissingEx
 from clear.hull import HullResult, HullStatus, solve_hulls
 from clear.neighbors import NeighborIndex, Neighbors, find_neighbors
 from clear.plan import Plan, plan_scan
-from clear.prepare import Reference
+from clear.reference import Reference
 from clear.results import Flag, HullEvidence, Level, Pocket, ProbeResult, ScanResult, Scores, Views
 from clear.review import ReviewFlag, ReviewResult, review
 

@@ -12,7 +12,8 @@ from clear._arrays import blocks
 from clear.approximate import describe
 from clear.collapse import Wrap, measure
 from clear.config import SCAN_SCALE, Scale
-from clear.prepare import Ints, Reference, Rows
+from clear.prepare import Ints, Rows
+from clear.reference import Reference
 from clear.results import Approximation, Level, Scores
 
 __all__ = ["Drawn", "compare", "compare_scan", "draw", "recall_of"]

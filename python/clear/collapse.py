@@ -23,7 +23,8 @@ from clear.class_index import ClassIndex, Run
 from clear.config import Scale
 from clear.hull import HullResult, solve_hulls
 from clear.neighbors import Neighbors
-from clear.prepare import Ints, Reference, Rows
+from clear.prepare import Ints, Rows
+from clear.reference import Reference
 from clear.results import HullEvidence
 
 __all__ = [

@@ -22,9 +22,9 @@ from clear.incremental import join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets
-from clear.prepare import Reference
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
+from clear.reference import Reference
 from clear.results import Approximation, Change, Joined, Level, ScanResult, Scores, Views
 from clear.suspicion import score_hulls, score_samples
 from clear.verdict import describe_group, scan_verdict

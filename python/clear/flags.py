@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from clear.collapse import evidence
 from clear.config import Scale
-from clear.prepare import Ints, Reference, Rows
+from clear.prepare import Ints, Rows
+from clear.reference import Reference
 from clear.results import Flag, HullEvidence, Level, Scores
 
 __all__ = ["make_flags"]

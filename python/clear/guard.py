@@ -18,8 +18,8 @@ from clear._progress import Progress
 from clear.approximate import Approximate, describe
 from clear.config import PROBE_SCALES, ScanConfig
 from clear.data import Features
-from clear.prepare import Parts, Reference, require_by_class
 from clear.probing import Centers, check_inputs, judge, training_collapse
+from clear.reference import Parts, Reference, require_by_class
 from clear.results import Level, Preparation
 
 __all__ = ["Answers", "Guard"]

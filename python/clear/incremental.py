@@ -32,16 +32,14 @@ from clear.neighbors import NeighborIndex
 from clear.pieces import STAGE, add_piece, cut_pieces, name_piece, of_run
 from clear.prepare import (
     Ints,
-    Parts,
-    Reference,
     Rows,
     apply_preparation,
     describe_samples,
     find_representatives,
     fit_preparation,
-    scan_inputs,
     thin_classes,
 )
+from clear.reference import Parts, Reference, scan_inputs
 from clear.work import MAX_MANIFEST, SCHEMA, Work
 
 __all__ = ["Joining", "join_scan"]

@@ -11,8 +11,9 @@ from clear._progress import Progress, track
 from clear.class_index import Run
 from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
-from clear.prepare import Ints, Reference
+from clear.prepare import Ints
 from clear.reach import Recorder
+from clear.reference import Reference
 from clear.work import PIECE_ROWS, Arrays, Work
 
 __all__ = [

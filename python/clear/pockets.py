@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from clear._arrays import blocks
 from clear.config import ScanConfig
-from clear.prepare import Reference, for_copies
+from clear.reference import Reference, for_copies
 from clear.results import Flag, Level, Pocket
 
 __all__ = ["find_pockets", "group_scores", "mean_of_best", "robust_center", "sample_levels"]

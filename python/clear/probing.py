@@ -17,7 +17,8 @@ from clear.config import PROBE_SCALES, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
 from clear.pockets import robust_center
-from clear.prepare import Ints, Reference, Rows, apply_preparation
+from clear.prepare import Ints, Rows, apply_preparation
+from clear.reference import Reference
 from clear.results import Approximation, Flag, Level, ProbeResult, Scores
 
 __all__ = ["Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]

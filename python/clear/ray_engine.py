@@ -12,7 +12,8 @@ from clear.approximate import describe
 from clear.cross_validation import Fold, fit_predict
 from clear.errors import ClearError, need, short
 from clear.pieces import Piece, measure_piece
-from clear.prepare import Ints, Parts, Reference, Rows
+from clear.prepare import Ints, Rows
+from clear.reference import Parts, Reference
 from clear.shards import Keyed, Shards, measure_sharded
 from clear.work import Arrays, hash_array
 

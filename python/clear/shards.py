@@ -18,7 +18,8 @@ from clear.class_index import Run
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.neighbors import NeighborIndex, Neighbors
 from clear.pieces import Piece, measure_piece
-from clear.prepare import Ints, Reference, Rows
+from clear.prepare import Ints, Rows
+from clear.reference import Reference
 from clear.work import Arrays, hash_array
 
 __all__ = ["Keyed", "Shards", "measure_sharded"]

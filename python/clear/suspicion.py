@@ -26,7 +26,8 @@ from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels
-from clear.prepare import Ints, Reference, apply_preparation, fit_preparation, for_copies
+from clear.prepare import Ints, apply_preparation, fit_preparation
+from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
 
 __all__ = ["HullScores", "MEMORISED", "company_excess", "score_hulls", "score_samples", "suspicion_threshold"]

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from clear.prepare import Reference
+from clear.reference import Reference
 from clear.results import Level, Scores, Verdict
 from clear.suspicion import company_excess
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import faults
@@ -13,6 +14,7 @@ from samples import make_pocket
 import clear
 from clear import Features, LimitReached, UnsafeFile
 from clear.cli import main
+from clear.reference import Reference
 from clear.report import write_report
 from clear.work import Work
 
@@ -70,6 +72,19 @@ def test_a_finished_scan_repeats_no_piece(training, undisturbed, tmp_path, monke
     monkeypatch.setattr("clear.pieces.measure_run", None)
     monkeypatch.setattr("clear.cross_validation._fit_predict", None)
     assert report_of(training, tmp_path, workdir=tmp_path / "work", piece_rows=PIECE) == undisturbed
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room in a file")
+def test_prepared_rows_in_a_file_are_the_same_and_leave_none_behind(
+    training, undisturbed, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("clear.prepare.FILED_BYTES", 0)
+    work = tmp_path / "work"
+    rows = Reference(training, work=Work(work)).rows
+    assert isinstance(rows.base, np.memmap)
+    assert not isinstance(rows, np.memmap)
+    assert report_of(training, tmp_path, workdir=tmp_path / "other", piece_rows=PIECE) == undisturbed
+    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".json", ".npz"}
 
 
 def test_kills_lose_nothing(tmp_path: Path) -> None:

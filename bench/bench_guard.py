@@ -15,9 +15,7 @@ import pytest
 from workloads import features
 
 import clear
-from clear.collapse import collapse, measure
-from clear.config import PROBE_SCALES
-from clear.pockets import robust_center
+from clear.probing import training_collapse
 from clear.reference import Reference
 
 SIZES = {"50k": 50_000, "1M": 1_000_000}
@@ -40,9 +38,7 @@ def case(request, full, threads):
 def fit_on_sample(training, threads):
     reference = Reference(training, threads=threads)
     rows = np.sort(np.random.default_rng(0).choice(reference.units, SAMPLED, replace=False))
-    of_rows = reference.rows[rows], reference.labels[rows]
-    wrap = measure(reference, *of_rows, PROBE_SCALES, exclude=rows, others=False)
-    return clear.Guard(reference, [robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))])
+    return clear.Guard(reference, training_collapse(reference, rows=rows))
 
 
 @pytest.mark.parametrize("size", [1, 256])

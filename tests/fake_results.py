@@ -166,6 +166,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         suggested,
         level,
         np.ones(len(features), dtype=bool),
+        np.zeros(len(features), dtype=bool),
         np.arange(len(features)),
     )
     return ScanResult(
@@ -240,6 +241,7 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         *5 * [np.full(len(inputs), np.nan)],
         suggested,
         level,
+        np.zeros(len(inputs), dtype=bool),
         np.zeros(len(inputs), dtype=bool),
         np.arange(len(inputs)),
     )

@@ -13,8 +13,8 @@ from samples import make_classes, make_pocket
 
 import clear
 from clear.collapse import BLOCK_BYTES
+from clear.pockets import stands_out
 from clear.results import Level
-from clear.verdict import stands_out
 
 Features = clear.Features.from_arrays
 DATA = Path(__file__).parent / "data"

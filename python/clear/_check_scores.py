@@ -47,11 +47,13 @@ DTYPES = {
     "representative": ("<i8",),
     "level": ("|i1",),
     "in_core": ("|b1",),
+    "in_crowd": ("|b1",),
 }
 MEASURED = (
     *("collapse", "reassignment", "score", "group", "suspicion"),
     *("distance", "margin", "support", "company", "views"),
 )
+COPIED = ("label", "suggested_label", "in_core", "in_crowd")
 STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
 """What a flag says, and the array that says so, too."""
 
@@ -226,7 +228,7 @@ def check_listed(report: Any, arrays: dict[str, Any]) -> list[str]:
     if not ((unit >= 0) & (unit <= np.arange(n))).all() or not (unit[unit] == unit).all():
         return [*wrong, "scores: representative is not the first of equal rows"]
     repeated = all(_close(arrays[name], arrays[name][unit]).all() for name in MEASURED)
-    repeated &= all((arrays[name] == arrays[name][unit]).all() for name in ("label", "suggested_label", "in_core"))
+    repeated &= all((arrays[name] == arrays[name][unit]).all() for name in COPIED)
     wrong += failed((repeated, "scores: copies have other scores than what they are copies of"))
     for flag in report["flags"]:
         row = flag["row"]

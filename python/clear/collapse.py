@@ -25,20 +25,24 @@ from clear.hull import HullResult, solve_hulls
 from clear.neighbors import Neighbors
 from clear.prepare import Ints, Rows
 from clear.reference import Reference
-from clear.results import HullEvidence
+from clear.results import HullEvidence, Role
 
 __all__ = [
     "Wrap",
     "collapse",
     "count_peeled",
+    "distances",
     "empty_wrap",
     "evidence",
     "keep_nearer",
+    "log_ratio",
     "measure",
     "measure_run",
     "measuring_bytes",
     "nearest_other",
+    "prove",
     "reassignment",
+    "vertices",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -72,15 +76,16 @@ class Wrap:
 
 def collapse(wrap: Wrap, scale: int) -> Floats:
     """K of one scale, float64 (m,); nan where a label is too small to be peeled."""
-    return _log_ratio(wrap.own[scale], wrap.pocket[scale])
+    return log_ratio(wrap.own[scale], wrap.pocket[scale])
 
 
 def reassignment(wrap: Wrap, scale: int) -> Floats:
     """R of one scale, float64 (m,)."""
-    return _log_ratio(wrap.own[scale], wrap.other)
+    return log_ratio(wrap.own[scale], wrap.other)
 
 
-def _log_ratio(numerator: Floats, denominator: Floats) -> Floats:
+def log_ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """log numerator - log denominator, float64 (m,); nan where either is not finite."""
     usable = np.isfinite(numerator) & np.isfinite(denominator)
     ratio = np.full(len(numerator), np.nan)
     ratio[usable] = np.log(numerator[usable] + FLOOR) - np.log(denominator[usable] + FLOOR)
@@ -179,8 +184,8 @@ def _measure_block(
         mates, hulls = _own_vertices(reference, index, rows, labels[mine], exclude[mine], scales)
         wrap.mates[at] = mates[:, :NEAREST_MATES]
         for i, (pocket, own) in enumerate(hulls):
-            wrap.pocket[i][at] = _distances(reference, rows, pocket)
-            wrap.own[i][at] = _distances(reference, rows, own)
+            wrap.pocket[i][at] = distances(reference, rows, pocket)
+            wrap.own[i][at] = distances(reference, rows, own)
             wrap.own_size[i][at] = (own >= 0).sum(axis=1)
     if others:
         distance, label, _ = _nearest_of_run(reference, index, points, labels, groups)
@@ -271,13 +276,14 @@ def _nearest_of_run(
     near = index.others(points, labels, size, groups)
     m, classes = near.indices.shape[:2]
     owner = np.repeat(np.arange(m), classes)
-    distances = _distances(reference, points, near.indices.reshape(-1, size), owner).reshape(m, -1)
-    label = distances.argmin(axis=1)
+    apart = distances(reference, points, near.indices.reshape(-1, size), owner).reshape(m, -1)
+    label = apart.argmin(axis=1)
     at = np.arange(m)
-    return distances[at, label], label + index.run[0], near.indices[at, label]
+    return apart[at, label], label + index.run[0], near.indices[at, label]
 
 
-def _distances(reference: Reference, points: Rows, members: Ints, owner: Ints | None = None) -> Floats:
+def distances(reference: Reference, points: Rows, members: Ints, owner: Ints | None = None) -> Floats:
+    """Hull distances of points to rows, (m,), or of those that `owner` (h,) names; members (h, k), -1 where absent."""
     return _solve(reference, points, members, owner=owner, certificates=False).upper
 
 
@@ -303,15 +309,22 @@ def evidence(
         return []
     _, ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
     _, other_label, other = nearest_other(reference, points, labels)
+    return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)))
+
+
+def prove(
+    reference: Reference, points: Rows, hulls: tuple[tuple[Role, Ints, Ints], ...]
+) -> list[tuple[HullEvidence, ...]]:
+    """Solve hulls of each point with weights: their role, vertices (m, k) and labels (m,)."""
     found: list[list[HullEvidence]] = [[] for _ in range(len(points))]
-    for role, rows, label in (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)):
+    for role, rows, label in hulls:
         solved = _solve(reference, points, rows, certificates=True)
         assert solved.weights is not None  # noqa: S101 - asked for above
         for i in range(len(points)):
             present = rows[i] >= 0
             found[i].append(
                 HullEvidence(
-                    role=role,  # type: ignore[arg-type]
+                    role=role,
                     label=int(label[i]),
                     rows=tuple(rows[i, present].tolist()),
                     weights=tuple(solved.weights[i, present].tolist()),

@@ -199,7 +199,7 @@ def _judge(
         reference.rows,
         reference.representative,
         reference,
-        np.zeros(len(reference.labels), np.int64),
+        scores.in_crowd.astype(np.int64),
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
@@ -250,6 +250,13 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
     notes += describe_group(reference, scores)
+    if scores.in_crowd.any():
+        crowded = np.flatnonzero(scores.in_crowd)
+        label = int(reference.labels[crowded[0]])
+        notes.append(
+            f"{len(crowded)} samples labelled {label}, such as row {crowded[0]}, crowd where "
+            "another label is nearer than the rest of theirs: they are measured against its farther half"
+        )
     unscored = int(np.isnan(scores.score).sum())
     if unscored:
         notes.append(f"{unscored} samples were not scored: their class is too small")

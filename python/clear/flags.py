@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from clear.collapse import evidence
 from clear.config import Scale
+from clear.crowd import far_evidence
 from clear.prepare import Ints, Rows
 from clear.reference import Reference
 from clear.results import Flag, HullEvidence, Level, Scores
@@ -24,12 +25,16 @@ def make_flags(
     scale_of: Ints,
     scales: tuple[Scale, ...],
 ) -> tuple[Flag, ...]:
-    """Flags of all samples above level NONE, most suspicious first, each with its hulls."""
+    """Flags of all samples above level NONE, most suspicious first, each with its hulls.
+
+    scale_of int64 (n,): which of `scales` decided; the number after the last stands for the crowd's test.
+    """
     flagged = np.flatnonzero(scores.level > Level.NONE)
     flags: list[Flag] = []
-    for i, scale in enumerate(scales):
+    for i in range(len(scales) + 1):
         rows = flagged[scale_of[flagged] == i]
-        hulls = evidence(reference, points[rows], labels[rows], exclude[rows], scale)
+        asked = reference, points[rows], labels[rows], exclude[rows]
+        hulls = evidence(*asked, scales[i]) if i < len(scales) else far_evidence(*asked)
         for row, wraps in zip(rows.tolist(), hulls, strict=True):
             flags.append(
                 Flag(

@@ -16,9 +16,9 @@ from clear._files import MANIFEST, remove_leftovers, require_writable
 from clear._parts import check_entry, read_part, require_shape, write_part
 from clear._progress import Progress
 from clear.approximate import Approximate, describe
-from clear.config import PROBE_SCALES, ScanConfig
+from clear.config import ScanConfig
 from clear.data import Features
-from clear.probing import Centers, check_inputs, judge, training_collapse
+from clear.probing import CENTER_NAMES, Centers, check_inputs, judge, training_collapse
 from clear.reference import Parts, Reference, require_by_class
 from clear.results import Level, Preparation
 
@@ -141,8 +141,8 @@ class Guard:
             document = read_document(path, SCHEMA, what="guard", limit=MAX_MANIFEST)
             parts = _read_parts(Path(folder), document)
             centers = [(_number(middle), _number(spread)) for middle, spread in document["centers"]]
-            if len(centers) != len(PROBE_SCALES):
-                raise ValueError(f"{len(centers)} centers: want {len(PROBE_SCALES)}")
+            if len(centers) != len(CENTER_NAMES):
+                raise ValueError(f"{len(centers)} centers: want {len(CENTER_NAMES)}")
             return cls(Reference.restore(parts, threads=threads), centers)
 
 

@@ -27,6 +27,7 @@ from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import STAGE as CORE
 from clear.cross_validation import fit_predict, split_folds
 from clear.data import Features
+from clear.far_rows import FarRows
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import STAGE, add_piece, cut_pieces, name_piece, of_run
@@ -123,6 +124,11 @@ def join_scan(
         in_core=reference.in_core[:known],
         core_accuracy=float(agrees[: len(old)].mean()),
         class_sizes=old_sizes,
+        rows=rows[:known],
+        threads=reference.threads,
+        far=FarRows(
+            rows[:known], labels[:known], old[reference.in_core[old]], n_classes, config.hull_size, config.seed
+        ),
     )
     wrap_before, reach = _load_wrap(work, cast("Reference", before))
     wrap, count = _measure_touched(reference, cast("Reference", before), wrap_before, reach, new, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,18 @@ from clear.config import ScanConfig
 from clear.reference import Reference, for_copies
 from clear.results import Flag, Level, Pocket
 
-__all__ = ["find_pockets", "group_scores", "mean_of_best", "robust_center", "sample_levels"]
+__all__ = [
+    "MAY_STAND_OUT",
+    "STANDS_OUT",
+    "find_pockets",
+    "group_scores",
+    "label_excess",
+    "mean_of_best",
+    "robust_center",
+    "sample_levels",
+    "standard",
+    "stands_out",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,6 +34,15 @@ SMALLEST_POCKET = 3
 """Samples of a pocket without a certain one."""
 REVIEW_SPREADS = 2.0
 """Suspicion of a sample that is worth a look."""
+STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
+"""Spreads by which a group of one label's samples exceeds those of the others where it is out of the ordinary, and
+where it may be (measured on clean sets: docs/how-it-works.md), among so many samples:"""
+MEASURED_ON = 1000
+TAIL_QUANTILE, TAIL_NORMAL = 0.99, 2.3263
+"""Of the other labels: theirs is a tail that the poisons of one label are no part of."""
+LARGEST_TAIL = 3.0
+LEAST_OTHERS = 50
+"""Samples of other labels that tell a tail."""
 MAD_TO_SIGMA = 1.4826
 NORMAL_90 = 1.2816
 """0.9 quantile of the standard normal law."""
@@ -40,6 +61,41 @@ def robust_center(values: Floats) -> tuple[float, float]:
     usable -= middle
     apart = np.median(np.abs(usable, out=usable), overwrite_input=True)
     return float(middle), float(max(MAD_TO_SIGMA * apart, (high - middle) / NORMAL_90))
+
+
+def standard(values: Floats, out: Floats | None = None) -> Floats:
+    """Robust standard scores; nan stays nan, and values that do not vary are 0. `out`: where they go, `values` too."""
+    middle, spread = robust_center(values)
+    if not spread > 0:
+        return np.multiply(values, 0.0, out=out)
+    scores = np.subtract(values, middle, out=out)
+    scores /= spread
+    return scores
+
+
+def label_excess(values: Floats, labels: npt.NDArray[np.int64]) -> tuple[int, Floats]:
+    """The label of the largest value, and how far all values stand above those of the other labels, in their spreads.
+
+    A spread is made larger where their tail is heavy. Samples of one label do not raise the bar for themselves, as they
+    would in a quantile of all samples; a data set whose every label has odd groups raises it. nan if too few others.
+    """
+    nothing = np.full(len(values), np.nan)
+    if np.isnan(values).all():
+        return -1, nothing
+    top = int(labels[np.nanargmax(values)])
+    others = values[(labels != top) & ~np.isnan(values)]
+    middle, spread = robust_center(others)
+    if len(others) < LEAST_OTHERS or not spread > 0:
+        return top, nothing
+    tail = float(np.quantile(others, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
+    return top, (values - middle) / spread / min(max(tail, 1.0), LARGEST_TAIL)
+
+
+def stands_out(spreads: float, n: int) -> float:
+    """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
+    larger."""
+    law = NormalDist()
+    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
 
 
 def mean_of_best(

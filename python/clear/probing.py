@@ -12,8 +12,9 @@ from clear._arrays import FloatArray, as_features, as_labels
 from clear._progress import Progress
 from clear.agreement import compare, draw
 from clear.approximate import Approximate
-from clear.collapse import collapse, measure, reassignment
+from clear.collapse import collapse, log_ratio, measure, reassignment
 from clear.config import PROBE_SCALES, ScanConfig
+from clear.crowd import far_distances, nearest_far
 from clear.data import Features
 from clear.flags import make_flags
 from clear.pockets import robust_center
@@ -21,10 +22,11 @@ from clear.prepare import Ints, Rows, apply_preparation
 from clear.reference import Reference
 from clear.results import Approximation, Flag, Level, ProbeResult, Scores
 
-__all__ = ["Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
+__all__ = ["CENTER_NAMES", "Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
 
 Centers = list[tuple[float, float]]
-"""Median and spread of the training set's collapse, one of each probe scale."""
+"""Median and spread of the training set's collapse, one of each probe scale, and of the crowd's test."""
+CENTER_NAMES = (*(str(scale.mates) for scale in PROBE_SCALES), "far")
 
 
 def probe(
@@ -120,18 +122,26 @@ def judge(
     points = apply_preparation(values, reference.preparation)
     exclude = _equal_training_rows(reference, points, labels)
     wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
+    far = far_distances(reference, points, labels, exclude)
+    k = np.stack([*(collapse(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.pocket[-1])])
+    r = np.stack([*(reassignment(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.other)])
     thresholds: dict[str, float] = {"z": reference.config.probe_spreads}
-    z = np.empty((len(PROBE_SCALES), len(points)))
-    for i, (scale, (middle, spread)) in enumerate(zip(PROBE_SCALES, centers, strict=True)):
-        thresholds[f"collapse_median_{scale.mates}"], thresholds[f"collapse_spread_{scale.mates}"] = middle, spread
-        z[i] = (collapse(wrap, i) - middle) / spread if spread > 0 else np.nan
+    z = np.empty(k.shape)
+    for i, (name, (middle, spread)) in enumerate(zip(CENTER_NAMES, centers, strict=True)):
+        thresholds[f"collapse_median_{name}"], thresholds[f"collapse_spread_{name}"] = middle, spread
+        z[i] = (k[i] - middle) / spread if spread > 0 else np.nan
     best = np.nan_to_num(z, nan=-np.inf).argmax(axis=0)
     at, nothing = np.arange(len(points)), np.full(len(points), np.nan)
     decided = z[best, at]
     certain = np.nan_to_num(decided, nan=-np.inf) > reference.config.probe_spreads
+    suggested, crowded = wrap.other_label.astype(np.int64), best == len(PROBE_SCALES)
+    shown = np.flatnonzero(crowded & certain)
+    if len(shown):
+        distance, suggested[shown], _ = nearest_far(reference, points[shown], labels[shown])
+        r[-1, shown] = log_ratio(far[shown], distance)
     scores = Scores(
-        collapse=np.stack([collapse(wrap, i) for i in range(len(PROBE_SCALES))])[best, at],
-        reassignment=np.stack([reassignment(wrap, i) for i in range(len(PROBE_SCALES))])[best, at],
+        collapse=k[best, at],
+        reassignment=r[best, at],
         score=decided,
         group=decided,
         suspicion=decided,
@@ -140,9 +150,10 @@ def judge(
         support=nothing,
         company=nothing,
         views=nothing,
-        suggested_label=wrap.other_label.astype(np.int64),
+        suggested_label=suggested,
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
+        in_crowd=crowded,
         representative=at,
     )
     return Judged(scores, thresholds, points, exclude, best)
@@ -158,20 +169,25 @@ def _compare(reference: Reference, centers: Centers, judged: Judged, values: Flo
     return compare(reference, draw(judged.scores), judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
 
 
-def training_collapse(reference: Reference, progress: Progress = False) -> Centers:
-    """Median and scaled MAD of K over the training set for each probe scale: where the probe's thresholds come from."""
-    units = reference.units
+def training_collapse(reference: Reference, progress: Progress = False, rows: Ints | None = None) -> Centers:
+    """Median and spread of K over the training set for each probe scale and the crowd's test: thresholds come from it.
+
+    `rows`: some of the distinct samples, ascending, in place of all.
+    """
+    units = reference.units if rows is None else rows
+    points, labels = reference.rows[units], reference.labels[units]
     wrap = measure(
         reference,
-        reference.rows[units],
-        reference.labels[units],
+        points,
+        labels,
         PROBE_SCALES,
         exclude=units,
         others=False,
         progress=progress,
         stage="training collapse",
     )
-    return [robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))]
+    far = log_ratio(far_distances(reference, points, labels, units), wrap.pocket[-1])
+    return [*(robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))), robust_center(far)]
 
 
 def _equal_training_rows(reference: Reference, points: Rows, labels: Ints) -> Ints:

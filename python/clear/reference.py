@@ -24,6 +24,7 @@ from clear.config import ScanConfig
 from clear.cross_validation import FoldEngine, cross_validate
 from clear.data import Features
 from clear.errors import need
+from clear.far_rows import FarRows
 from clear.neighbors import NeighborIndex
 from clear.prepare import (
     Ints,
@@ -150,6 +151,18 @@ class Reference:
         self._held: dict[Run, ClassIndex] = {}
         self._lock = threading.Lock()
         self._exact: Reference | None = None
+        self._far: FarRows | None = None
+
+    @property
+    def far(self) -> FarRows:
+        """A few core rows of every class, drawn when first asked for."""
+        with self._lock:
+            if self._far is None:
+                core = self.units[self.in_core[self.units]]
+                self._far = FarRows(
+                    self.rows, self.labels, core, self.n_classes, self.config.hull_size, self.config.seed
+                )
+        return self._far
 
     def divide(self) -> None:
         """From now on pack only some classes at a time, where all take much memory."""

@@ -38,7 +38,7 @@ MEASURED = (
     *("collapse", "reassignment", "score", "group", "suspicion"),
     *("distance", "margin", "support", "company", "views"),
 )
-SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "representative")
+SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "in_crowd", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult

@@ -21,6 +21,7 @@ __all__ = [
     "Pocket",
     "Preparation",
     "ProbeResult",
+    "Role",
     "ScanResult",
     "Scores",
     "Verdict",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 Verdict = Literal["clean", "poisoned", "undecided"]
+Role = Literal["pocket", "own", "other"]
 
 
 class Level(IntEnum):
@@ -52,8 +54,9 @@ class Preparation:
 class HullEvidence:
     """One hull answer about one sample, in prepared coordinates (unit rows), with what is needed to check it."""
 
-    role: Literal["pocket", "own", "other"]
-    """pocket: the nearest mates; own: the same label without them; other: the label that wraps the sample then."""
+    role: Role
+    """pocket: the nearest mates; own: the same label without them (of a crowd's sample: its farther half); other: the
+    label that wraps the sample then."""
     label: int
     """Label of the vertices."""
     rows: tuple[int, ...]
@@ -135,6 +138,9 @@ class Scores:
     """`Level`, int8 (n,)."""
     in_core: npt.NDArray[np.bool_]
     """Cross-validation agrees with the label, bool (n,). All False in a probe."""
+    in_crowd: npt.NDArray[np.bool_]
+    """In a crowd of its label (`clear.crowd`): K, R and S are then measured against the farther half of the label, bool
+    (n,). Of a probe: decided by that test."""
     representative: npt.NDArray[np.int64]
     """The first row with the same features and label, int64 (n,): the row itself unless it is a copy, or in a probe."""
 

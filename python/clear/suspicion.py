@@ -11,6 +11,7 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
                + z(margin of the mirror image)
     suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
                memorised. Where the network fits 99 % of the labels, the first two less 1
+    K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above the samples of all other labels
 """
@@ -25,7 +26,8 @@ import numpy.typing as npt
 from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
-from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels
+from clear.crowd import find_crowd
+from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard
 from clear.prepare import Ints, apply_preparation, fit_preparation
 from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
@@ -42,11 +44,6 @@ MEMORISED = 0.99
 """Share of the labels that a network fits whose features fit the wrong ones among them, too."""
 BENT = 1.0
 """By so many spreads more the features of such a network have to speak."""
-COMPANY_QUANTILE, COMPANY_NORMAL = 0.99, 2.3263
-"""Of the other labels: theirs is a tail that the poisons of one label are no part of."""
-LARGEST_COMPANY_TAIL = 3.0
-LEAST_OTHERS = 50
-"""Samples of other labels that tell a tail."""
 
 
 class HullScores(NamedTuple):
@@ -62,6 +59,7 @@ class HullScores(NamedTuple):
     support: Floats
     company: Floats
     suggested_label: Ints
+    in_crowd: npt.NDArray[np.bool_]
     nearer: npt.NDArray[np.bool_]
     """Another label is really nearer."""
     judged: npt.NDArray[np.bool_]
@@ -71,14 +69,21 @@ class HullScores(NamedTuple):
 def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     """Everything that scores want of the hull distances of the distinct samples, whose memory is then free."""
     config = reference.config
-    k, r = for_copies(reference, collapse(wrap, 0)), for_copies(reference, reassignment(wrap, 0))
+    k, r, in_crowd = collapse(wrap, 0), reassignment(wrap, 0), np.zeros(len(wrap.other), np.bool_)
+    suggested, full = wrap.other_label, wrap.own_size[0] >= config.hull_size // 2
+    crowd = find_crowd(reference, wrap)
+    if crowd is not None:
+        suggested = suggested.copy()
+        k[crowd.at], r[crowd.at], suggested[crowd.at] = crowd.collapse, crowd.reassignment, crowd.suggested_label
+        in_crowd[crowd.at] = full[crowd.at] = True
+    k, r = for_copies(reference, k), for_copies(reference, r)
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
     distance = class_distances(reference)
-    outlying = _z(score)
-    outlying += _z(distance)
+    outlying = standard(score)
+    outlying += standard(distance)
     return HullScores(
         collapse=k,
         reassignment=r,
@@ -88,9 +93,10 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
         outlying=outlying,
         support=for_copies(reference, mean_of_best(outlying, wrap.mates, BEST_MATES)),
         company=company(reference, k, distance, wrap.mates),
-        suggested_label=for_copies(reference, wrap.other_label).astype(np.int64),
+        suggested_label=for_copies(reference, suggested).astype(np.int64),
+        in_crowd=for_copies(reference, in_crowd),
         nearer=nearer,
-        judged=nearer & for_copies(reference, wrap.own_size[0] >= config.hull_size // 2),
+        judged=nearer & for_copies(reference, full),
     )
 
 
@@ -116,6 +122,7 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
         suggested_label=hulls.suggested_label,
         level=sample_levels(doubt, threshold, hulls.judged, plausible, config),
         in_core=reference.in_core,
+        in_crowd=hulls.in_crowd,
         representative=reference.representative,
     ), threshold
 
@@ -152,28 +159,15 @@ def company(reference: Reference, collapse: Floats, distance: Floats, mates: npt
     R has no part in it: samples of a class that look like another, mislabelled or odd, have company, too, but it does
     not collapse as poisons around one target do.
     """
-    values = _z(collapse)
-    values += _z(distance)
+    values = standard(collapse)
+    values += standard(distance)
     return for_copies(reference, mean_of_best(values, mates, BEST_COMPANY, own=reference.units))
 
 
 def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """How far the largest company stands above that of all samples with other labels, in their spreads.
-
-    A spread is made larger where their tail is heavy. Poisons of one label do not raise the bar for themselves, as they
-    would in a quantile of all samples; a data set whose every label has odd groups raises it. nan if too few others.
-    """
-    if np.isnan(values).all():
-        return float("nan")
-    top = int(np.nanargmax(values))
-    others = values[(labels != labels[top]) & ~np.isnan(values)]
-    if len(others) < LEAST_OTHERS:
-        return float("nan")
-    middle, spread = robust_center(others)
-    if not spread > 0:
-        return float("nan")
-    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
-    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))
+    """How far the largest company stands above that of all samples with other labels (`pockets.label_excess`)."""
+    _, excess = label_excess(values, labels)
+    return float("nan") if np.isnan(excess).all() else float(np.nanmax(excess))
 
 
 def view_scores(reference: Reference, views: Views) -> Floats:
@@ -182,10 +176,10 @@ def view_scores(reference: Reference, views: Views) -> Floats:
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
     early = as_features(views.early, "views.early")
-    found = _z(_held_out_margin(reference, early, early)) + _z(views.label_drop)
+    found = standard(_held_out_margin(reference, early, early)) + standard(views.label_drop)
     if views.late is not None and views.late_mirrored is not None:
         late, mirrored = as_features(views.late, "views.late"), as_features(views.late_mirrored, "views.late_mirrored")
-        found = found + _z(_held_out_margin(reference, late, mirrored))
+        found = found + standard(_held_out_margin(reference, late, mirrored))
     return found[reference.representative]
 
 
@@ -207,13 +201,13 @@ def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats |
 
     bent: the first two come from features that fit the labels, right or wrong, and have to say more.
     """
-    largest = _z(margin)
-    largest = _z(np.add(outlying, largest, out=largest), out=largest)
+    largest = standard(margin)
+    largest = standard(np.add(outlying, largest, out=largest), out=largest)
     company = outlying + support
-    np.fmax(largest, _z(company, out=company), out=largest)
+    np.fmax(largest, standard(company, out=company), out=largest)
     if bent:
         largest -= BENT
-    return largest if views is None else np.fmax(largest, _z(views), out=largest)
+    return largest if views is None else np.fmax(largest, standard(views), out=largest)
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:
@@ -224,13 +218,3 @@ def suspicion_threshold(values: Floats, spreads: float) -> float:
     high = np.quantile(values[~np.isnan(values)], TAIL_QUANTILE, overwrite_input=True)
     tail = (high - middle) / TAIL_NORMAL / spread
     return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
-
-
-def _z(values: Floats, out: Floats | None = None) -> Floats:
-    """Robust standard scores; nan stays nan, and values that do not vary are 0. `out`: where they go, `values` too."""
-    middle, spread = robust_center(values)
-    if not spread > 0:
-        return np.multiply(values, 0.0, out=out)
-    scores = np.subtract(values, middle, out=out)
-    scores /= spread
-    return scores

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import numpy as np
 
+from clear.pockets import MAY_STAND_OUT, STANDS_OUT, stands_out
 from clear.reference import Reference
 from clear.results import Level, Scores, Verdict
 from clear.suspicion import company_excess
 
-__all__ = ["describe_group", "scan_verdict", "stands_out"]
+__all__ = ["describe_group", "scan_verdict"]
 
-STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
-"""Spreads by which the company of one label's samples exceeds that of the others where the verdict is "poisoned", and
-where it is "undecided" (measured on clean sets: docs/how-it-works.md), among so many samples:"""
-MEASURED_ON = 1000
 CERTAIN_RATE = 4e-3
 """Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
 docs/how-it-works.md)."""
 VERDICT_ALPHA = 1e-2
 """Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
-
-
-def stands_out(spreads: float, n: int) -> float:
-    """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
-    larger."""
-    law = NormalDist()
-    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
 
 
 def scan_verdict(reference: Reference, scores: Scores) -> Verdict:

@@ -1,0 +1,111 @@
+"""Crowds: so many samples of one label around a point that the nearest mates can be peeled off and the label stays.
+
+A crowd's own label goes on wrapping it, and a classifier learns it as a part of the class. So for this test a class is
+stood in for by a few of its core rows (`far_rows`), of which a crowd is at most the share that it has of the class, and
+the nearer half of these is peeled off:
+
+    own      hull distance to the nearest of the farther half of the label's few rows
+    K        log own - log pocket, less the lower quartile of the label
+    crowded  mean of the robust standard scores of K of a sample and all its ten nearest mates
+
+A label has a crowd where this stands out from all other labels, and another label's few rows wrap the sample better
+than the farther half of its own. K and R of its samples are then those of this test.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clear._arrays import blocks
+from clear.collapse import Wrap, distances, log_ratio, prove, vertices
+from clear.config import SCAN_SCALE
+from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, mean_of_best, standard, stands_out
+from clear.prepare import Ints, Rows
+from clear.reference import Reference, for_copies
+from clear.results import HullEvidence
+
+__all__ = ["Crowd", "far_distances", "far_evidence", "find_crowd", "nearest_far"]
+
+Floats = npt.NDArray[np.float64]
+
+WHOLE = 10
+"""All mates of a sample that are kept."""
+CLEARLY = 0.5
+"""R of a crowd's sample: near-copies of clean samples crowd, too, but seldom where another label is so much nearer."""
+
+
+class Crowd(NamedTuple):
+    """Distinct samples that lie in a crowd, and what was measured of them."""
+
+    at: Ints
+    """Positions in `reference.units`."""
+    collapse: Floats
+    reassignment: Floats
+    suggested_label: Ints
+
+
+def far_distances(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> Floats:
+    """Hull distance to the nearest of the farther half of the few rows of each point's label, float64 (m,).
+
+    exclude int64 (m,): the training row that is the point itself, or -1. inf where the label has too few rows.
+    """
+    far, found = reference.far, np.empty(len(points))
+    for block in blocks(len(points), 4 * points.shape[1] + 48 * far.size):
+        members = far.own(points[block], labels[block], exclude[block], reference.threads)
+        found[block] = distances(reference, points[block], members)
+    return found
+
+
+def nearest_far(reference: Reference, points: Rows, labels: Ints) -> tuple[Floats, Ints, Ints]:
+    """Distance (m,), label (m,) and vertices (m, size) of the nearest hull of few rows of another label."""
+    m, size = len(points), reference.far.size
+    members = reference.far.others(points, labels, reference.threads)
+    owner = np.repeat(np.arange(m), members.shape[1])
+    apart = distances(reference, points, members.reshape(-1, size), owner).reshape(m, -1)
+    label, at = apart.argmin(axis=1), np.arange(m)
+    return apart[at, label], label, members[at, label]
+
+
+def find_crowd(reference: Reference, wrap: Wrap) -> Crowd | None:
+    """The crowd of a training set, if one label has one; `wrap` holds the distinct samples. Time O(n width)."""
+    units, labels = reference.units, reference.labels[reference.units]
+    own = _own_distances(reference)
+    found = log_ratio(own, wrap.pocket[0])
+    for each in range(reference.n_classes):
+        mine = labels == each
+        if mine.any() and not np.isnan(found[mine]).all():
+            found[mine] -= np.nanquantile(found[mine], 0.25)
+    crowded = mean_of_best(for_copies(reference, standard(found, out=found)), wrap.mates, WHOLE, own=units)
+    top, excess = label_excess(crowded, labels)
+    if not np.nanmax(excess, initial=-np.inf) > stands_out(STANDS_OUT, len(units)):
+        return None
+    at = np.flatnonzero((labels == top) & (excess > stands_out(MAY_STAND_OUT, len(units))))
+    distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
+    reassignment = log_ratio(own[at], distance)
+    kept = reassignment > CLEARLY
+    at = at[kept]
+    return Crowd(at, log_ratio(own[at], wrap.pocket[0][at]), reassignment[kept], label[kept]) if len(at) else None
+
+
+def _own_distances(reference: Reference) -> Floats:
+    """`far_distances` of all distinct samples; measured once."""
+    if reference.far.distances is None:
+        found = np.empty(len(reference.units))
+        for block in blocks(len(reference.units), 4 * reference.rows.shape[1]):
+            rows = reference.units[block]
+            found[block] = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
+        reference.far.distances = found
+    return reference.far.distances
+
+
+def far_evidence(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> list[tuple[HullEvidence, ...]]:
+    """`collapse.evidence` of points in a crowd: pocket, farther half of their label, nearest few rows of another."""
+    if len(points) == 0:
+        return []
+    _, ((pocket, _),) = vertices(reference, points, labels, exclude, (SCAN_SCALE,))
+    own = reference.far.own(points, labels, exclude, reference.threads)
+    _, other_label, other = nearest_far(reference, points, labels)
+    return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)))

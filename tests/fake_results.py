@@ -166,7 +166,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         suggested,
         level,
         np.ones(len(features), dtype=bool),
-        np.zeros(len(features), dtype=bool),
+        np.full(len(features), np.nan),
         np.arange(len(features)),
     )
     return ScanResult(
@@ -242,7 +242,7 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         suggested,
         level,
         np.zeros(len(inputs), dtype=bool),
-        np.zeros(len(inputs), dtype=bool),
+        np.full(len(inputs), np.nan),
         np.arange(len(inputs)),
     )
     return ProbeResult(

@@ -47,13 +47,13 @@ DTYPES = {
     "representative": ("<i8",),
     "level": ("|i1",),
     "in_core": ("|b1",),
-    "in_crowd": ("|b1",),
+    "crowd": ("<f8",),
 }
 MEASURED = (
     *("collapse", "reassignment", "score", "group", "suspicion"),
-    *("distance", "margin", "support", "company", "views"),
+    *("distance", "margin", "support", "company", "views", "crowd"),
 )
-COPIED = ("label", "suggested_label", "in_core", "in_crowd")
+COPIED = ("label", "suggested_label", "in_core")
 STATED = {"collapse": "collapse", "reassignment": "reassignment", "score": "suspicion"}
 """What a flag says, and the array that says so, too."""
 
@@ -130,13 +130,15 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     outlying = _standardised(score) + _standardised(arrays["distance"])
     alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
     usual, views = np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"])
-    suspicion = [np.fmax(usual, views), np.fmax(usual - BENT, views)][: 1 + bool(np.isfinite(views).any())]
+    ways = (np.fmax(usual, views), np.fmax(usual - BENT, views))[: 1 + bool(np.isfinite(views).any())]
+    suspicion = [np.fmax(way, arrays["crowd"]) for way in ways]
     threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
     for row in np.flatnonzero(arrays["suspicion"] > number(report["thresholds"]["certain"])).tolist():
         nearer = weak or arrays["reassignment"][row] > 0
         expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
+    expected[np.isfinite(arrays["crowd"])] = 2
     seen = np.nan_to_num(arrays["suspicion"], nan=-np.inf)
     plausible = (arrays["reassignment"] > 0) | weak | np.isfinite(arrays["views"]).any()
     offered = np.where((expected == 0) & plausible & (seen > REVIEW_SPREADS), seen, -np.inf)

@@ -13,7 +13,7 @@ from clear.approximate import describe
 from clear.collapse import Wrap, measure
 from clear.config import SCAN_SCALE, Scale
 from clear.prepare import Ints, Rows
-from clear.reference import Reference
+from clear.reference import Reference, positions
 from clear.results import Approximation, Level, Scores
 
 __all__ = ["Drawn", "compare", "compare_scan", "draw", "recall_of"]
@@ -82,7 +82,7 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximatio
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
         points, labels = reference.rows[rows], reference.labels[rows]
         true = measure(reference.exact(), points, labels, (SCAN_SCALE,), exclude=rows)
-        at = np.searchsorted(reference.units, rows)
+        at = positions(reference, rows)
         kept = [whole[at] for whole in _arrays(wrap)]
         _put(wrap, at, _arrays(true))
         replaced, _ = score(wrap)

@@ -9,7 +9,8 @@ the nearer half of these is peeled off:
     crowded  mean of the robust standard scores of K of a sample and all its ten nearest mates
 
 A label has a crowd where this stands out from all other labels, and another label's few rows wrap the sample better
-than the farther half of its own. K and R of its samples are then those of this test.
+than the farther half of its own. K and R of its samples are then those of this test, and all of them are certain:
+neither a classifier nor the mean of their class, which learned them, is asked about them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Crowd(NamedTuple):
     collapse: Floats
     reassignment: Floats
     suggested_label: Ints
+    excess: float
+    """How far the crowd stands above other labels, in their spreads."""
 
 
 def far_distances(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> Floats:
@@ -87,7 +90,10 @@ def find_crowd(reference: Reference, wrap: Wrap) -> Crowd | None:
     reassignment = log_ratio(own[at], distance)
     kept = reassignment > CLEARLY
     at = at[kept]
-    return Crowd(at, log_ratio(own[at], wrap.pocket[0][at]), reassignment[kept], label[kept]) if len(at) else None
+    if not len(at):
+        return None
+    found = log_ratio(own[at], wrap.pocket[0][at])
+    return Crowd(at, found, reassignment[kept], label[kept], float(excess[at].max()))
 
 
 def _own_distances(reference: Reference) -> Floats:

@@ -199,7 +199,7 @@ def _judge(
         reference.rows,
         reference.representative,
         reference,
-        scores.in_crowd.astype(np.int64),
+        np.isfinite(scores.crowd).astype(np.int64),
         (SCAN_SCALE,),
     )
     pockets = find_pockets(reference, flags)
@@ -250,8 +250,8 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
     notes += describe_group(reference, scores)
-    if scores.in_crowd.any():
-        crowded = np.flatnonzero(scores.in_crowd)
+    crowded = np.flatnonzero(np.isfinite(scores.crowd))
+    if len(crowded):
         label = int(reference.labels[crowded[0]])
         notes.append(
             f"{len(crowded)} samples labelled {label}, such as row {crowded[0]}, crowd where "

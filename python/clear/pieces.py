@@ -13,7 +13,7 @@ from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
 from clear.prepare import Ints
 from clear.reach import Recorder
-from clear.reference import Reference
+from clear.reference import Reference, positions
 from clear.work import PIECE_ROWS, Arrays, Work
 
 __all__ = [
@@ -165,7 +165,7 @@ def of_run(labels: Ints, run: Run) -> Ints:
 def add_piece(reference: Reference, wrap: Wrap, piece: Piece, arrays: Arrays) -> None:
     """Enter a piece in the result; those of a range of samples come in any order of their runs."""
     units = reference.order[piece.start : piece.stop]
-    at = np.searchsorted(reference.units, units)
+    at = positions(reference, units)
     keep_nearer(wrap, at, arrays["other"], arrays["other_label"])
     at = at[of_run(reference.labels[units], piece.run or (0, reference.n_classes))]
     wrap.pocket[0][at], wrap.own[0][at] = arrays["pocket"], arrays["own"]

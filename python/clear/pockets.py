@@ -128,14 +128,16 @@ def sample_levels(
     threshold: float,
     judged: npt.NDArray[np.bool_],
     plausible: npt.NDArray[np.bool_],
+    crowded: npt.NDArray[np.bool_],
     config: ScanConfig,
 ) -> npt.NDArray[np.int8]:
-    """Level of every sample, int8 (n,): a judged one above the threshold is certain, plausible ones are offered."""
+    """Level of every sample, int8 (n,): a judged one above the threshold is certain, and so is a crowd; plausible ones
+    are offered."""
     levels = np.zeros(len(suspicion), np.int8)  # comparisons with nan are False
     above = suspicion > threshold
     levels[above] = Level.REVIEW
-    levels[above & judged] = Level.CERTAIN
-    offered = np.flatnonzero(~above & plausible & (suspicion > REVIEW_SPREADS))
+    levels[(above & judged) | crowded] = Level.CERTAIN
+    offered = np.flatnonzero(~above & ~crowded & plausible & (suspicion > REVIEW_SPREADS))
     order = np.argsort(-suspicion[offered], kind="stable")[: round(len(suspicion) * config.review_rate)]
     levels[offered[order]] = Level.REVIEW
     return levels

@@ -153,7 +153,7 @@ def judge(
         suggested_label=suggested,
         level=np.where(certain, Level.CERTAIN, Level.NONE).astype(np.int8),
         in_core=np.zeros(len(points), dtype=np.bool_),
-        in_crowd=crowded,
+        crowd=np.where(crowded, decided, np.nan),
         representative=at,
     )
     return Judged(scores, thresholds, points, exclude, best)

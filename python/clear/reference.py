@@ -41,7 +41,7 @@ from clear.prepare import (
 from clear.results import Preparation
 from clear.work import Work, hash_array
 
-__all__ = ["Parts", "Reference", "for_copies", "require_by_class", "scan_inputs"]
+__all__ = ["Parts", "Reference", "for_copies", "positions", "require_by_class", "scan_inputs"]
 
 PIECES = 2
 """What stored pieces of a scan hold: raised when that changes."""
@@ -53,6 +53,13 @@ def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray
     if len(reference.units) == len(reference.representative):
         return values
     return values[np.searchsorted(reference.units, reference.representative)]
+
+
+def positions(reference: Reference, rows: Ints) -> Ints:
+    """Where distinct rows stand in `reference.units`."""
+    if len(reference.units) == len(reference.representative):
+        return rows
+    return np.searchsorted(reference.units, rows)
 
 
 @dataclass(frozen=True, slots=True)

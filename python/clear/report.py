@@ -36,9 +36,9 @@ __all__ = ["SCHEMA", "Report", "read_report", "require_extras", "score_table", "
 SCHEMA = "clear-report/1"
 MEASURED = (
     *("collapse", "reassignment", "score", "group", "suspicion"),
-    *("distance", "margin", "support", "company", "views"),
+    *("distance", "margin", "support", "company", "views", "crowd"),
 )
-SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "in_crowd", "representative")
+SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "representative")
 COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult

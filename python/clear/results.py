@@ -138,9 +138,9 @@ class Scores:
     """`Level`, int8 (n,)."""
     in_core: npt.NDArray[np.bool_]
     """Cross-validation agrees with the label, bool (n,). All False in a probe."""
-    in_crowd: npt.NDArray[np.bool_]
-    """In a crowd of its label (`clear.crowd`): K, R and S are then measured against the farther half of the label, bool
-    (n,). Of a probe: decided by that test."""
+    crowd: npt.NDArray[np.float64]
+    """How far the crowd stands out that the sample lies in (`clear.crowd`), float64 (n,): K, R and S are then measured
+    against the farther half of its label. nan elsewhere; of a probe `score` where that test decided it."""
     representative: npt.NDArray[np.int64]
     """The first row with the same features and label, int64 (n,): the row itself unless it is a copy, or in a probe."""
 

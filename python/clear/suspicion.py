@@ -9,8 +9,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     support    mean of the four most outlying among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
                + z(margin of the mirror image)
-    suspicion  the largest of z(outlying + z(margin)), z(outlying + support) and z(views): wrong alone, in company, or
-               memorised. Where the network fits 99 % of the labels, the first two less 1
+    suspicion  the largest of z(outlying + z(margin)), z(outlying + support), z(views) and, in a crowd, how far that
+               stands out: wrong alone, in company, memorised, or crowding. Where the network fits 99 % of the labels,
+               the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above the samples of all other labels
@@ -59,7 +60,7 @@ class HullScores(NamedTuple):
     support: Floats
     company: Floats
     suggested_label: Ints
-    in_crowd: npt.NDArray[np.bool_]
+    crowd: Floats
     nearer: npt.NDArray[np.bool_]
     """Another label is really nearer."""
     judged: npt.NDArray[np.bool_]
@@ -69,13 +70,13 @@ class HullScores(NamedTuple):
 def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     """Everything that scores want of the hull distances of the distinct samples, whose memory is then free."""
     config = reference.config
-    k, r, in_crowd = collapse(wrap, 0), reassignment(wrap, 0), np.zeros(len(wrap.other), np.bool_)
+    k, r, crowded = collapse(wrap, 0), reassignment(wrap, 0), np.full(len(wrap.other), np.nan)
     suggested, full = wrap.other_label, wrap.own_size[0] >= config.hull_size // 2
     crowd = find_crowd(reference, wrap)
     if crowd is not None:
         suggested = suggested.copy()
         k[crowd.at], r[crowd.at], suggested[crowd.at] = crowd.collapse, crowd.reassignment, crowd.suggested_label
-        in_crowd[crowd.at] = full[crowd.at] = True
+        crowded[crowd.at], full[crowd.at] = crowd.excess, True
     k, r = for_copies(reference, k), for_copies(reference, r)
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k
@@ -94,7 +95,7 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
         support=for_copies(reference, mean_of_best(outlying, wrap.mates, BEST_MATES)),
         company=company(reference, k, distance, wrap.mates),
         suggested_label=for_copies(reference, suggested).astype(np.int64),
-        in_crowd=for_copies(reference, in_crowd),
+        crowd=for_copies(reference, crowded),
         nearer=nearer,
         judged=nearer & for_copies(reference, full),
     )
@@ -106,6 +107,7 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     second = None if views is None else view_scores(reference, views)
     bent = views is not None and views.fitted >= MEMORISED
     doubt = suspicion(hulls.outlying, reference.margin, hulls.support, second, bent)
+    np.fmax(doubt, hulls.crowd, out=doubt)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     plausible = hulls.nearer if second is None else hulls.nearer | np.isfinite(second).any()
     return Scores(
@@ -120,9 +122,9 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
         company=hulls.company,
         views=np.full(len(doubt), np.nan) if second is None else second,
         suggested_label=hulls.suggested_label,
-        level=sample_levels(doubt, threshold, hulls.judged, plausible, config),
+        level=sample_levels(doubt, threshold, hulls.judged, plausible, np.isfinite(hulls.crowd), config),
         in_core=reference.in_core,
-        in_crowd=hulls.in_crowd,
+        crowd=hulls.crowd,
         representative=reference.representative,
     ), threshold
 

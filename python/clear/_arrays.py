@@ -72,7 +72,7 @@ def as_features(value: Any, name: str = "features", *, width: int | None = None,
     return array
 
 
-def forget(values: FloatArray) -> None:
+def forget(values: npt.NDArray[Any] | ShardedRows) -> None:
     """Let go of the pages of a file's memory map that were read or written: they need not stay resident."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return

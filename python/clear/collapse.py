@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from clear.class_index import ClassIndex, Run
 from clear.config import Scale
 from clear.hull import HullResult, solve_hulls
 from clear.neighbors import Neighbors
-from clear.prepare import Ints, Rows
+from clear.prepare import Ints, Rows, room
 from clear.reference import Reference
 from clear.results import HullEvidence, Role
 
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int32 | np.int64]
 
 FLOOR = 1e-6
 """Added to hull distances (of unit rows) before the logarithm."""
@@ -69,7 +71,7 @@ class Wrap:
     """float64 (m,): distance to the nearest other hull; nan when not asked for."""
     other_label: npt.NDArray[np.int32]
     """int32 (m,): whose hull that is; -1 when not asked for."""
-    mates: npt.NDArray[np.int32 | np.int64]
+    mates: Numbers
     """int32, or int64 from 2^31 rows on, (m, NEAREST_MATES): the nearest rows of the label, nearest
     first; -1 where there are fewer."""
 
@@ -153,15 +155,20 @@ def measuring_bytes(size: int, mates: int, classes: int) -> int:
     return max(32 * pool + mates * (16 + pool), 24 * size * classes)
 
 
-def empty_wrap(m: int, scales: int, rows: int) -> Wrap:
-    """Nothing measured yet of m samples among so many rows. Small types, since it is for all samples."""
+def empty_wrap(m: int, scales: int, rows: int, place: Path | None = None) -> Wrap:
+    """Nothing measured yet of m samples among so many rows. Small types, since it is for all samples.
+
+    place: a folder for the mates where they are many (`prepare.room`).
+    """
+    mates: Numbers = room((m, NEAREST_MATES), np.int32 if rows < 1 << 31 else np.int64, place)
+    mates.fill(-1)
     return Wrap(
         [np.full(m, np.nan) for _ in range(scales)],
         [np.full(m, np.nan) for _ in range(scales)],
         [np.zeros(m, np.int16) for _ in range(scales)],
         np.full(m, np.nan),
         np.full(m, -1, np.int32),
-        np.full((m, NEAREST_MATES), -1, np.int32 if rows < 1 << 31 else np.int64),
+        mates,
     )
 
 
@@ -307,8 +314,21 @@ def evidence(
     """Solve the three hulls of each point again, with weights: what a report shows and a checker verifies."""
     if len(points) == 0:
         return []
-    _, ((pocket, own),) = vertices(reference, points, labels, exclude, (scale,))
-    _, other_label, other = nearest_other(reference, points, labels)
+    m, size, groups = len(points), reference.config.hull_size, reference.groups(points)
+    pocket, own = np.full((m, scale.tight), -1), np.full((m, size), -1)
+    distance, other_label, other = np.full(m, np.inf), np.full(m, reference.n_classes), np.full((m, size), -1)
+    for run in reference.runs:  # an index is made once for all that it is asked
+        index = reference.index(run)
+        mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+        if len(mine):
+            _, ((pocket[mine], own[mine]),) = _own_vertices(
+                reference, index, points[mine], labels[mine], exclude[mine], (scale,)
+            )
+        found = _nearest_of_run(reference, index, points, labels, groups)
+        nearer = found[0] < distance
+        for kept, new in zip((distance, other_label, other), found, strict=True):
+            kept[nearer] = new[nearer]
+        del index  # before the next one is packed
     return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)))
 
 

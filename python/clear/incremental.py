@@ -126,6 +126,7 @@ def join_scan(
         class_sizes=old_sizes,
         rows=rows[:known],
         threads=reference.threads,
+        place=None,
         far=FarRows(
             rows[:known], labels[:known], old[reference.in_core[old]], n_classes, config.hull_size, config.seed
         ),

@@ -111,7 +111,8 @@ def measure_in_pieces(
         if work is not None:
             _store_pieces(reference, work, pieces, engine, advance)
             reference.release()
-        wrap = empty_wrap(count, 1, len(reference.rows))  # only now: until here memory went to the index
+        # only now: until here memory went to the index
+        wrap = empty_wrap(count, 1, len(reference.rows), reference.place)
         if work is None:
             for piece, arrays in engine.run(reference, pieces):
                 add_piece(reference, wrap, piece, arrays)

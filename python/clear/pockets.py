@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import blocks
+from clear._arrays import blocks, forget
 from clear.config import ScanConfig
 from clear.reference import Reference, for_copies
 from clear.results import Flag, Level, Pocket
@@ -111,6 +111,7 @@ def mean_of_best(
         of_mates = np.where(near >= 0, np.nan_to_num(values[near], nan=-np.inf), -np.inf)
         best = np.sort(of_mates, axis=1)[:, -count:]
         found[block] = np.where(np.isfinite(best).all(axis=1), best.mean(axis=1), np.nan)
+        forget(mates)
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from clear.results import Preparation
 
 __all__ = [
     "Ints",
+    "Number",
     "Rows",
     "apply_preparation",
     "count_classes",
@@ -27,13 +29,16 @@ __all__ = [
     "find_representatives",
     "fit_preparation",
     "join_some",
+    "put_away",
+    "room",
     "thin_classes",
 ]
 
-FILED_BYTES = 1 << 30
-"""Prepared rows that lie in a file of the folder of work, where there is one."""
+FILED_BYTES = 1 << 26
+"""Of an array that lies in a file of the folder of work, where there is one."""
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None = None) -> Preparation:
@@ -67,7 +72,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Pa
     place: a folder for the rows where they are many; they then lie in a file without a name, gone when they are.
     """
     width = values.shape[1] if preparation.components is None else len(preparation.components)
-    mapped = _room((len(values), width), place)
+    mapped: Rows = room((len(values), width), np.float32, place)
     with nullcontext() if preparation.components is None else one_numpy_thread():
         for block in blocks(len(values), values.shape[1] * 8):
             centred = values[block].astype(np.float64)
@@ -82,14 +87,28 @@ def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Pa
     return mapped
 
 
-def _room(shape: tuple[int, int], place: Path | None) -> Rows:
-    """Room for rows: memory, or from `FILED_BYTES` on a file of the folder, so that the system can write pages out."""
-    size = 4 * shape[0] * shape[1]
+def room(shape: tuple[int, ...], kind: type[Number], place: Path | None) -> npt.NDArray[Number]:
+    """Room for an array: memory, or from `FILED_BYTES` on a file of the folder, so that the system can write pages out.
+
+    The file has no name, and is gone when the array is; `_arrays.forget` lets go of its pages.
+    """
+    dtype = np.dtype(kind)
+    size = dtype.itemsize * math.prod(shape)
     if place is None or size < FILED_BYTES or not hasattr(os, "posix_fallocate"):
-        return np.empty(shape, np.float32)
+        return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=place) as file:
         os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal later
-        return np.memmap(file, np.float32, "r+", shape=shape).view(np.ndarray)
+        return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
+
+
+def put_away(values: npt.NDArray[Number], place: Path | None) -> npt.NDArray[Number]:
+    """A large array in a file (`room`), none of it in memory any more; another as it is."""
+    kept = room(values.shape, values.dtype.type, place)
+    if not isinstance(kept.base, np.memmap):
+        return values
+    kept[:] = values
+    forget(kept)
+    return kept
 
 
 def find_representatives(rows: Rows, labels: Ints) -> Ints:

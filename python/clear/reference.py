@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from clear.far_rows import FarRows
 from clear.neighbors import NeighborIndex
 from clear.prepare import (
     Ints,
+    Number,
     Rows,
     apply_preparation,
     count_classes,
@@ -45,7 +46,6 @@ __all__ = ["Parts", "Reference", "for_copies", "positions", "require_by_class", 
 
 PIECES = 2
 """What stored pieces of a scan hold: raised when that changes."""
-Number = TypeVar("Number", bound=np.generic)
 
 
 def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
@@ -119,6 +119,8 @@ class Reference:
     ) -> None:
         self.approximate = require_by_class(approximate)
         self.config = config or ScanConfig()
+        self.place = None if work is None else work.folder
+        """Where large arrays lie."""
         self.features = features
         self.threads = as_threads(threads)
         values = as_features(features.values)
@@ -128,7 +130,7 @@ class Reference:
         self.n_classes = count_classes(features)
         self.labels: Ints = as_labels(features.labels, n, classes=self.n_classes)
         self.preparation = fit_preparation(values, self.config)
-        self.rows: Rows = apply_preparation(values, self.preparation, place=None if work is None else work.folder)
+        self.rows: Rows = apply_preparation(values, self.preparation, place=self.place)
         self.representative = find_representatives(self.rows, self.labels)
         self.units = distinct_rows(self.representative)
         if len(self.units) < 2 * self.config.folds:
@@ -280,7 +282,7 @@ class Reference:
         self = cls.__new__(cls)
         n = len(parts.rows)
         self.features = Features(parts.rows, parts.labels, np.arange(n), parts.class_names, source=parts.source)
-        self.config, self.threads = parts.config, as_threads(threads)
+        self.config, self.threads, self.place = parts.config, as_threads(threads), None
         self.rows, self.labels, self.n_classes = parts.rows, parts.labels, parts.n_classes
         self.preparation, self.notes = parts.preparation, list(parts.notes)
         self.representative, self.in_core = parts.representative, parts.in_core

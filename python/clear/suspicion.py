@@ -19,6 +19,7 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowd
 from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard
-from clear.prepare import Ints, apply_preparation, fit_preparation
+from clear.prepare import Ints, apply_preparation, fit_preparation, put_away
 from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
 
@@ -110,21 +111,22 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     np.fmax(doubt, hulls.crowd, out=doubt)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     plausible = hulls.nearer if second is None else hulls.nearer | np.isfinite(second).any()
+    keep = partial(put_away, place=reference.place)
     return Scores(
-        collapse=hulls.collapse,
-        reassignment=hulls.reassignment,
-        score=hulls.score,
-        group=hulls.group,
-        suspicion=doubt,
-        distance=hulls.distance,
-        margin=reference.margin,
-        support=hulls.support,
-        company=hulls.company,
-        views=np.full(len(doubt), np.nan) if second is None else second,
-        suggested_label=hulls.suggested_label,
+        collapse=keep(hulls.collapse),
+        reassignment=keep(hulls.reassignment),
+        score=keep(hulls.score),
+        group=keep(hulls.group),
+        suspicion=keep(doubt),
+        distance=keep(hulls.distance),
+        margin=keep(reference.margin),
+        support=keep(hulls.support),
+        company=keep(hulls.company),
+        views=keep(np.full(len(doubt), np.nan) if second is None else second),
+        suggested_label=keep(hulls.suggested_label),
         level=sample_levels(doubt, threshold, hulls.judged, plausible, np.isfinite(hulls.crowd), config),
         in_core=reference.in_core,
-        crowd=hulls.crowd,
+        crowd=keep(hulls.crowd),
         representative=reference.representative,
     ), threshold
 

@@ -36,7 +36,7 @@ KEPT_BYTES = 28
 """Of a sample beside its prepared row: number of its representative, margin, marks."""
 SORT_BYTES, FOLD_BYTES = 24, 32
 """Of a sample: while copies are found; rows of the folds, and what they predict."""
-WRAP_BYTES, SCORE_BYTES = 70, 72
+WRAP_BYTES, SCORE_BYTES = 70, 104
 """Of a sample: its distances and mates; its scores."""
 PACKING_BYTES, NUMBERS_BYTES = 80, 16
 """Of a packed row beside its numbers, while it is packed; of any row, its class in the run."""
@@ -48,8 +48,8 @@ LISTS_SLOWER = 1.6
 """An operation in lists over one in a whole class: fewer queries and rows meet at a time."""
 STARTUP_SECONDS = 0.5
 """Imports, and reading and hashing little."""
-SECONDS_OF_SCORE = 2e-6
-"""Of a sample, after its hulls."""
+SECONDS_OF_SCORE, SECONDS_OF_COMPARISON = 8e-6, 12e-6
+"""Of a sample, after its hulls: its scores; packing all rows again for a comparison with exact neighbours."""
 PRODUCT_SIDE = 384
 
 
@@ -145,6 +145,7 @@ def plan_scan(
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
     prepare_seconds = STARTUP_SECONDS + n * d * rates["prepare"] + products * rates["products"]
     core_seconds = fitted * config.folds * rates["core"]
+    after = SECONDS_OF_SCORE + (0 if how is None else SECONDS_OF_COMPARISON)
     kept, peak = _memory(n, d, classes, config, workers)
     disk = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     stages = (
@@ -152,7 +153,7 @@ def plan_scan(
         Stage("core", float(fitted * config.folds), core_seconds, peak["core"], disk[0]),
         Stage("neighbours", operations, operations * rate + selected * rates["selection"], peak["hulls"], 0),
         Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], disk[1]),
-        Stage("flags", float(n), n * SECONDS_OF_SCORE, peak["flags"], 0),
+        Stage("flags", float(n), n * after, peak["flags"], 0),
     )
     process = max(resident_bytes(), LIBRARY_BYTES)
     return Plan(n, d, classes, width, workers, stages, process, kept, None if how is None else str(how.method))

@@ -14,7 +14,7 @@ import clear
 from clear.check import check_report
 from clear.collapse import measure
 from clear.config import SCAN_SCALE
-from clear.crowd import far_distances, find_crowd, nearest_far
+from clear.crowd import far_distances, find_crowds, nearest_far
 from clear.far_rows import FAR_ROWS, FarRows
 from clear.reference import Reference
 from clear.report import read_report, write_report
@@ -65,13 +65,26 @@ def test_the_nearest_mates_alone_do_not_uncover_it(crowded: Crowded) -> None:
     assert np.median(wrap.own[0][crowded.poisons]) < np.median(wrap.own[0]) / 2
     far = far_distances(reference, reference.rows, reference.labels, units)
     assert np.median(far[crowded.poisons]) > np.median(far)
-    assert find_crowd(reference, wrap) is not None
+    assert set(find_crowds(reference, wrap).at) == set(crowded.poisons)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_clean_sets_have_no_crowd(seed: int) -> None:
     values, labels = make_classes(seed, per_class=100, separation=1.5)
     assert np.isnan(clear.scan(clear.Features.from_arrays(values, labels)).scores.crowd).all()
+
+
+def test_crowds_of_several_labels_are_found_one_after_another() -> None:
+    values, labels = make_classes(5, per_class=400, separation=1.5)
+    rng, moved = np.random.default_rng(5), []
+    for label, true in ((0, 1), (2, 3)):
+        target = values[rng.choice(np.flatnonzero(labels == true), 3, replace=False)].mean(axis=0)
+        moved.append(rng.choice(np.flatnonzero(labels == label), 40, replace=False))
+        values[moved[-1]] = target + 0.15 * rng.normal(size=(40, values.shape[1]))
+    result = clear.scan(clear.Features.from_arrays(values, labels))
+    found = np.flatnonzero(np.isfinite(result.scores.crowd))
+    assert found.tolist() == np.sort(np.concatenate(moved)).tolist()
+    assert [result.scores.suggested_label[rows[0]] for rows in moved] == [1, 3]
 
 
 def test_near_copies_within_their_class_are_no_crowd() -> None:

@@ -49,4 +49,4 @@ def test_a_large_scan_writes_its_row_in_place_of_an_older_one(tmp_path: Path, mo
     document = json.loads((tmp_path / "scans.json").read_text())
     (row,) = document["rows"]
     assert row["peak_rss"] > 20 << 20
-    assert f"| 3,000 | {'exact' if mode == 'exact' else 'IVF, 64 lists'} |" in report_scans.text(document)
+    assert f"| 3,000 | {'exact' if mode == 'exact' else 'IVF, 64 lists (16)'} |" in report_scans.text(document)

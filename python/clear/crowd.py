@@ -15,7 +15,7 @@ neither a classifier nor the mean of their class, which learned them, is asked a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from clear.prepare import Ints, Rows
 from clear.reference import Reference, for_copies
 from clear.results import HullEvidence
 
-__all__ = ["Crowd", "far_distances", "far_evidence", "find_crowd", "nearest_far"]
+__all__ = ["Crowds", "far_distances", "far_evidence", "find_crowds", "nearest_far"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,16 +38,16 @@ CLEARLY = 0.5
 """R of a crowd's sample: near-copies of clean samples crowd, too, but seldom where another label is so much nearer."""
 
 
-class Crowd(NamedTuple):
-    """Distinct samples that lie in a crowd, and what was measured of them."""
+class Crowds(NamedTuple):
+    """Distinct samples that lie in crowds, and what was measured of them; all (m,)."""
 
     at: Ints
     """Positions in `reference.units`."""
     collapse: Floats
     reassignment: Floats
     suggested_label: Ints
-    excess: float
-    """How far the crowd stands above other labels, in their spreads."""
+    excess: Floats
+    """How far the crowd of each stands above other labels, in their spreads."""
 
 
 def far_distances(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> Floats:
@@ -72,28 +72,44 @@ def nearest_far(reference: Reference, points: Rows, labels: Ints) -> tuple[Float
     return apart[at, label], label, members[at, label]
 
 
-def find_crowd(reference: Reference, wrap: Wrap) -> Crowd | None:
-    """The crowd of a training set, if one label has one; `wrap` holds the distinct samples. Time O(n width)."""
+def find_crowds(reference: Reference, wrap: Wrap) -> Crowds:
+    """The crowds of a training set, one label after another; `wrap` holds the distinct samples. Time O(n width)."""
     units, labels = reference.units, reference.labels[reference.units]
     own = _own_distances(reference)
-    found = log_ratio(own, wrap.pocket[0])
-    for each in range(reference.n_classes):
-        mine = labels == each
-        if mine.any() and not np.isnan(found[mine]).all():
-            found[mine] -= np.nanquantile(found[mine], 0.25)
-    crowded = mean_of_best(for_copies(reference, standard(found, out=found)), wrap.mates, WHOLE, own=units)
-    top, excess = label_excess(crowded, labels)
-    if not np.nanmax(excess, initial=-np.inf) > stands_out(STANDS_OUT, len(units)):
-        return None
-    at = np.flatnonzero((labels == top) & (excess > stands_out(MAY_STAND_OUT, len(units))))
-    distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
-    reassignment = log_ratio(own[at], distance)
-    kept = reassignment > CLEARLY
-    at = at[kept]
-    if not len(at):
-        return None
-    found = log_ratio(own[at], wrap.pocket[0][at])
-    return Crowd(at, found, reassignment[kept], label[kept], float(excess[at].max()))
+    measured = log_ratio(own, wrap.pocket[0])
+    crowded = _crowded(reference, measured, wrap.mates)
+    found, n = [_nothing()], len(units)
+    while True:
+        top, excess = label_excess(crowded, labels)
+        if not np.nanmax(excess, initial=-np.inf) > stands_out(STANDS_OUT, n):
+            break
+        at = np.flatnonzero((labels == top) & (excess > stands_out(MAY_STAND_OUT, n)))
+        crowded[at] = np.nan  # seen: a crowd, or near-copies
+        distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
+        reassignment = log_ratio(own[at], distance)
+        kept = reassignment > CLEARLY
+        if kept.any():
+            at = at[kept]
+            height = np.full(len(at), excess[at].max())
+            found.append(Crowds(at, measured[at], reassignment[kept], label[kept], height))
+    return Crowds(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _crowded(reference: Reference, measured: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
+    """Mean standard score of K of each distinct sample and its mates, (units,); every label from its own quartile."""
+    labels = reference.labels[reference.units]
+    levelled = measured.copy()
+    for label in range(reference.n_classes):
+        mine = labels == label
+        if not np.isnan(levelled[mine]).all():
+            levelled[mine] -= np.nanquantile(levelled[mine], 0.25)
+    scores = for_copies(reference, standard(levelled, out=levelled))
+    return mean_of_best(scores, mates, WHOLE, own=reference.units)
+
+
+def _nothing() -> Crowds:
+    none, whole = np.empty(0), np.empty(0, np.int64)
+    return Crowds(whole, none, none, whole, none)
 
 
 def _own_distances(reference: Reference) -> Floats:

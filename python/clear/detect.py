@@ -250,12 +250,12 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
     notes += describe_group(reference, scores)
-    crowded = np.flatnonzero(np.isfinite(scores.crowd))
-    if len(crowded):
-        label = int(reference.labels[crowded[0]])
+    crowded = np.isfinite(scores.crowd)
+    for label in np.unique(reference.labels[crowded]).tolist():
+        rows = np.flatnonzero(crowded & (reference.labels == label))
         notes.append(
-            f"{len(crowded)} samples labelled {label}, such as row {crowded[0]}, crowd where "
-            "another label is nearer than the rest of theirs: they are measured against its farther half"
+            f"{len(rows)} samples labelled {label}, such as row {rows[0]}, crowd where another label is nearer than "
+            "the rest of theirs: they are measured against its farther half"
         )
     unscored = int(np.isnan(scores.score).sum())
     if unscored:

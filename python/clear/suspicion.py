@@ -28,7 +28,7 @@ import numpy.typing as npt
 from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
-from clear.crowd import find_crowd
+from clear.crowd import find_crowds
 from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard
 from clear.prepare import Ints, apply_preparation, fit_preparation, put_away
 from clear.reference import Reference, for_copies
@@ -72,12 +72,17 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     """Everything that scores want of the hull distances of the distinct samples, whose memory is then free."""
     config = reference.config
     k, r, crowded = collapse(wrap, 0), reassignment(wrap, 0), np.full(len(wrap.other), np.nan)
-    suggested, full = wrap.other_label, wrap.own_size[0] >= config.hull_size // 2
-    crowd = find_crowd(reference, wrap)
-    if crowd is not None:
-        suggested = suggested.copy()
-        k[crowd.at], r[crowd.at], suggested[crowd.at] = crowd.collapse, crowd.reassignment, crowd.suggested_label
-        crowded[crowd.at], full[crowd.at] = crowd.excess, True
+    full = wrap.own_size[0] >= config.hull_size // 2
+    crowds = find_crowds(reference, wrap)
+    suggested = wrap.other_label.copy()
+    at = crowds.at
+    k[at], r[at], suggested[at], crowded[at] = (
+        crowds.collapse,
+        crowds.reassignment,
+        crowds.suggested_label,
+        crowds.excess,
+    )
+    full[at] = True
     k, r = for_copies(reference, k), for_copies(reference, r)
     weak = reference.core_accuracy < config.weak_accuracy
     score = k if weak else r + k

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the evaluation needs the torch extr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.quality import attacks, baselines, clean, datasets, laboratory, metrics, report, units  # noqa: E402
+from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units  # noqa: E402
 from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
@@ -215,11 +215,11 @@ def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, data
     flips, unpoisoned = run(workplace, "label-flips"), run(workplace, "none")
     (row,) = flips["rows"]
     assert row["repair"]["none"]["still_taken"] == row["memorised"] > 0
-    assert len(unpoisoned["rows"]) == clean.CLEAN_SETS
+    assert len(unpoisoned["rows"]) == workplace[1].sizes.clean_sets
     lines = report.summarise([flips, unpoisoned])
     assert any(line.startswith("| label-flips, own features and views |") for line in lines)
     assert any("| relabel from scan |" in line for line in lines)
-    assert any(line.startswith(f"| {clean.CLEAN_SETS} | 500 |") for line in lines)
+    assert any(line.startswith(f"| {workplace[1].sizes.clean_sets} | 500 |") for line in lines)
 
 
 def test_the_document_shows_what_the_results_say() -> None:

@@ -20,17 +20,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.quality import datasets
-from bench.quality.attacks import ATTACKS
+from bench.quality.attacks import ATTACKS, MANY
 from bench.quality.report import publish, summarise
 from bench.quality.units import Unit, craft_unit, limit_threads, run_unit
 
 QUICK = {"targets": 1, "steps": 30}
 NETWORKS = {
+    "fashion-mnist-50k": ["resnet"],
+    "digit-pairs": ["resnet"],
+    "fashion-mnist-rare": ["resnet"],
     "digits": ["resnet", "mlp"],
     "fashion-mnist": ["resnet", "vgg", "densenet", "mobilenet", "mlp"],
     "cifar10": ["resnet20", "vgg", "densenet", "mobilenet", "mlp"],
 }
 EVERY_ATTACK = ("none", *ATTACKS)
+BRIEF = ("none", "feature-collision", "bullseye-polytope", "convex-polytope")
+ATTACKS_ON = {
+    "fashion-mnist-50k": (*BRIEF[:3], *MANY),
+    "digit-pairs": (*BRIEF, "label-flips"),
+    "fashion-mnist-rare": BRIEF,
+}
+"""What is run on a data set, where that is not every attack."""
 EVERY_NETWORK = list(dict.fromkeys(network for networks in NETWORKS.values() for network in networks))
 
 
@@ -43,7 +53,7 @@ def plan(options: argparse.Namespace) -> list[Unit]:
         for seed in options.seeds
         for data, networks in reversed(NETWORKS.items())
         for network in networks
-        for attack in EVERY_ATTACK
+        for attack in ATTACKS_ON.get(data, EVERY_ATTACK)
     ]
     chosen = [set(options.datasets), set(options.networks), set(options.attacks)]
     return [
@@ -62,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fashion", type=Path, default=datasets.FASHION)
     parser.add_argument("--datasets", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--networks", nargs="*", default=EVERY_NETWORK, choices=EVERY_NETWORK)
-    parser.add_argument("--attacks", nargs="*", default=list(EVERY_ATTACK), choices=EVERY_ATTACK)
+    parser.add_argument("--attacks", nargs="*", default=[*EVERY_ATTACK, *MANY], choices=[*EVERY_ATTACK, *MANY])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
@@ -93,7 +103,10 @@ class Opened:
     def __init__(self, options: argparse.Namespace) -> None:
         self._open: dict[str, Callable[[], datasets.Data]] = {
             "digits": datasets.digits,
+            "digit-pairs": datasets.digit_pairs,
             "fashion-mnist": lambda: datasets.fashion(options.fashion),
+            "fashion-mnist-rare": lambda: datasets.fashion_rare(options.fashion),
+            "fashion-mnist-50k": lambda: datasets.fashion_50k(options.fashion),
             "cifar10": lambda: datasets.cifar10(options.data),
         }
         self._held: dict[str, datasets.Data] = {}

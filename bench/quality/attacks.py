@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,8 @@ class Attack:
     pocket: int | None = None
     copies: int = 0
     """Near-copies of the clean samples of the wrong class next to the target, put in beside the poisons."""
+    together: bool = False
+    """The poisons of all targets lie in one training set."""
 
 
 PUBLISHED: dict[str, Attack] = {
@@ -67,7 +70,13 @@ WHOLE: dict[str, Attack] = {
     "gradient-matching-scratch": Attack("gradients", "scratch", poisons=25),
 }
 FROZEN = PUBLISHED | ADAPTIVE
-CRAFTED = FROZEN | WHOLE
+MANY: dict[str, Attack] = {
+    "feature-collision-50": Attack("collision", poisons=50),
+    "bullseye-50": Attack("bullseye", poisons=50),
+    "bullseye-500": Attack("bullseye", poisons=50, together=True),
+}
+"""For large training sets: where a target is one of thousands, a handful of poisons does not bend a linear layer."""
+CRAFTED = FROZEN | WHOLE | MANY
 FLIPS = ("label-flips", "label-flips-scratch")
 ATTACKS = (*FROZEN, *FLIPS, *WHOLE)
 SUBSTITUTES = {"resnet20": ("resnet32", "resnet44")}
@@ -82,6 +91,8 @@ class Implanted:
 
     name: str
     """Of what was crafted, in the cache."""
+    training_set: str
+    """Name of the training set, which targets may share."""
     target: int
     """Row of the fresh images."""
     true: int
@@ -91,7 +102,7 @@ class Implanted:
     poisons: np.ndarray
     """Positions in the training set of what was crafted."""
     changed: np.ndarray
-    """Positions of all that the attacker put in: the poisons first, then near-copies of clean samples."""
+    """Positions of all that the attacker put in: the poisons first, then near-copies, or other targets' poisons."""
     changed_pixels: torch.Tensor
     goal: np.ndarray
     """Features of the input that shall be misclassified, (d,)."""
@@ -99,12 +110,47 @@ class Implanted:
     geometry: dict[str, float]
 
 
+def implant_all(
+    lab: Laboratory, attack: str, aims: list[tuple[int, int]], clean_head: nn.Linear | None, steps: int
+) -> Iterator[Implanted]:
+    """Poison a training set for each target and its wrong class, or one set for all of them."""
+    if not CRAFTED[attack].together:
+        for target, taken_for in aims:
+            yield implant(lab, attack, target, taken_for, clean_head, steps)
+        return
+    used = np.zeros(0, np.int64)
+    cases = []
+    for target, taken_for in aims:
+        cases.append(implant(lab, attack, target, taken_for, clean_head, steps, used))
+        used = np.concatenate([used, cases[-1].changed])
+    features = lab.features[lab.split.train].copy()
+    for case in cases:
+        features[case.changed] = case.features[case.changed]
+    for i, case in enumerate(cases):
+        ordered = [case, *cases[:i], *cases[i + 1 :]]
+        yield replace(
+            case,
+            name=f"{case.name}-of-{len(cases)}",
+            training_set=f"{cases[0].name}-of-{len(cases)}",
+            features=features,
+            changed=np.concatenate([one.changed for one in ordered]),
+            changed_pixels=torch.cat([one.changed_pixels for one in ordered]),
+        )
+
+
 def implant(
-    lab: Laboratory, attack: str, target: int, taken_for: int, clean_head: nn.Linear | None, steps: int
+    lab: Laboratory,
+    attack: str,
+    target: int,
+    taken_for: int,
+    clean_head: nn.Linear | None,
+    steps: int,
+    used: np.ndarray | None = None,
 ) -> Implanted:
     """Poison the training set of a laboratory for one target; what was crafted before is read from the cache.
 
-    Crafting knows nothing of any defence: what it gives is kept when the defences change.
+    Crafting knows nothing of any defence: what it gives is kept when the defences change. Positions `used` for other
+    targets stay as they are.
     """
     made = CRAFTED[attack]
     count = made.poisons or lab.data.sizes.poisons
@@ -112,13 +158,14 @@ def implant(
     name = f"{lab.data.name}-{lab.architecture}-seed{lab.seed}-{attack}-{budget}-{target}-{taken_for}"
     path = lab.out / "cache" / "crafted" / f"{name}.npz"
     if not path.exists():
-        arrays = _craft_case(lab, made, count, target, taken_for, clean_head, steps)
+        arrays = _craft_case(lab, made, count, target, taken_for, clean_head, steps, used)
         write_whole(path, lambda partial: np.savez(partial, **arrays))
     with np.load(path) as kept:
         features = lab.features[lab.split.train].copy()
         features[kept["changed"]] = kept["changed_features"]
         return Implanted(
             name=name,
+            training_set=name,
             target=target,
             true=int(lab.labels[target]),
             taken_for=taken_for,
@@ -133,12 +180,19 @@ def implant(
 
 
 def _craft_case(
-    lab: Laboratory, made: Attack, count: int, target: int, taken_for: int, clean_head: nn.Linear | None, steps: int
+    lab: Laboratory,
+    made: Attack,
+    count: int,
+    target: int,
+    taken_for: int,
+    clean_head: nn.Linear | None,
+    steps: int,
+    used: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What cannot be had again without crafting. The bases are the nearest images of the wrong class."""
     pixels, rows = lab.pixels(target), lab.split.train
     features = lab.features[rows]
-    candidates = np.flatnonzero(lab.labels[rows] == taken_for)
+    candidates = np.setdiff1d(np.flatnonzero(lab.labels[rows] == taken_for), [] if used is None else used)
     apart = np.linalg.norm(features[candidates] - lab.features[target], axis=1)
     nearest = candidates[np.argsort(apart, kind="stable")]
     goal_pixels = pixels

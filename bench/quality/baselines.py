@@ -26,6 +26,7 @@ class Training:
     labels: np.ndarray
     victim: np.ndarray
     """The victim's probabilities for it, (n, classes)."""
+    views: clear.Views | None = None
 
     @property
     def classes(self) -> int:
@@ -34,6 +35,20 @@ class Training:
     @cached_property
     def reference(self) -> clear.Reference:
         return clear.Reference(clear.Features.from_arrays(self.features, self.labels))
+
+    @cached_property
+    def scanned(self) -> clear.ScanResult:
+        return clear.scan(clear.Features.from_arrays(self.features, self.labels), views=self.views, threads=1)
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Of every baseline."""
+        return {name: score(self) for name, score in SCORERS.items()}
+
+    @cached_property
+    def flags(self) -> dict[str, np.ndarray]:
+        """Of every baseline that has a rule of its own."""
+        return {name: rule(self) for name, rule in RULES.items()}
 
     @cached_property
     def held_out(self) -> np.ndarray:

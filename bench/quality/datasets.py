@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,8 +41,8 @@ class Pictures:
 class Sizes:
     """How a data set is cut for one seed."""
 
-    per_class: int
-    """Training images of each class, poisons included."""
+    per_class: int | tuple[int, ...]
+    """Training images of each class, poisons included; several sizes are dealt to the classes at random."""
     own: int
     """The user's clean samples, for review and plain fine-tuning."""
     clean: int
@@ -53,6 +53,10 @@ class Sizes:
     """For each target, where the attack does not say."""
     nearest: bool = False
     """The wrong class is that of the target's nearest neighbour among the others, not one drawn at random."""
+    rare: int = 0
+    """For every second target the wrong class is one of so many with the fewest training images."""
+    clean_sets: int = 20
+    """Training sets without poisons that are scanned."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ class Data:
     load_fresh: Callable[[], Pictures]
     sizes: Sizes
     classes: int = 10
+    same_images: str | None = None
+    """The data set whose images these are, cut in another way: it has the extractors and their features."""
+
+    @property
+    def images(self) -> str:
+        return self.same_images or self.name
 
     @cached_property
     def known(self) -> Pictures:
@@ -85,43 +95,119 @@ class Split:
 
 def split(labels: np.ndarray, sizes: Sizes, seed: int) -> Split:
     order = np.random.default_rng(seed).permutation(len(labels))
-    train = np.sort(np.concatenate([order[labels[order] == c][: sizes.per_class] for c in np.unique(labels)]))
+    train = np.sort(draw(labels, sizes, order, seed))
     others = order[~np.isin(order, train)]
     own, clean, rest = np.split(others, [sizes.own, sizes.own + sizes.clean])
     return Split(train, np.sort(own), np.sort(clean), rest)
 
 
+def draw(labels: np.ndarray, sizes: Sizes, order: np.ndarray, seed: object) -> np.ndarray:
+    """The first rows in this order of each class, as many as its share of the training set is."""
+    classes = np.unique(labels)
+    shares = np.broadcast_to(sizes.per_class, len(classes))
+    if isinstance(sizes.per_class, tuple):
+        shares = np.random.default_rng(seed).permutation(shares)
+    return np.concatenate([order[labels[order] == c][:share] for c, share in zip(classes, shares, strict=True)])
+
+
 def digits() -> Data:
     """scikit-learn's 1,797 digits, enlarged to 32x32: 500 to learn from, the others fresh."""
+    grey, labels = _load_digits()
+    images = _enlarge(grey)
+    known, fresh = (Pictures(images[rows], labels[rows]) for rows in _shuffled(len(images), 500))
+    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
+
+
+def digit_pairs(known_pairs: int = 100, fresh_pairs: int = 200) -> Data:
+    """Numbers of two digits, 100 classes: two of scikit-learn's digits side by side, enlarged to 32x32.
+
+    Of each class so many pairs of 800 digits to learn from, and of the other 997 fresh ones; no pair occurs twice.
+    """
+    known, fresh = _shuffled(1797, 800)
+    sizes = Sizes(per_class=50, own=2000, clean=2000, epsilon=0.2)
+    return Data(
+        "digit-pairs",
+        lambda: _side_by_side(draw_pairs(known, known_pairs, seed=1)),
+        lambda: _side_by_side(draw_pairs(fresh, fresh_pairs, seed=2)),
+        sizes,
+        classes=100,
+    )
+
+
+def draw_pairs(digit_rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Left and right digit of each pair, `count` distinct pairs of each of 100 classes, as rows of load_digits."""
+    labels, rng = _load_digits()[1], np.random.default_rng(seed)
+    of = [digit_rows[labels[digit_rows] == digit] for digit in range(10)]
+    found = []
+    for left, right in np.ndindex(10, 10):
+        picked = rng.choice(len(of[left]) * len(of[right]), count, replace=False)
+        found.append(np.stack([of[left][picked // len(of[right])], of[right][picked % len(of[right])]], axis=1))
+    return np.concatenate(found)
+
+
+def _side_by_side(pairs: np.ndarray) -> Pictures:
+    grey, labels = _load_digits()
+    both = np.concatenate([grey[pairs[:, 0]], grey[pairs[:, 1]]], axis=2)
+    return Pictures(_enlarge(both), labels[pairs] @ [10, 1])
+
+
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    grey = torch.from_numpy(found.images)[:, None].float() / 16
-    large = torch.nn.functional.interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
-    images = (large.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    order = np.random.default_rng(12345).permutation(len(images))
-    labels = found.target.astype(np.int64)
-    known, fresh = (Pictures(images[rows], labels[rows]) for rows in np.split(order, [500]))
-    return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
+    return found.images / 16, found.target.astype(np.int64)
+
+
+def _shuffled(n: int, known: int) -> list[np.ndarray]:
+    return np.split(np.random.default_rng(12345).permutation(n), [known])
+
+
+def _enlarge(grey: np.ndarray) -> np.ndarray:
+    """uint8 (n, 32, 32, 1)."""
+    small = torch.from_numpy(grey)[:, None].float()
+    large = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
+    return (large.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
 
 
 def fashion(folder: Path = FASHION) -> Data:
     """Fashion-MNIST: idx files, plain or gzipped."""
+    _require_fashion(folder)
+    sizes = Sizes(per_class=100, own=2000, clean=2000, epsilon=0.2, poisons=10, nearest=True)
+    return Data("fashion-mnist", lambda: _read(folder, "train", 20_000), lambda: _read(folder, "t10k"), sizes)
 
-    def read(part: str, limit: int | None = None) -> Pictures:
-        images = _idx(folder, f"{part}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)[:limit]
-        return Pictures(images, _idx(folder, f"{part}-labels-idx1-ubyte", 8)[:limit].astype(np.int64))
 
+RARE = tuple(round(400 * 0.03 ** (i / 9)) for i in range(10))
+"""Class sizes that fall geometrically: 400, 271, ... 18, 12."""
+
+
+def fashion_rare(folder: Path = FASHION) -> Data:
+    """Fashion-MNIST with classes of very unequal size."""
+    usual = fashion(folder)
+    sizes = replace(usual.sizes, per_class=RARE, poisons=5, rare=4)
+    return replace(usual, name="fashion-mnist-rare", sizes=sizes, same_images=usual.name)
+
+
+def fashion_50k(folder: Path = FASHION) -> Data:
+    """Fashion-MNIST the other way round: the network learns from the test images, 50,000 others are trained on."""
+    _require_fashion(folder)
+    sizes = Sizes(per_class=5000, own=2000, clean=2000, epsilon=0.2, nearest=True, clean_sets=3)
+    return Data("fashion-mnist-50k", lambda: _read(folder, "t10k"), lambda: _read(folder, "train"), sizes)
+
+
+def _require_fashion(folder: Path) -> None:
     if not list(folder.glob("t10k-images-idx3-ubyte*")):
         raise Absent(f"no Fashion-MNIST in {folder}: install dataset-fashion-mnist (Debian), or give --fashion DIR")
-    sizes = Sizes(per_class=100, own=2000, clean=2000, epsilon=0.2, poisons=10, nearest=True)
-    return Data("fashion-mnist", lambda: read("train", 20_000), lambda: read("t10k"), sizes)
+
+
+def _read(folder: Path, part: str, limit: int | None = None) -> Pictures:
+    images = _idx(folder, f"{part}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)[:limit]
+    return Pictures(images, _idx(folder, f"{part}-labels-idx1-ubyte", 8)[:limit].astype(np.int64))
 
 
 def _idx(folder: Path, name: str, header: int) -> np.ndarray:
     path = folder / name
     raw = path.read_bytes() if path.exists() else gzip.decompress((folder / f"{name}.gz").read_bytes())
-    return np.frombuffer(raw, np.uint8, offset=header)
+    return np.frombuffer(raw, np.uint8, offset=header).copy()  # writable, for torch
 
 
 def cifar10(folder: Path | None) -> Data:

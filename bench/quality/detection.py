@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import clear
-from bench.quality.baselines import RULES, SCORERS, Training, combine, score_inputs, score_without_training_set
+from bench.quality.baselines import Training, combine, score_inputs, score_without_training_set
 from bench.quality.metrics import exceedances
 from clear.results import Level
 
@@ -15,17 +15,13 @@ FPRS = (0.01, 0.001)
 
 
 def judge_scan(
-    training: Training,
-    poisons: np.ndarray,
-    truth: np.ndarray,
-    changed: np.ndarray | None = None,
-    views: clear.Views | None = None,
+    training: Training, poisons: np.ndarray, truth: np.ndarray, changed: np.ndarray | None = None
 ) -> tuple[clear.ScanResult, dict[str, Any]]:
     """Scan a training set; scores of poisons against those of all others, for `scan` and the baselines.
 
     What else the attacker `changed` is neither: nobody has to find it, and finding it is no false alarm.
     """
-    found = clear.scan(clear.Features.from_arrays(training.features, training.labels), views=views, threads=1)
+    found = training.scanned
     is_poison = np.isin(np.arange(len(truth)), poisons)
     others = ~is_poison & ~np.isin(np.arange(len(truth)), poisons if changed is None else changed)
     counted = is_poison | others
@@ -36,13 +32,10 @@ def judge_scan(
         "clear: R": ours.reassignment,
         "clear: K": ours.collapse,
     }
-    theirs = {name: score(training) for name, score in SCORERS.items()}
-    scores |= {
-        "clear and cleanlab labels": combine(ours.suspicion, theirs["cleanlab labels"]),
-    }
-    scores |= theirs
+    scores |= {"clear and cleanlab labels": combine(ours.suspicion, training.scores["cleanlab labels"])}
+    scores |= training.scores
     flags = {"clear certain": levels == Level.CERTAIN, "clear all": levels > Level.NONE}
-    flags |= {name: rule(training) for name, rule in RULES.items()}
+    flags |= training.flags
     return found, {
         "verdict": found.verdict,
         "negatives": int(others.sum()),

@@ -36,8 +36,8 @@ def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[
     memorised = on_training[flips].argmax(1) == labels[flips]
     say(f"{attack}: {memorised.sum()} of {len(flips)} memorised")
     scanned, by_reference = judge_scan(Training(lab.features[rows], labels, on_training), flips, truth)
-    own = Training(extract(victim, pixels), labels, on_training)
-    own_scanned, by_victim = judge_scan(own, flips, truth, views=look(victim, pixels, labels))
+    own = Training(extract(victim, pixels), labels, on_training, look(victim, pixels, labels))
+    own_scanned, by_victim = judge_scan(own, flips, truth)
     result = {
         "samples": len(rows),
         "flips": len(flips),

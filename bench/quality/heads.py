@@ -20,6 +20,7 @@ class HeadDefence:
 
     def __init__(self, lab: Laboratory) -> None:
         self.lab = lab
+        self._training: tuple[str, Training] | None = None
 
     @cached_property
     def compressed(self) -> np.ndarray:
@@ -29,7 +30,7 @@ class HeadDefence:
     def __call__(self, attacked: Attacked) -> dict[str, Any]:
         lab, case, head = self.lab, attacked.case, attacked.victim
         labels, own = lab.labels[lab.split.train], lab.split.own
-        training = Training(case.features, labels, probabilities(head, case.features))
+        training = self._training_set(attacked)
         truth = labels.copy()
         truth[case.poisons] = case.true  # what their features should be called
         scanned, scan_row = judge_scan(training, case.poisons, truth, case.changed)
@@ -40,8 +41,17 @@ class HeadDefence:
         reference = clear.Features.from_arrays(lab.features[own], lab.labels[own], predictions=own_predicted)
         true_labels = np.concatenate([[case.true], lab.labels[lab.split.clean]])
         return {
-            "scan": scan_row,
+            "scan": scan_row | {"training_set": case.training_set},
             "probe": probe_row,
             "review": judge_review(reference, inputs, confidence, 1, true_labels),
             "repair": compare_on_head(lab, case, head, scanned, probed, self.compressed),
         }
+
+    def _training_set(self, attacked: Attacked) -> Training:
+        """Judged once, however many targets share it."""
+        case = attacked.case
+        if self._training is None or self._training[0] != case.training_set:
+            labels = self.lab.labels[self.lab.split.train]
+            training = Training(case.features, labels, probabilities(attacked.victim, case.features))
+            self._training = case.training_set, training
+        return self._training[1]

@@ -32,7 +32,13 @@ class Recipe:
     learning_rate: float
 
 
-EXTRACTORS = {"digits": Recipe(12, 0.05), "fashion-mnist": Recipe(3, 0.05), "cifar10": Recipe(4, 0.05)}
+EXTRACTORS = {
+    "digits": Recipe(12, 0.05),
+    "digit-pairs": Recipe(6, 0.05),
+    "fashion-mnist": Recipe(3, 0.05),
+    "fashion-mnist-50k": Recipe(6, 0.05),
+    "cifar10": Recipe(4, 0.05),
+}
 """On the known images."""
 FINE_TUNING = Recipe(8, 0.01)
 SCRATCH = Recipe(30, 0.05)
@@ -77,7 +83,7 @@ class Laboratory:
 def open_laboratory(data: Data, architecture: str, seed: int, out: Path, folder: Path | None) -> Laboratory:
     """Load or train the extractor, load or extract the features, cut the data."""
     extractor = load_extractor(data, architecture, out, folder)
-    path = out / "cache" / f"{data.name}-{architecture}-features.npy"
+    path = out / "cache" / f"{data.images}-{architecture}-features.npy"
     if not path.exists():
         write_whole(path, lambda target: np.save(target, extract(extractor, data.fresh.pixels())))
     features = np.load(path)
@@ -94,8 +100,10 @@ def load_extractor(data: Data, architecture: str, out: Path, folder: Path | None
         weights = folder / f"models/{architecture}-cifar10.safetensors"
         return FromPixels(clear.load_model(weights, architecture)).eval()
     network = new_network(data, architecture, seed=0)
-    path = out / "cache" / f"{data.name}-{architecture}.safetensors"
-    return trained_once(path, network, lambda: (data.known.pixels(), data.known.labels), EXTRACTORS[data.name], seed=0)
+    path = out / "cache" / f"{data.images}-{architecture}.safetensors"
+    return trained_once(
+        path, network, lambda: (data.known.pixels(), data.known.labels), EXTRACTORS[data.images], seed=0
+    )
 
 
 def new_network(data: Data, architecture: str, seed: int) -> nn.Module:

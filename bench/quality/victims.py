@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench.quality.attacks import CRAFTED, Implanted, implant
+from bench.quality.attacks import CRAFTED, Implanted, implant_all
 from bench.quality.laboratory import (
     Laboratory,
     probabilities,
@@ -48,21 +48,24 @@ def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Sa
     targets = rest[answers == lab.labels[rest]][:count].tolist()
     accuracy = _accuracy(lab, clean, lab.features) if heads else 0.0
     rng = np.random.default_rng([lab.seed, list(CRAFTED).index(attack)])
-    for number, target in enumerate(targets, 1):
-        taken_for = _wrong_class(lab, target, rng)
-        case = implant(lab, attack, target, taken_for, clean if heads else None, steps)
+    aims = [(target, _wrong_class(lab, target, number, rng)) for number, target in enumerate(targets, 1)]
+    for number, case in enumerate(implant_all(lab, attack, aims, clean if heads else None, steps), 1):
         victim = _train_head(lab, case) if heads else _train_network(lab, case, attack)
         answer = probabilities(victim, case.goal[None] if heads else case.goal_pixels).argmax()
-        success = int(answer) == taken_for
+        success = int(answer) == case.taken_for
         say(f"{attack}: target {number} of {len(targets)}, {'succeeds' if success else 'fails'}")
         yield Attacked(case, victim, success, accuracy if heads else _accuracy(lab, victim, None))
 
 
-def _wrong_class(lab: Laboratory, target: int, rng: np.random.Generator) -> int:
+def _wrong_class(lab: Laboratory, target: int, number: int, rng: np.random.Generator) -> int:
     drawn = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
     if not lab.data.sizes.nearest:
         return drawn
-    rows = lab.split.train[lab.labels[lab.split.train] != lab.labels[target]]
+    labels = lab.labels[lab.split.train]
+    allowed = labels != lab.labels[target]
+    if lab.data.sizes.rare and number % 2:
+        allowed &= np.isin(labels, np.argsort(np.bincount(labels))[: lab.data.sizes.rare])
+    rows = lab.split.train[allowed]
     return int(lab.labels[rows[np.linalg.norm(lab.features[rows] - lab.features[target], axis=1).argmin()]])
 
 
@@ -102,7 +105,7 @@ def _train_network(lab: Laboratory, case: Implanted, attack: str) -> nn.Module:
 
 
 def _place(lab: Laboratory, case: Implanted) -> Path:
-    return lab.out / "cache" / "victims" / f"{case.name}.safetensors"
+    return lab.out / "cache" / "victims" / f"{case.training_set}.safetensors"
 
 
 def _accuracy(lab: Laboratory, victim: nn.Module, features: np.ndarray | None) -> float:

@@ -25,9 +25,8 @@ def defend_network(lab: Laboratory, how: str, attacked: Attacked) -> dict[str, A
     truth[case.poisons] = case.true
     on_training, goal = probabilities(victim, pixels), probabilities(victim, case.goal_pixels)
     scanned, by_reference = judge_scan(Training(case.features, labels, on_training), case.poisons, truth, case.changed)
-    own = Training(extract(victim, pixels), labels, on_training)
-    views = look(victim, pixels, labels)
-    _, by_victim = judge_scan(own, case.poisons, truth, case.changed, views)
+    own = Training(extract(victim, pixels), labels, on_training, look(victim, pixels, labels))
+    _, by_victim = judge_scan(own, case.poisons, truth, case.changed)
     clean = lab.pixels(lab.split.clean)
     incoming = np.concatenate([extract(victim, case.goal_pixels), extract(victim, clean)])
     confidence = np.concatenate([goal, probabilities(victim, clean)])

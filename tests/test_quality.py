@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch", reason="the evaluation needs the torch extr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units  # noqa: E402
-from bench.quality.__main__ import EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
+from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units, victims  # noqa: E402
+from bench.quality.__main__ import ATTACKS_ON, EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
 
@@ -114,6 +114,71 @@ def test_splits_are_disjoint_and_depend_on_the_seed() -> None:
     assert (np.bincount(labels[first.train]) == 20).all()
     assert np.array_equal(first.rest, again.rest)
     assert not np.array_equal(first.train, other.train)
+
+
+def test_unequal_class_sizes_are_dealt_to_the_classes_at_random() -> None:
+    labels = np.tile(np.arange(10), 500)
+    sizes = datasets.Sizes(per_class=datasets.RARE, own=50, clean=60)
+    dealt = [np.bincount(labels[datasets.split(labels, sizes, seed).train]).tolist() for seed in (1, 1, 2)]
+    assert (max(datasets.RARE), min(datasets.RARE)) == (400, 12)
+    assert all(sorted(found, reverse=True) == list(datasets.RARE) for found in dealt)
+    assert dealt[0] == dealt[1] != dealt[2]
+
+
+def test_pairs_of_digits_are_named_by_both_and_share_no_digit_with_what_the_network_learns_from() -> None:
+    from sklearn.datasets import load_digits
+
+    data, digit = datasets.digit_pairs(known_pairs=3, fresh_pairs=4), load_digits().target
+    assert (len(data.known), len(data.fresh)) == (300, 400)
+    assert (np.bincount(data.fresh.labels) == 4).all()
+    assert data.fresh.images.shape == (400, 32, 32, 1)
+    rows = np.random.default_rng(0).permutation(len(digit))
+    pairs = datasets.draw_pairs(rows[:900], 4, seed=2)
+    assert len(np.unique(pairs, axis=0)) == 400
+    assert np.isin(pairs, rows[:900]).all()
+    assert np.array_equal(digit[pairs[:, 0]] * 10 + digit[pairs[:, 1]], np.repeat(np.arange(100), 4))
+    known, fresh = datasets.shuffled(len(digit), 800)
+    assert not np.isin(known, fresh).any()
+
+
+def test_the_same_images_cut_in_another_way_have_the_same_extractor(workplace: tuple[Path, datasets.Data]) -> None:
+    sizes = dataclasses.replace(workplace[1].sizes, per_class=(60, 50, 40, 30, 20, 15, 15, 15, 15, 12))
+    rare = dataclasses.replace(workplace[1], name="digits-rare", sizes=sizes, same_images="digits")
+    usual, cut = (laboratory.open_laboratory(data, "mlp", 0, workplace[0], None) for data in (workplace[1], rare))
+    assert np.array_equal(usual.features, cut.features)
+    assert np.bincount(cut.labels[cut.split.train]).max() == 60
+    assert not list((workplace[0] / "cache").glob("digits-rare-*"))
+
+
+def test_the_poisons_of_all_targets_can_lie_in_one_training_set(
+    workplace: tuple[Path, datasets.Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attacks.CRAFTED, "bullseye-500", attacks.Attack("bullseye", poisons=3, together=True))
+    lab = laboratory.open_laboratory(workplace[1], "mlp", 0, workplace[0], None)
+    aims = [(int(row), (int(lab.labels[lab.split.rest[0]]) + 1) % 10) for row in lab.split.rest[:2]]
+    one, two = attacks.implant_all(lab, "bullseye-500", aims, None, steps=3)
+    assert one.training_set == two.training_set
+    assert np.array_equal(one.features, two.features)
+    assert not np.isin(one.poisons, two.poisons).any()
+    assert np.array_equal(two.changed, np.concatenate([two.poisons, one.poisons]))
+    moved = np.flatnonzero((one.features != lab.features[lab.split.train]).any(1))
+    assert np.array_equal(moved, np.sort(one.changed))
+    (alone,) = attacks.implant_all(lab, "bullseye-polytope", aims[:1], None, steps=3)
+    assert (alone.training_set, len(alone.changed)) == (alone.name, 5)
+
+
+def test_every_second_wrong_class_is_a_rare_one(workplace: tuple[Path, datasets.Data]) -> None:
+    per_class = (90, 80, 70, 60, 50, 40, 30, 20, 15, 12)
+    sizes = dataclasses.replace(workplace[1].sizes, per_class=per_class, nearest=True, rare=3)
+    few = dataclasses.replace(workplace[1], name="digits-few", sizes=sizes, same_images="digits")
+    lab = laboratory.open_laboratory(few, "mlp", 0, workplace[0], None)
+    rare = np.argsort(np.bincount(lab.labels[lab.split.train]))[:3]
+    rng = np.random.default_rng(0)
+    chosen = [victims.wrong_class(lab, int(target), 1, rng) for target in lab.split.rest[:40]]
+    assert np.isin(chosen, rare).all()
+    free = [victims.wrong_class(lab, int(target), 2, rng) for target in lab.split.rest[:40]]
+    assert not np.isin(free, rare).all()
+    assert (np.array(chosen) != lab.labels[lab.split.rest[:40]]).all()
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
@@ -231,9 +296,16 @@ def test_every_attack_has_a_place_in_the_plan() -> None:
 
     assert [unit.attack for unit in plan(Namespace(quick=True))] == list(EVERY_ATTACK)
     everything = Namespace(
-        quick=False, seeds=[1, 2], targets=3, steps=5, datasets=NETWORKS, networks=EVERY_NETWORK, attacks=EVERY_ATTACK
+        quick=False,
+        seeds=[1, 2],
+        targets=3,
+        steps=5,
+        datasets=NETWORKS,
+        networks=EVERY_NETWORK,
+        attacks=[*EVERY_ATTACK, *attacks.MANY],
     )
-    assert len(plan(everything)) == 2 * len(EVERY_ATTACK) * sum(map(len, NETWORKS.values()))
+    attacks_on = {data: len(ATTACKS_ON.get(data, EVERY_ATTACK)) for data in NETWORKS}
+    assert len(plan(everything)) == 2 * sum(attacks_on[data] * len(names) for data, names in NETWORKS.items())
     everything.datasets, everything.attacks = ["cifar10"], ["feature-collision"]
     chosen = plan(everything)
     assert {(unit.dataset, unit.attack) for unit in chosen} == {("cifar10", "feature-collision")}

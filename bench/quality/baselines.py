@@ -41,9 +41,15 @@ class Training:
         return clear.scan(clear.Features.from_arrays(self.features, self.labels), views=self.views, threads=1)
 
     @cached_property
+    def voters(self) -> np.ndarray:
+        """Nearest samples of any label, (n, VOTERS), nearest first."""
+        return clear.find_neighbors(self.reference.rows, k=VOTERS).indices
+
+    @cached_property
     def scores(self) -> dict[str, np.ndarray]:
-        """Of every baseline."""
-        return {name: score(self) for name, score in SCORERS.items()}
+        """Of every baseline that can be run on so many samples."""
+        n = len(self.labels)
+        return {name: score(self) for name, score in SCORERS.items() if n <= MOST_SAMPLES.get(name, n)}
 
     @cached_property
     def flags(self) -> dict[str, np.ndarray]:
@@ -64,16 +70,16 @@ class Training:
             return cross_val_predict(model, self.reference.rows, self.labels, method="predict_proba")
 
 
-def deep_knn(training: Training, *, self_vote: bool = False, k: int = VOTERS) -> np.ndarray:
+def deep_knn(training: Training, *, self_vote: bool = False) -> np.ndarray:
     """Share of the k nearest training samples with another label (Peri et al. 2020); self-vote: one of k is itself."""
-    near = clear.find_neighbors(training.reference.rows, k=k - self_vote).indices
+    near = training.voters[:, : VOTERS - self_vote]
     votes = (training.labels[near] == training.labels[:, None]).sum(1) + int(self_vote)
-    return 1 - votes / k
+    return 1 - votes / VOTERS
 
 
-def deep_knn_flags(training: Training, k: int = VOTERS) -> np.ndarray:
+def deep_knn_flags(training: Training) -> np.ndarray:
     """Its own rule: another label has the plurality."""
-    near = training.labels[clear.find_neighbors(training.reference.rows, k=k).indices]
+    near = training.labels[training.voters]
     counts = np.stack([(near == c).sum(1) for c in range(training.classes)], axis=1)
     return counts.argmax(1) != training.labels
 
@@ -198,6 +204,8 @@ SCORERS: dict[str, Scorer] = {
     "training loss": training_loss,
     "kNN in place of the hull": knn_collapse,
 }
+MOST_SAMPLES = {"cleanlab outliers": 20_000}
+"""Beyond so many, a baseline is left out: minutes for each training set."""
 RULES: dict[str, Callable[[Training], np.ndarray]] = {
     "Deep k-NN plurality": deep_knn_flags,
     "cleanlab find_label_issues": cleanlab_flags,

@@ -114,7 +114,7 @@ def digits() -> Data:
     """scikit-learn's 1,797 digits, enlarged to 32x32: 500 to learn from, the others fresh."""
     grey, labels = _load_digits()
     images = _enlarge(grey)
-    known, fresh = (Pictures(images[rows], labels[rows]) for rows in _shuffled(len(images), 500))
+    known, fresh = (Pictures(images[rows], labels[rows]) for rows in shuffled(len(images), 500))
     return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
 
 
@@ -123,7 +123,7 @@ def digit_pairs(known_pairs: int = 100, fresh_pairs: int = 200) -> Data:
 
     Of each class so many pairs of 800 digits to learn from, and of the other 997 fresh ones; no pair occurs twice.
     """
-    known, fresh = _shuffled(1797, 800)
+    known, fresh = shuffled(1797, 800)
     sizes = Sizes(per_class=50, own=2000, clean=2000, epsilon=0.2)
     return Data(
         "digit-pairs",
@@ -158,7 +158,8 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     return found.images / 16, found.target.astype(np.int64)
 
 
-def _shuffled(n: int, known: int) -> list[np.ndarray]:
+def shuffled(n: int, known: int) -> list[np.ndarray]:
+    """Rows that the extractor learns from, and fresh ones."""
     return np.split(np.random.default_rng(12345).permutation(n), [known])
 
 

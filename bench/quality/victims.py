@@ -48,7 +48,7 @@ def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Sa
     targets = rest[answers == lab.labels[rest]][:count].tolist()
     accuracy = _accuracy(lab, clean, lab.features) if heads else 0.0
     rng = np.random.default_rng([lab.seed, list(CRAFTED).index(attack)])
-    aims = [(target, _wrong_class(lab, target, number, rng)) for number, target in enumerate(targets, 1)]
+    aims = [(target, wrong_class(lab, target, number, rng)) for number, target in enumerate(targets, 1)]
     for number, case in enumerate(implant_all(lab, attack, aims, clean if heads else None, steps), 1):
         victim = _train_head(lab, case) if heads else _train_network(lab, case, attack)
         answer = probabilities(victim, case.goal[None] if heads else case.goal_pixels).argmax()
@@ -57,7 +57,8 @@ def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Sa
         yield Attacked(case, victim, success, accuracy if heads else _accuracy(lab, victim, None))
 
 
-def _wrong_class(lab: Laboratory, target: int, number: int, rng: np.random.Generator) -> int:
+def wrong_class(lab: Laboratory, target: int, number: int, rng: np.random.Generator) -> int:
+    """What the attacker wants the target, the `number`th, to be taken for."""
     drawn = int(rng.choice(np.delete(np.arange(lab.data.classes), lab.labels[target])))
     if not lab.data.sizes.nearest:
         return drawn

@@ -153,7 +153,7 @@ def test_the_same_images_cut_in_another_way_have_the_same_extractor(workplace: t
 def test_the_poisons_of_all_targets_can_lie_in_one_training_set(
     workplace: tuple[Path, datasets.Data], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(attacks.CRAFTED, "bullseye-500", attacks.Attack("bullseye", poisons=3, together=True))
+    monkeypatch.setitem(attacks.CRAFTED, "bullseye-500", attacks.Attack("bullseye", poisons=3, together=2))
     lab = laboratory.open_laboratory(workplace[1], "mlp", 0, workplace[0], None)
     aims = [(int(row), (int(lab.labels[lab.split.rest[0]]) + 1) % 10) for row in lab.split.rest[:2]]
     one, two = attacks.implant_all(lab, "bullseye-500", aims, None, steps=3)

@@ -43,8 +43,8 @@ class Attack:
     pocket: int | None = None
     copies: int = 0
     """Near-copies of the clean samples of the wrong class next to the target, put in beside the poisons."""
-    together: bool = False
-    """The poisons of all targets lie in one training set."""
+    together: int = 0
+    """Poisons for so many targets lie in one training set."""
 
 
 PUBLISHED: dict[str, Attack] = {
@@ -73,9 +73,9 @@ FROZEN = PUBLISHED | ADAPTIVE
 MANY: dict[str, Attack] = {
     "feature-collision-50": Attack("collision", poisons=50),
     "bullseye-50": Attack("bullseye", poisons=50),
-    "bullseye-500": Attack("bullseye", poisons=50, together=True),
+    "bullseye-500": Attack("bullseye", poisons=100, together=5),
 }
-"""For large training sets: where a target is one of thousands, a handful of poisons does not bend a linear layer."""
+"""For large training sets: a handful of poisons among thousands of a class does not bend a linear layer."""
 CRAFTED = FROZEN | WHOLE | MANY
 FLIPS = ("label-flips", "label-flips-scratch")
 ATTACKS = (*FROZEN, *FLIPS, *WHOLE)

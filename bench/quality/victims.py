@@ -39,7 +39,7 @@ class Attacked:
 
 def attack_targets(lab: Laboratory, attack: str, count: int, steps: int, say: Say) -> Iterator[Attacked]:
     """Attack the first inputs that are classified correctly without poisons."""
-    heads = CRAFTED[attack].victim == "head"
+    heads, count = CRAFTED[attack].victim == "head", CRAFTED[attack].together or count
     labels = lab.labels[lab.split.train]
     clean = _clean_victim(lab, attack, labels)
     asked = lab.features if heads else None

@@ -123,6 +123,9 @@ def test_unequal_class_sizes_are_dealt_to_the_classes_at_random() -> None:
     assert (max(datasets.RARE), min(datasets.RARE)) == (400, 12)
     assert all(sorted(found, reverse=True) == list(datasets.RARE) for found in dealt)
     assert dealt[0] == dealt[1] != dealt[2]
+    parts = datasets.split(labels, sizes, 1)
+    assert np.bincount(labels[parts.clean], minlength=10).max() < 20  # of 60: not the small classes first
+    assert np.array_equal(np.sort(np.concatenate([*vars(parts).values()])), np.arange(len(labels)))
 
 
 def test_pairs_of_digits_are_named_by_both_and_share_no_digit_with_what_the_network_learns_from() -> None:

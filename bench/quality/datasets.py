@@ -94,9 +94,12 @@ class Split:
 
 
 def split(labels: np.ndarray, sizes: Sizes, seed: int) -> Split:
-    order = np.random.default_rng(seed).permutation(len(labels))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
     train = np.sort(draw(labels, sizes, order, seed))
     others = order[~np.isin(order, train)]
+    if isinstance(sizes.per_class, tuple):
+        others = rng.permutation(others)  # what large classes have left stands at the end of the order
     own, clean, rest = np.split(others, [sizes.own, sizes.own + sizes.clean])
     return Split(train, np.sort(own), np.sort(clean), rest)
 

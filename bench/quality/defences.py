@@ -13,7 +13,7 @@ from torch import nn
 
 import clear
 from bench.quality.attacks import Implanted
-from bench.quality.laboratory import Laboratory, extract, probabilities, start_of, train_head
+from bench.quality.laboratory import Laboratory, extract, probabilities, start_of
 from clear.repair import repair_model
 from clear.results import Level
 from clear.training import fit
@@ -38,24 +38,26 @@ def compress(pixels: torch.Tensor, quality: int = QUALITY) -> torch.Tensor:
 def compare_on_head(
     lab: Laboratory,
     case: Implanted,
-    head: nn.Linear,
+    trained: tuple[nn.Module, nn.Module],
     scanned: clear.ScanResult,
     probed: clear.ProbeResult,
     jpeg_clean: np.ndarray,
 ) -> dict[str, Any]:
-    """After each defence of a head: is the target still taken for the wrong class, is it right, what did it cost."""
+    """After each defence of a head: is the target still taken for the wrong class, is it right, what did it cost.
+
+    `trained` are the victim, and a head trained without what the scan flags.
+    """
+    head, again = trained
     labels, seed = lab.labels[lab.split.train], lab.seed
     inputs = torch.from_numpy(case.features)
     clean, truth = lab.features[lab.split.clean], lab.labels[lab.split.clean]
     incoming = torch.from_numpy(np.concatenate([case.goal[None], clean]))
     of_target = replace(probed, flags=tuple(flag for flag in probed.flags if flag.row == 0))
-    flagged = np.array([flag.row for flag in scanned.flags], dtype=np.int64)
 
     def repaired(found: Any, method: str, level: Level = Level.REVIEW) -> nn.Module:
         options = {"method": method, "scope": "head", "level": level, "seed": seed, "probed": incoming}
         return repair_model(head, inputs, labels, found, **options).model
 
-    kept = np.setdiff1d(np.arange(len(labels)), flagged)
     own = lab.split.own
     plain = copy.deepcopy(head)
     own_inputs = torch.from_numpy(lab.features[own])
@@ -67,7 +69,7 @@ def compare_on_head(
         "relabel from probe": repaired(of_target, "relabel"),
         "relabel from both": repaired([of_target, scanned], "relabel"),
         "drop from scan": repaired(scanned, "drop"),
-        "retrain without flags": train_head(case.features[kept], labels[kept], lab.data.classes, seed),
+        "retrain without flags": again,
         "fine-tune on clean": plain,
     }
     before = _accuracy(head, clean, truth)

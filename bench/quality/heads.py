@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 import clear
 from bench.quality.baselines import Training
 from bench.quality.defences import compare_on_head, compress
 from bench.quality.detection import judge_probe, judge_review, judge_scan
-from bench.quality.laboratory import Laboratory, extract, probabilities
+from bench.quality.laboratory import Laboratory, extract, probabilities, train_head
 from bench.quality.victims import Attacked
 
 
@@ -20,7 +21,7 @@ class HeadDefence:
 
     def __init__(self, lab: Laboratory) -> None:
         self.lab = lab
-        self._training: tuple[str, Training] | None = None
+        self._judged: tuple[str, Training, nn.Module] | None = None
 
     @cached_property
     def compressed(self) -> np.ndarray:
@@ -30,7 +31,7 @@ class HeadDefence:
     def __call__(self, attacked: Attacked) -> dict[str, Any]:
         lab, case, head = self.lab, attacked.case, attacked.victim
         labels, own = lab.labels[lab.split.train], lab.split.own
-        training = self._training_set(attacked)
+        training, again = self._training_set(attacked)
         truth = labels.copy()
         truth[case.poisons] = case.true  # what their features should be called
         scanned, scan_row = judge_scan(training, case.poisons, truth, case.changed)
@@ -44,14 +45,16 @@ class HeadDefence:
             "scan": scan_row | {"training_set": case.training_set},
             "probe": probe_row,
             "review": judge_review(reference, inputs, confidence, 1, true_labels),
-            "repair": compare_on_head(lab, case, head, scanned, probed, self.compressed),
+            "repair": compare_on_head(lab, case, (head, again), scanned, probed, self.compressed),
         }
 
-    def _training_set(self, attacked: Attacked) -> Training:
-        """Judged once, however many targets share it."""
+    def _training_set(self, attacked: Attacked) -> tuple[Training, nn.Module]:
+        """The training set, scanned, and a head without what is flagged: once, however many targets share them."""
         case = attacked.case
-        if self._training is None or self._training[0] != case.training_set:
-            labels = self.lab.labels[self.lab.split.train]
+        if self._judged is None or self._judged[0] != case.training_set:
+            labels, classes = self.lab.labels[self.lab.split.train], self.lab.data.classes
             training = Training(case.features, labels, probabilities(attacked.victim, case.features))
-            self._training = case.training_set, training
-        return self._training[1]
+            kept = np.setdiff1d(np.arange(len(labels)), [flag.row for flag in training.scanned.flags])
+            again = train_head(case.features[kept], labels[kept], classes, self.lab.seed)
+            self._judged = case.training_set, training, again
+        return self._judged[1:]

@@ -121,13 +121,14 @@ def digits() -> Data:
     return Data("digits", lambda: known, lambda: fresh, Sizes(per_class=50, own=300, clean=400, epsilon=0.2))
 
 
-def digit_pairs(known_pairs: int = 100, fresh_pairs: int = 200) -> Data:
+def digit_pairs(known_pairs: int = 60, fresh_pairs: int = 85) -> Data:
     """Numbers of two digits, 100 classes: two of scikit-learn's digits side by side, enlarged to 32x32.
 
-    Of each class so many pairs of 800 digits to learn from, and of the other 997 fresh ones; no pair occurs twice.
+    Of each class so many pairs of 800 digits to learn from, and of the other 997 fresh ones. Within a class no two have
+    their left or their right digit in common: an odd digit makes one odd sample of it.
     """
     known, fresh = shuffled(1797, 800)
-    sizes = Sizes(per_class=50, own=2000, clean=2000, epsilon=0.2)
+    sizes = Sizes(per_class=50, own=1500, clean=1500, epsilon=0.2)
     return Data(
         "digit-pairs",
         lambda: _side_by_side(draw_pairs(known, known_pairs, seed=1)),
@@ -138,14 +139,15 @@ def digit_pairs(known_pairs: int = 100, fresh_pairs: int = 200) -> Data:
 
 
 def draw_pairs(digit_rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Left and right digit of each pair, `count` distinct pairs of each of 100 classes, as rows of load_digits."""
+    """Left and right digit of `count` pairs of each of 100 classes, as rows of load_digits, (100 count, 2)."""
     labels, rng = _load_digits()[1], np.random.default_rng(seed)
     of = [digit_rows[labels[digit_rows] == digit] for digit in range(10)]
-    found = []
-    for left, right in np.ndindex(10, 10):
-        picked = rng.choice(len(of[left]) * len(of[right]), count, replace=False)
-        found.append(np.stack([of[left][picked // len(of[right])], of[right][picked % len(of[right])]], axis=1))
-    return np.concatenate(found)
+    return np.concatenate(
+        [
+            np.stack([rng.choice(of[digit], count, replace=False) for digit in pair], axis=1)
+            for pair in np.ndindex(10, 10)
+        ]
+    )
 
 
 def _side_by_side(pairs: np.ndarray) -> Pictures:

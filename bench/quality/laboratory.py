@@ -34,7 +34,7 @@ class Recipe:
 
 EXTRACTORS = {
     "digits": Recipe(12, 0.05),
-    "digit-pairs": Recipe(6, 0.05),
+    "digit-pairs": Recipe(10, 0.05),
     "fashion-mnist": Recipe(3, 0.05),
     "fashion-mnist-50k": Recipe(6, 0.05),
     "cifar10": Recipe(4, 0.05),

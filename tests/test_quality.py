@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the evaluation needs the torch extr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.quality import attacks, baselines, datasets, laboratory, metrics, report, units, victims  # noqa: E402
+from bench.quality import attacks, baselines, condense, datasets, laboratory, metrics, report, units, victims  # noqa: E402
 from bench.quality.__main__ import ATTACKS_ON, EVERY_ATTACK, EVERY_NETWORK, NETWORKS, main, plan  # noqa: E402
 from bench.quality.architectures import ARCHITECTURES  # noqa: E402
 from bench.quality.defences import compress  # noqa: E402
@@ -169,6 +169,14 @@ def test_the_poisons_of_all_targets_can_lie_in_one_training_set(
     assert np.array_equal(moved, np.sort(one.changed))
     (alone,) = attacks.implant_all(lab, "bullseye-polytope", aims[:1], None, steps=3)
     assert (alone.training_set, len(alone.changed)) == (alone.name, 5)
+
+
+def test_a_shared_training_set_has_one_verdict_in_the_tables(workplace: tuple[Path, datasets.Data]) -> None:
+    row = next(row for row in run(workplace, "bullseye-polytope")["rows"] if row["success"])
+    assert len(condense.verdicts([row["scan"], row["scan"]])) == 1
+    assert len(condense.verdicts([row["scan"], row["scan"] | {"training_set": "another"}])) == 2
+    flips = {key: value for key, value in row["scan"].items() if key != "training_set"}
+    assert len(condense.verdicts([flips, flips])) == 2
 
 
 def test_every_second_wrong_class_is_a_rare_one(workplace: tuple[Path, datasets.Data]) -> None:

@@ -113,14 +113,14 @@ def _scan(parts: list[Row]) -> Row:
             }
             for name in parts[0]["flags"]
         },
-        "verdicts": dict(Counter(_verdicts(parts).values())),
+        "verdicts": dict(Counter(verdicts(parts).values())),
         "label_right": sum(part["label_right"] for part in parts),
         "poisons": poisons,
         "trials": poisons if parts[0]["flips"] else len(parts),
     }
 
 
-def _verdicts(parts: list[Row]) -> dict[object, str]:
+def verdicts(parts: list[Row]) -> dict[object, str]:
     """One for each training set, however many targets share it."""
     return {part.get("training_set", number): part["verdict"] for number, part in enumerate(parts)}
 

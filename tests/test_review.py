@@ -34,6 +34,16 @@ def test_misclassified_inputs_are_flagged_and_get_their_label_back(seed: int) ->
     assert all(flag.suggested_label != flag.label for flag in result.flags)
 
 
+@pytest.mark.parametrize("missing", [2, 4])
+def test_samples_of_ones_own_may_lack_any_class(missing: int) -> None:
+    inputs, reference, truth, labels = make_case(0)
+    held = reference.values[labels != missing], labels[labels != missing]
+    result = clear.review(inputs, Features(*held, predictions=held[1]))
+    known = (truth[:10] != missing) & (inputs.labels[:10] != missing)
+    assert {flag.row for flag in result.flags} >= set(np.flatnonzero(known))
+    assert (result.suggested_labels[:10][known] == truth[:10][known]).all()
+
+
 @pytest.mark.parametrize("fpr", [0.01, 0.05])
 def test_clean_inputs_are_flagged_at_the_rate_asked_for(fpr: float) -> None:
     flagged = []

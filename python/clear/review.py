@@ -169,7 +169,7 @@ def review(
     if len(values) < 2 * config.folds:
         raise ValueError(f"reference has {len(values)} samples: want at least {2 * config.folds} (twice the folds)")
     points = as_features(inputs.values, "inputs", width=values.shape[1])
-    classes = count_classes(reference)
+    classes = _count_classes(inputs, reference)
     asked, notes = _predictions(inputs, "inputs", classes)
     own, own_notes = _predictions(reference, "reference", classes)
     preparation = fit_preparation(values, config)
@@ -221,6 +221,16 @@ def _with_views(
     from_views = np.nan_to_num(seconds[0], nan=-np.inf) > np.nan_to_num(largest[0], nan=-np.inf)
     votes = np.where(from_views[:, None], support, votes)
     return (np.fmax(largest[0], seconds[0]), np.fmax(largest[1], seconds[1])), votes
+
+
+def _count_classes(inputs: Features, reference: Features) -> int:
+    """Of the reference, or as many as are predicted: samples of one's own may lack the last of them."""
+    classes = count_classes(reference)
+    if reference.class_names is not None:
+        return classes
+    wanted = [part.labels if part.predictions is None else part.predictions for part in (inputs, reference)]
+    largest = max(int(np.max(labels, initial=0)) for labels in wanted)
+    return max(classes, largest + 1) if largest < max(1000, 10 * len(reference.labels)) else classes
 
 
 def _predictions(features: Features, name: str, classes: int) -> tuple[Ints, list[str]]:

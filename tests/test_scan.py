@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import tracemalloc
@@ -14,7 +15,9 @@ from samples import make_classes, make_pocket
 import clear
 from clear.collapse import BLOCK_BYTES
 from clear.pockets import stands_out
+from clear.reference import Reference
 from clear.results import Level
+from clear.verdict import scan_verdict
 
 Features = clear.Features.from_arrays
 DATA = Path(__file__).parent / "data"
@@ -132,6 +135,23 @@ def test_an_empty_class_is_reported_and_never_suggested() -> None:
     assert result.n_classes == 6
     assert "class 4 has no samples" in result.notes
     assert not (result.scores.suggested_label == 4).any()
+
+
+@pytest.mark.parametrize(
+    ("n", "certain", "verdict"),
+    [(2000, 0, "clean"), (2000, 1, "undecided"), (8000, 3, "clean"), (8000, 4, "undecided"), (8000, 80, "poisoned")],
+)
+def test_certain_samples_alone_count_by_their_share(n: int, certain: int, verdict: str) -> None:
+    values, labels = make_classes(2, classes=4, per_class=n // 4, d=8)
+    reference = Reference(Features(values, labels))
+    scores = clear.scan(Features(values, labels)).scores
+    level = np.zeros(n, np.int8)
+    level[np.random.default_rng(0).choice(n, certain, replace=False)] = Level.CERTAIN
+    quiet = dataclasses.replace(scores, level=level, company=np.random.default_rng(1).uniform(size=n))
+    assert scan_verdict(reference, quiet) == verdict
+    crowd = np.full(n, np.nan)
+    crowd[:5] = 6.0
+    assert scan_verdict(reference, dataclasses.replace(quiet, crowd=crowd)) != "clean"
 
 
 def test_weak_features_make_the_verdict_undecided() -> None:

@@ -24,7 +24,7 @@ __all__ = [
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
-CERTAIN_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 1e-2, 3
+CERTAIN_RATE, ODD_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 5e-4, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
 COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
@@ -318,8 +318,9 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     excess = _company_excess(arrays["company"], arrays["label"])
     if excess > _stands_out(STANDS_OUT, n) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
+    some = certain >= max(1, ODD_RATE * n) or np.isfinite(arrays["crowd"]).any()
     weak = report["core_accuracy"] < report["config"]["weak_accuracy"]
-    return "undecided" if certain or excess > _stands_out(MAY_STAND_OUT, n) or weak else "clean"
+    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) or weak else "clean"
 
 
 def _stands_out(spreads: float, n: int) -> float:

@@ -14,12 +14,14 @@ __all__ = ["describe_group", "scan_verdict"]
 CERTAIN_RATE = 4e-3
 """Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
 docs/how-it-works.md)."""
+ODD_RATE = 5e-4
+"""Certain samples per sample below which they say nothing: among thousands some are odd. A single one does among fewer."""
 VERDICT_ALPHA = 1e-2
 """Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 
 
 def scan_verdict(reference: Reference, scores: Scores) -> Verdict:
-    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, or weak features."""
+    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, a crowd, or weak features."""
     from scipy.special import pdtrc
 
     certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
@@ -27,8 +29,9 @@ def scan_verdict(reference: Reference, scores: Scores) -> Verdict:
     n, excess = len(reference.units), company_excess(scores.company, reference.labels)
     if too_many or excess > stands_out(STANDS_OUT, n):
         return "poisoned"
+    some = certain >= max(1, ODD_RATE * n) or np.isfinite(scores.crowd).any()
     weak = reference.core_accuracy < reference.config.weak_accuracy
-    return "undecided" if certain or excess > stands_out(MAY_STAND_OUT, n) or weak else "clean"
+    return "undecided" if some or excess > stands_out(MAY_STAND_OUT, n) or weak else "clean"
 
 
 def describe_group(reference: Reference, scores: Scores) -> list[str]:

@@ -15,7 +15,7 @@ CERTAIN_RATE = 4e-3
 """Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
 docs/how-it-works.md)."""
 ODD_RATE = 5e-4
-"""Certain samples per sample below which they say nothing: among thousands some are odd. A single one does among fewer."""
+"""Certain samples per sample below which they say nothing: among thousands some are odd. Among fewer one does."""
 VERDICT_ALPHA = 1e-2
 """Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from clear._arrays import blocks
 from clear.approximate import describe
+from clear.class_index import ClassIndex
 from clear.collapse import Wrap, measure
 from clear.config import SCAN_SCALE, Scale
 from clear.prepare import Ints, Rows
@@ -22,6 +23,8 @@ SAMPLE = 1000
 """Rows drawn at random, and at most as many flagged ones."""
 
 Score = Callable[[Wrap], tuple[Scores, float]]
+Asked = tuple[Rows, Ints, int, Ints | None, bool]
+"""Points, labels, k, rows to leave out, whether among the core alone."""
 Again = Callable[[Ints], tuple[npt.NDArray[np.int8], Ints]]
 """Levels and suggested labels of some rows, from exact neighbours."""
 
@@ -82,6 +85,7 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximatio
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
         points, labels = reference.rows[rows], reference.labels[rows]
         true = measure(reference.exact(), points, labels, (SCAN_SCALE,), exclude=rows)
+        reference.release()
         at = positions(reference, rows)
         kept = [whole[at] for whole in _arrays(wrap)]
         _put(wrap, at, _arrays(true))
@@ -100,24 +104,33 @@ def recall_of(reference: Reference, points: Rows, labels: Ints, suggested: Ints,
     found = wanted = 0
     groups = reference.groups(points)
     for run in reference.runs:
-        here, there = reference.index(run), exact.index(run)
         mine, other = (np.flatnonzero((of >= run[0]) & (of < run[1])) for of in (labels, suggested))
-        near = here.others(points[other], labels[other], size, None if groups is None else groups[other])
-        pairs = [
-            (
-                near.indices[np.arange(len(other)), suggested[other] - run[0]],
-                there.own(points[other], suggested[other], size, None, core=True).indices,
-            )
+        own: list[Asked] = [
+            (points[mine], labels[mine], k, exclude[mine], core) for core, k in _own_searches(reference, scale)
         ]
-        for core, k in ((False, scale.mates), (True, scale.mates + size)):
-            asked = points[mine], labels[mine], k, exclude[mine]
-            pairs.append((here.own(*asked, core=core).indices, there.own(*asked, core=core).indices))
-        for have, true in pairs:
-            for block in blocks(len(true), true.shape[1] ** 2):
-                hit = (true[block, :, None] == have[block, None, :]).any(axis=2) & (true[block] >= 0)
-                found, wanted = found + int(hit.sum()), wanted + int((true[block] >= 0).sum())
-        del here, there  # before the next ones are packed
+        here = reference.index(run)
+        near = here.others(points[other], labels[other], size, None if groups is None else groups[other]).indices
+        have = [near[np.arange(len(other)), suggested[other] - run[0]], *_search_own(here, own)]
+        del here, near
+        reference.release()  # one index at a time
+        there = exact.index(run)
+        true = _search_own(there, [(points[other], suggested[other], size, None, True), *own])
+        del there
+        exact.release()
+        for got, want in zip(have, true, strict=True):
+            for block in blocks(len(want), want.shape[1] ** 2):
+                hit = (want[block, :, None] == got[block, None, :]).any(axis=2) & (want[block] >= 0)
+                found, wanted = found + int(hit.sum()), wanted + int((want[block] >= 0).sum())
     return found / max(wanted, 1)
+
+
+def _own_searches(reference: Reference, scale: Scale) -> list[tuple[bool, int]]:
+    """Whether among core rows alone, and for how many, a sample's own label is searched."""
+    return [(False, scale.mates), (True, scale.mates + reference.config.hull_size)]
+
+
+def _search_own(index: ClassIndex, asked: list[Asked]) -> list[Ints]:
+    return [index.own(points, labels, k, skip, core=core).indices for points, labels, k, skip, core in asked]
 
 
 def _arrays(wrap: Wrap) -> list[npt.NDArray[Any]]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import blocks
+from clear._arrays import blocks, forget
 from clear.collapse import Wrap, distances, log_ratio, prove, vertices
 from clear.config import SCAN_SCALE
 from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, mean_of_best, standard, stands_out
@@ -119,6 +119,7 @@ def _own_distances(reference: Reference) -> Floats:
         for block in blocks(len(reference.units), 4 * reference.rows.shape[1]):
             rows = reference.units[block]
             found[block] = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
+            forget(reference.rows)
         reference.far.distances = found
     return reference.far.distances
 

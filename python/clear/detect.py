@@ -156,6 +156,7 @@ def scan(
         approximation = compare_scan(reference, wrap, partial(_score_training_set, reference, views=views))
     hulls = score_hulls(reference, wrap)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
+    reference.far.distances = None
     scores, threshold = score_samples(reference, hulls, views)
     del hulls
     return _judge(features, reference, scores, threshold, approximation)

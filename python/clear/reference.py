@@ -171,6 +171,7 @@ class Reference:
                 self._far = FarRows(
                     self.rows, self.labels, core, self.n_classes, self.config.hull_size, self.config.seed
                 )
+                forget(self.rows)
         return self._far
 
     def divide(self) -> None:
@@ -200,13 +201,14 @@ class Reference:
 
     def divide_for_few(self) -> None:
         """From now on only few samples are asked about: pack fewer classes at a time. Answers stay the same."""
+        self.order, self.order_groups = self.units, None
         runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16, parts=4)
         if runs != self.runs:
             self.runs = runs
             self.release()
 
     def release(self) -> None:
-        """Give back the memory that is only there for speed: the packed index, and rows that lie in a file."""
+        """Give back memory that is only there for speed: packed indices, and rows that lie in a file."""
         with self._lock:
             self._held.clear()
             self._exact = None

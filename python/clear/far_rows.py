@@ -37,21 +37,27 @@ class FarRows:
         self.peeled[2 * self.peeled < FEWEST] = FAR_ROWS  # more than there are: nothing is left
         self.distances: npt.NDArray[np.float64] | None = None
         """Of all distinct rows to the far half of their label, once they are measured (`clear.crowd`)."""
-        self._index = NeighborIndex(rows, labels, rows=np.concatenate(drawn), n_classes=n_classes)
+        self._drawn = np.sort(np.concatenate(drawn))
+        self._index = NeighborIndex(rows[self._drawn], labels[self._drawn], n_classes=n_classes)
 
     def own(self, points: Rows, labels: Ints, exclude: Ints, threads: int) -> Ints:
         """The nearest `size` rows in the far half of those of each point's label, (m, size); -1 fills up."""
         found = np.full((len(points), self.size), -1)
+        at = np.searchsorted(self._drawn, exclude).clip(max=len(self._drawn) - 1)
+        itself = np.where(self._drawn[at] == exclude, at, -1)
         k = FAR_ROWS // 2 + self.size
         for block in blocks(len(points), 24 * k):
             near = self._index.search(
-                points[block], k=k, within=labels[block], exclude=exclude[block], threads=threads
+                points[block], k=k, within=labels[block], exclude=itself[block], threads=threads
             ).indices
             near = np.pad(near, ((0, 0), (0, FAR_ROWS)), constant_values=-1)
             columns = self.peeled[labels[block], None] + np.arange(self.size)
             found[block] = np.take_along_axis(near, columns, axis=1)
-        return found
+        return self._rows(found)
 
     def others(self, points: Rows, labels: Ints, threads: int) -> Ints:
         """The nearest `size` rows of every class but each point's label, (m, classes, size); for few points."""
-        return self._index.search_by_class(points, k=self.size, without=labels, threads=threads).indices
+        return self._rows(self._index.search_by_class(points, k=self.size, without=labels, threads=threads).indices)
+
+    def _rows(self, found: Ints) -> Ints:
+        return np.where(found >= 0, self._drawn[found], -1)

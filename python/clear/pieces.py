@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from clear._arrays import forget
 from clear._progress import Progress, track
 from clear.class_index import Run
 from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
@@ -120,6 +121,7 @@ def measure_in_pieces(
         else:
             for piece in pieces:
                 add_piece(reference, wrap, piece, work.load(*name_piece(piece)) or measure_piece(reference, piece))
+    forget(wrap.mates)
     return wrap
 
 

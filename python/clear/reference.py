@@ -171,7 +171,6 @@ class Reference:
                 self._far = FarRows(
                     self.rows, self.labels, core, self.n_classes, self.config.hull_size, self.config.seed
                 )
-                forget(self.rows)
         return self._far
 
     def divide(self) -> None:

@@ -42,13 +42,15 @@ def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_pat
     monkeypatch.chdir(tmp_path)
     clear.save_features(TRAINING, "train.npz")
     assert main(["scan", "train.npz", "--parquet", "scores"]) == 1
-    wanted = clear.scan(TRAINING).flags[0].id
+    flags = clear.scan(TRAINING).flags
+    wanted = {flag.id for flag in flags if flag.score == flags[0].score}  # a crowd's samples share it
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: the queries in docs/scaling.md are checked")
     polars = pytest.importorskip("polars", reason="polars is not installed: the queries in docs/scaling.md are checked")
     query = (
         "SELECT id FROM read_parquet('scores/**/*.parquet') WHERE flagged = 'certain' ORDER BY suspicion DESC LIMIT 1"
     )
-    assert duckdb.sql(query).fetchall() == [(wanted,)]
+    ((found,),) = duckdb.sql(query).fetchall()
+    assert found in wanted
     scores = polars.scan_parquet("scores/**/*.parquet", hive_partitioning=True)
     top = scores.filter(polars.col("flagged") == "certain").sort("suspicion", descending=True).select("id").head(1)
-    assert top.collect().item() == wanted
+    assert top.collect().item() in wanted

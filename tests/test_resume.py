@@ -87,6 +87,17 @@ def test_prepared_rows_in_a_file_are_the_same_and_leave_none_behind(
     assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".json", ".npz"}
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room in a file")
+def test_a_disk_without_room_for_them_names_the_folder(training, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("clear.prepare.FILED_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=f"No space left on device: want room for .* bytes: '{tmp_path / 'work'}'"):
+        clear.scan(training, workdir=tmp_path / "work")
+
+
 def test_kills_lose_nothing(tmp_path: Path) -> None:
     """More of them: python tests/faults.py scan --count 20"""
     assert faults.kill_scan(tmp_path, 3)["kills"] == 3

@@ -28,7 +28,7 @@ TRAINING_ROWS = 32
 ROUNDS = 6
 """Of k-means."""
 NEAR_CLASSES = 4
-"""Of a group of queries; of the others fewer lists are searched. Measured in docs/scaling.md."""
+"""Of a group of queries; of the others fewer lists are searched (measured: docs/real-runs.md)."""
 PROBES_BYTES = 64 << 20
 """Of the lists to search that are remembered."""
 

@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+Nearest = tuple[Floats, Ints, Ints]
+"""Distance, label and vertices of a hull of each point."""
 Numbers = npt.NDArray[np.int32 | np.int64]
 
 FLOOR = 1e-6
@@ -263,15 +265,22 @@ def _without(pool: Neighbors, peeled: Ints, size: int) -> Ints:
     return np.where(np.take_along_axis(gone, order, axis=1), -1, kept)
 
 
-def nearest_other(reference: Reference, points: Rows, labels: Ints) -> tuple[Floats, Ints, Ints]:
+def nearest_other(reference: Reference, points: Rows, labels: Ints) -> Nearest:
     """Distance (m,), label (m,) and vertices (m, hull_size) of the nearest hull of another label."""
-    groups = reference.groups(points)
-    best = _nearest_of_run(reference, reference.index(reference.runs[0]), points, labels, groups)
-    for run in reference.runs[1:]:
-        found = _nearest_of_run(reference, reference.index(run), points, labels, groups)
-        nearer = found[0] < best[0]
-        for kept, new in zip(best, found, strict=True):
-            kept[nearer] = new[nearer]
+    groups, best = reference.groups(points), None
+    for run in reference.runs:
+        best = _nearer(best, _nearest_of_run(reference, reference.index(run), points, labels, groups))
+    assert best is not None  # noqa: S101 - there is a run at least
+    return best
+
+
+def _nearer(best: Nearest | None, found: Nearest) -> Nearest:
+    """The nearer of what is known and what a further run of classes has; of equal ones the known."""
+    if best is None:
+        return found
+    nearer = found[0] < best[0]
+    for kept, new in zip(best, found, strict=True):
+        kept[nearer] = new[nearer]
     return best
 
 
@@ -316,7 +325,7 @@ def evidence(
         return []
     m, size, groups = len(points), reference.config.hull_size, reference.groups(points)
     pocket, own = np.full((m, scale.tight), -1), np.full((m, size), -1)
-    distance, other_label, other = np.full(m, np.inf), np.full(m, reference.n_classes), np.full((m, size), -1)
+    best: Nearest | None = None
     for run in reference.runs:  # an index is made once for all that it is asked
         index = reference.index(run)
         mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
@@ -324,12 +333,10 @@ def evidence(
             _, ((pocket[mine], own[mine]),) = _own_vertices(
                 reference, index, points[mine], labels[mine], exclude[mine], (scale,)
             )
-        found = _nearest_of_run(reference, index, points, labels, groups)
-        nearer = found[0] < distance
-        for kept, new in zip((distance, other_label, other), found, strict=True):
-            kept[nearer] = new[nearer]
+        best = _nearer(best, _nearest_of_run(reference, index, points, labels, groups))
         del index  # before the next one is packed
-    return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", other, other_label)))
+    assert best is not None  # noqa: S101 - there is a run at least
+    return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", best[2], best[1])))
 
 
 def prove(

@@ -6,7 +6,7 @@ the nearer half of these is peeled off:
 
     own      hull distance to the nearest of the farther half of the label's few rows
     K        log own - log pocket, less the lower quartile of the label
-    crowded  mean of the robust standard scores of K of a sample and all its ten nearest mates
+    crowded  mean of the ten largest robust standard scores of K among a sample and its ten nearest mates
 
 A label has a crowd where this stands out from all other labels, and another label's few rows wrap the sample better
 than the farther half of its own. K and R of its samples are then those of this test, and all of them are certain:
@@ -33,7 +33,7 @@ __all__ = ["Crowds", "far_distances", "far_evidence", "find_crowds", "nearest_fa
 Floats = npt.NDArray[np.float64]
 
 WHOLE = 10
-"""All mates of a sample that are kept."""
+"""Of a sample and its mates: all but one."""
 CLEARLY = 0.5
 """R of a crowd's sample: near-copies of clean samples crowd, too, but seldom where another label is so much nearer."""
 

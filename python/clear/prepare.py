@@ -97,7 +97,10 @@ def room(shape: tuple[int, ...], kind: type[Number], place: Path | None) -> npt.
     if place is None or size < FILED_BYTES or not hasattr(os, "posix_fallocate"):
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=place) as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal later
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a signal later
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: want room for {size} bytes", str(place)) from error
         return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
 
 

@@ -123,9 +123,11 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     distance = np.linalg.norm(features.values - means[features.labels], axis=1).astype(np.float64)
     margin = reassignment * 2  # stands for a classifier's doubt
     outlying = standard(score) + standard(distance)
-    support = outlying - 0.2
+    pocketed = standard(collapse) + standard(distance)
+    support = pocketed - 0.2
     support[7] = np.nan  # too few mates
-    z = np.fmax(standard(outlying + standard(margin)), standard(outlying + support))
+    together = np.where(reassignment > 0, standard(pocketed + support), np.nan)
+    z = np.fmax(standard(outlying + standard(margin)), together)
     median, spread = robust(z)
     heavy = (np.quantile(z, 0.975) - median) / 1.96 / spread
     limits = {"certain": median + config.certain_spreads * spread * np.clip(heavy, 1.0, 1.5)}

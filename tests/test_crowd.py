@@ -74,6 +74,16 @@ def test_clean_sets_have_no_crowd(seed: int) -> None:
     assert np.isnan(clear.scan(clear.Features.from_arrays(values, labels)).scores.crowd).all()
 
 
+def test_a_group_no_larger_than_what_is_peeled_off_is_left_to_the_ordinary_test() -> None:
+    few = make_crowd(3, poisons=SCAN_SCALE.mates)
+    found = clear.scan(few.training).scores
+    assert np.isnan(found.crowd).all()
+    assert set(np.argsort(-found.suspicion)[: len(few.poisons)]) == set(few.poisons.tolist())
+    more = make_crowd(3, poisons=SCAN_SCALE.mates + 1)
+    crowd = clear.scan(more.training).scores.crowd
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(crowd)), more.poisons)
+
+
 def test_crowds_of_several_labels_are_found_one_after_another() -> None:
     values, labels = make_classes(5, per_class=400, separation=1.5)
     rng, moved = np.random.default_rng(5), []

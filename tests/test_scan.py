@@ -13,9 +13,13 @@ import pytest
 from samples import make_classes, make_pocket
 
 import clear
-from clear.collapse import BLOCK_BYTES
+from clear.check import check_report
+from clear.collapse import BLOCK_BYTES, collapse, measure
+from clear.config import PROBE_SCALES
 from clear.pockets import stands_out
+from clear.probing import training_collapse
 from clear.reference import Reference
+from clear.report import write_report
 from clear.results import Level
 from clear.verdict import scan_verdict
 
@@ -207,6 +211,28 @@ def test_a_probe_flags_the_target_and_names_its_poisons() -> None:
     assert result.flags[0].suggested_label == planted.target_label
     assert set(result.flags[0].mates[:5]) <= set(planted.poisons.tolist())
     assert (result.scores.level[1:] == Level.CERTAIN).mean() < 0.05
+
+
+def test_a_probe_measures_small_classes_from_their_own_lower_quartile(tmp_path: Path) -> None:
+    values, labels = make_classes(4, per_class=300)
+    rare = np.flatnonzero(labels == 4)
+    kept = np.setdiff1d(np.arange(len(labels)), rare[18:])
+    reference = clear.Reference(Features(values[kept], labels[kept]))
+    own, classes, rows = reference.labels, range(5), np.arange(len(kept))
+    wrap = measure(reference, reference.rows, own, PROBE_SCALES, exclude=rows, others=False)
+    inputs = Features(values[rare[18:]], labels[rare[18:]])
+    result = clear.probe(inputs, reference)
+    centers = training_collapse(reference)
+    for i, center in enumerate(centers[:-1]):
+        k = collapse(wrap, i)
+        above = [np.nanquantile(k[own == c], 0.25) - np.nanquantile(k, 0.25) for c in classes]
+        np.testing.assert_allclose(center.raised, np.maximum(above, 0))
+        assert center.raised[4] > center.spread > 5 * max(center.raised[:4])
+        assert result.thresholds[f"collapse_raised_{PROBE_SCALES[i].mates}_4"] == center.raised[4]
+    z = [(result.scores.collapse - center.median - center.raised[4]) / center.spread for center in centers]
+    assert np.isclose(result.scores.score, z).any(axis=0).all()
+    write_report(result, tmp_path)
+    assert check_report(tmp_path, reference.features, inputs=inputs) == []
 
 
 def test_a_probe_uses_predictions_before_labels() -> None:

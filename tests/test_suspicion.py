@@ -62,32 +62,36 @@ def test_a_label_that_the_other_folds_do_not_know_has_the_largest_margin() -> No
 
 def test_suspicion_is_the_larger_of_alone_and_in_company(planted) -> None:
     scores = planted[0].scores
-    outlying = standard(scores.score) + standard(scores.distance)
-    alone, together = standard(outlying + standard(scores.margin)), standard(outlying + scores.support)
-    np.testing.assert_allclose(scores.suspicion, np.maximum(alone, together), rtol=1e-9, atol=1e-9)
+    distance = standard(scores.distance)
+    alone = standard(standard(scores.score) + distance + standard(scores.margin))
+    together = standard(standard(scores.collapse) + distance + scores.support)
+    nearer = scores.reassignment > 0
+    assert ((together > alone) & ~nearer).any()
+    expected = np.where(nearer, np.maximum(alone, together), alone)
+    np.testing.assert_allclose(scores.suspicion, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_support_is_the_mean_of_the_four_most_outlying_of_ten_mates(planted) -> None:
+def test_support_is_the_mean_of_the_four_most_pocketed_of_ten_mates(planted) -> None:
     result, values, labels = planted
-    outlying = standard(result.scores.score) + standard(result.scores.distance)
+    pocketed = standard(result.scores.collapse) + standard(result.scores.distance)
     centred = values - values.astype(np.float64).mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     for row in (0, 57, 200):
         others = np.flatnonzero((labels == labels[row]) & (np.arange(len(labels)) != row))
         mates = others[np.argsort(np.linalg.norm(unit[others] - unit[row], axis=1))[:10]]
-        assert result.scores.support[row] == pytest.approx(np.sort(outlying[mates])[-4:].mean())
+        assert result.scores.support[row] == pytest.approx(np.sort(pocketed[mates])[-4:].mean())
 
 
 def test_company_is_the_mean_of_the_five_most_collapsed_and_far_out_of_a_sample_and_its_ten_mates(planted) -> None:
     result, values, labels = planted
-    outlying = standard(result.scores.collapse) + standard(result.scores.distance)
+    pocketed = standard(result.scores.collapse) + standard(result.scores.distance)
     centred = values - values.astype(np.float64).mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     for row in (0, 57, 200):
         same = np.flatnonzero(labels == labels[row])
         near = same[np.argsort(np.linalg.norm(unit[same] - unit[row], axis=1))[:11]]
         assert row in near
-        assert result.scores.company[row] == pytest.approx(np.sort(outlying[near])[-5:].mean())
+        assert result.scores.company[row] == pytest.approx(np.sort(pocketed[near])[-5:].mean())
 
 
 def test_poisons_of_one_label_do_not_raise_the_bar_for_themselves() -> None:

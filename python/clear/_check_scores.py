@@ -127,20 +127,22 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     config, level, score = report["config"], arrays["level"], arrays["score"]
     weak = report["core_accuracy"] < config["weak_accuracy"]
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
-    outlying = _standardised(score) + _standardised(arrays["distance"])
-    alone, together = outlying + _standardised(arrays["margin"]), outlying + arrays["support"]
-    usual, views = np.fmax(_standardised(alone), _standardised(together)), _standardised(arrays["views"])
+    apart = _standardised(arrays["distance"])
+    alone = _standardised(score) + apart + _standardised(arrays["margin"])
+    together = _standardised(_standardised(arrays["collapse"]) + apart + arrays["support"])
+    nearer = (arrays["reassignment"] > 0) | weak
+    usual = np.fmax(_standardised(alone), np.where(nearer, together, math.nan))
+    views = _standardised(arrays["views"])
     ways = (np.fmax(usual, views), np.fmax(usual - BENT, views))[: 1 + bool(np.isfinite(views).any())]
     suspicion = [np.fmax(way, arrays["crowd"]) for way in ways]
     threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
     for row in np.flatnonzero(arrays["suspicion"] > number(report["thresholds"]["certain"])).tolist():
-        nearer = weak or arrays["reassignment"][row] > 0
-        expected[row] = 2 if nearer and own.get(row, 0) >= config["hull_size"] // 2 else 1
+        expected[row] = 2 if nearer[row] and own.get(row, 0) >= config["hull_size"] // 2 else 1
     expected[np.isfinite(arrays["crowd"])] = 2
     seen = np.nan_to_num(arrays["suspicion"], nan=-np.inf)
-    plausible = (arrays["reassignment"] > 0) | weak | np.isfinite(arrays["views"]).any()
+    plausible = nearer | np.isfinite(arrays["views"]).any()
     offered = np.where((expected == 0) & plausible & (seen > REVIEW_SPREADS), seen, -np.inf)
     order = np.argsort(-offered, kind="stable")[: round(len(score) * config["review_rate"])]
     expected[order[np.isfinite(offered[order])]] = 1
@@ -189,8 +191,12 @@ def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     spreads = {name: number(limits[name.replace("median", "spread")]) for name in limits if name.startswith(prefix)}
     fits = np.zeros(len(score), dtype=bool)
     for name, spread in spreads.items():
-        z = (arrays["collapse"] - number(limits[name])) / spread if spread > 0 else np.full(len(score), np.nan)
-        fits |= _close(score, z)
+        raised = np.zeros(report["n_classes"])
+        for key in limits:
+            if key.startswith(start := name.replace("median", "raised") + "_"):
+                raised[int(key.removeprefix(start))] = number(limits[key])
+        above = arrays["collapse"] - number(limits[name]) - raised[arrays["label"]]
+        fits |= _close(score, above / spread if spread > 0 else np.full(len(score), np.nan))
     level = np.where(score > report["config"]["probe_spreads"], 2, 0)
     return failed(
         (fits.all(), "scores: score is not that of K in every row"),

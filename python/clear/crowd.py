@@ -9,8 +9,9 @@ the nearer half of these is peeled off:
     crowded  mean of the ten largest robust standard scores of K among a sample and its ten nearest mates
 
 A label has a crowd where this stands out from all other labels, and another label's few rows wrap the sample better
-than the farther half of its own. K and R of its samples are then those of this test, and all of them are certain:
-neither a classifier nor the mean of their class, which learned them, is asked about them.
+than the farther half of its own, for more samples than are peeled off: a smaller pocket is the ordinary test's, which
+tells its poisons from their neighbours. K and R of the samples are then those of this test, and all of them are
+certain: neither a classifier nor the mean of their class, which learned them, is asked about them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def find_crowds(reference: Reference, wrap: Wrap) -> Crowds:
         distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
         reassignment = log_ratio(own[at], distance)
         kept = reassignment > CLEARLY
-        if kept.any():
+        if kept.sum() > SCAN_SCALE.mates:
             at = at[kept]
             height = np.full(len(at), excess[at].max())
             found.append(Crowds(at, measured[at], reassignment[kept], label[kept], height))

@@ -18,7 +18,7 @@ from clear._progress import Progress
 from clear.approximate import Approximate, describe
 from clear.config import ScanConfig
 from clear.data import Features
-from clear.probing import CENTER_NAMES, Centers, check_inputs, judge, training_collapse
+from clear.probing import CENTER_NAMES, Center, check_inputs, judge, training_collapse
 from clear.reference import Parts, Reference, require_by_class
 from clear.results import Level, Preparation
 
@@ -60,7 +60,7 @@ class Guard:
     [False, False]
     """
 
-    def __init__(self, reference: Reference, centers: Centers) -> None:
+    def __init__(self, reference: Reference, centers: list[Center]) -> None:
         self.reference = reference
         """The prepared training set."""
         self._centers = centers
@@ -140,10 +140,15 @@ class Guard:
         with damage_named(path):
             document = read_document(path, SCHEMA, what="guard", limit=MAX_MANIFEST)
             parts = _read_parts(Path(folder), document)
-            centers = [(_number(middle), _number(spread)) for middle, spread in document["centers"]]
-            if len(centers) != len(CENTER_NAMES):
-                raise ValueError(f"{len(centers)} centers: want {len(CENTER_NAMES)}")
-            return cls(Reference.restore(parts, threads=threads), centers)
+            centers = [
+                Center(_number(median), _number(spread), tuple(map(float, raised)))
+                for median, spread, raised in document["centers"]
+            ]
+            reference = Reference.restore(parts, threads=threads)
+            sizes, wanted = [len(center.raised) for center in centers], [reference.n_classes] * len(CENTER_NAMES)
+            if sizes != wanted:
+                raise ValueError(f"centers for {sizes} classes: want {wanted}")
+            return cls(reference, centers)
 
 
 def _number(value: Any) -> float:

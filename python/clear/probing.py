@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,24 @@ from clear.prepare import Ints, Rows, apply_preparation
 from clear.reference import Reference
 from clear.results import Approximation, Flag, Level, ProbeResult, Scores
 
-__all__ = ["CENTER_NAMES", "Centers", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
+__all__ = ["CENTER_NAMES", "Center", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
 
-Centers = list[tuple[float, float]]
-"""Median and spread of the training set's collapse, one of each probe scale, and of the crowd's test."""
+LOWER = 0.25
+"""Quantile of a class's collapse that says how high it lies: poisons, which lie higher, hardly move it."""
+
+
+class Center(NamedTuple):
+    """Where the collapse of a training set lies, in one of the probe's tests."""
+
+    median: float
+    spread: float
+    raised: tuple[float, ...]
+    """By how much the lower quartile of each class lies above that of all, 0 below: samples of small classes collapse
+    more, for little is left when their mates are peeled off."""
+
+
 CENTER_NAMES = (*(str(scale.mates) for scale in PROBE_SCALES), "far")
+"""Of the probe's scales, and of the crowd's test (not raised: a crowd would raise it)."""
 
 
 def probe(
@@ -85,7 +98,7 @@ def probe(
         verdict="poisoned" if flags else "clean",
         scores=judged.scores,
         flags=flags,
-        thresholds=judged.thresholds,
+        thresholds=_thresholds(reference.config, centers),
         preparation=reference.preparation,
         config=reference.config,
         notes=tuple(reference.notes + stood_in),
@@ -104,7 +117,6 @@ class Judged:
     """Scores of inputs, and what their flags are made from."""
 
     scores: Scores
-    thresholds: dict[str, float]
     points: Rows
     exclude: Ints
     scale: Ints
@@ -116,7 +128,7 @@ class Judged:
 
 
 def judge(
-    reference: Reference, centers: Centers, values: FloatArray, labels: Ints, *, progress: Progress = False
+    reference: Reference, centers: list[Center], values: FloatArray, labels: Ints, *, progress: Progress = False
 ) -> Judged:
     """Hold the collapse of checked inputs against that of the training set (`training_collapse`)."""
     points = apply_preparation(values, reference.preparation)
@@ -125,11 +137,9 @@ def judge(
     far = far_distances(reference, points, labels, exclude)
     k = np.stack([*(collapse(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.pocket[-1])])
     r = np.stack([*(reassignment(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.other)])
-    thresholds: dict[str, float] = {"z": reference.config.probe_spreads}
     z = np.empty(k.shape)
-    for i, (name, (middle, spread)) in enumerate(zip(CENTER_NAMES, centers, strict=True)):
-        thresholds[f"collapse_median_{name}"], thresholds[f"collapse_spread_{name}"] = middle, spread
-        z[i] = (k[i] - middle) / spread if spread > 0 else np.nan
+    for i, (median, spread, raised) in enumerate(centers):
+        z[i] = (k[i] - median - np.array(raised)[labels]) / spread if spread > 0 else np.nan
     best = np.nan_to_num(z, nan=-np.inf).argmax(axis=0)
     at, nothing = np.arange(len(points)), np.full(len(points), np.nan)
     decided = z[best, at]
@@ -156,10 +166,20 @@ def judge(
         crowd=np.where(crowded, decided, np.nan),
         representative=at,
     )
-    return Judged(scores, thresholds, points, exclude, best)
+    return Judged(scores, points, exclude, best)
 
 
-def _compare(reference: Reference, centers: Centers, judged: Judged, values: FloatArray, labels: Ints) -> Approximation:
+def _thresholds(config: ScanConfig, centers: list[Center]) -> dict[str, float]:
+    found: dict[str, float] = {"z": config.probe_spreads}
+    for name, (median, spread, raised) in zip(CENTER_NAMES, centers, strict=True):
+        found[f"collapse_median_{name}"], found[f"collapse_spread_{name}"] = median, spread
+        found |= {f"collapse_raised_{name}_{label}": by for label, by in enumerate(raised) if by > 0}
+    return found
+
+
+def _compare(
+    reference: Reference, centers: list[Center], judged: Judged, values: FloatArray, labels: Ints
+) -> Approximation:
     """Judge a sample of the inputs, and flagged ones, again with exact neighbours; thresholds stay."""
 
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
@@ -169,8 +189,8 @@ def _compare(reference: Reference, centers: Centers, judged: Judged, values: Flo
     return compare(reference, draw(judged.scores), judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
 
 
-def training_collapse(reference: Reference, progress: Progress = False, rows: Ints | None = None) -> Centers:
-    """Median and spread of K over the training set for each probe scale and the crowd's test: thresholds come from it.
+def training_collapse(reference: Reference, progress: Progress = False, rows: Ints | None = None) -> list[Center]:
+    """Where K of the training set lies for each probe scale and the crowd's test: thresholds come from it.
 
     `rows`: some of the distinct samples, ascending, in place of all.
     """
@@ -187,7 +207,22 @@ def training_collapse(reference: Reference, progress: Progress = False, rows: In
         stage="training collapse",
     )
     far = log_ratio(far_distances(reference, points, labels, units), wrap.pocket[-1])
-    return [*(robust_center(collapse(wrap, i)) for i in range(len(PROBE_SCALES))), robust_center(far)]
+    tight = [collapse(wrap, i) for i in range(len(PROBE_SCALES))]
+    level = (0.0,) * reference.n_classes
+    return [
+        *(Center(*robust_center(k), _raised(k, labels, reference.n_classes)) for k in tight),
+        Center(*robust_center(far), level),
+    ]
+
+
+def _raised(k: npt.NDArray[np.float64], labels: Ints, n_classes: int) -> tuple[float, ...]:
+    usable = ~np.isnan(k)
+    if not usable.any():
+        return (0.0,) * n_classes
+    order = np.argsort(labels[usable], kind="stable")
+    starts = np.searchsorted(labels[usable][order], np.arange(1, n_classes))
+    bar, by_class = np.quantile(k[usable], LOWER), np.split(k[usable][order], starts)
+    return tuple(max(0.0, float(np.quantile(values, LOWER) - bar)) if len(values) else 0.0 for values in by_class)
 
 
 def _equal_training_rows(reference: Reference, points: Rows, labels: Ints) -> Ints:

@@ -126,7 +126,7 @@ class Scores:
     """Cross-validated log probability of the likeliest other label, less that of its own, float64 (n,); nan in a
     probe."""
     support: npt.NDArray[np.float64]
-    """How outlying its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
+    """How pocketed its nearest mates are, float64 (n,); nan in a probe, and with less than four mates."""
     company: npt.NDArray[np.float64]
     """How tight and far out it is together with its nearest mates, float64 (n,): what the verdict rests on
     (`clear.suspicion`); nan in a probe, and with less than five of them."""

@@ -6,21 +6,23 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     distance   to the mean of the core of its class, in the features as they are
     margin     log probability of the likeliest other label - that of its own, cross-validated
     outlying   z(S) + z(distance)
-    support    mean of the four most outlying among its ten nearest mates
+    pocketed   z(K) + z(distance): R has no part in it. A class next to another has company that looks like the other,
+               too, but does not collapse as poisons around one target do
+    support    mean of the four most pocketed among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
                + z(margin of the mirror image)
-    suspicion  the largest of z(outlying + z(margin)), z(outlying + support), z(views) and, in a crowd, how far that
-               stands out: wrong alone, in company, memorised, or crowding. Where the network fits 99 % of the labels,
-               the first two less 1
+    suspicion  the largest of z(outlying + z(margin)), z(pocketed + support) where R > 0, z(views) and, in a crowd, how
+               far that stands out: wrong alone, in company, memorised, or crowding. Where the network fits 99 % of the
+               labels, the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
-    company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
-               The verdict asks how far the largest stands above the samples of all other labels
+    company    mean of the five most pocketed among the sample and its ten nearest mates: a pocket, whole. The verdict
+               asks how far the largest stands above the samples of all other labels
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,17 +91,16 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
     distance = class_distances(reference)
-    outlying = standard(score)
-    outlying += standard(distance)
+    pocketed = _with_distance(k, distance)
     return HullScores(
         collapse=k,
         reassignment=r,
         score=score,
         group=group,
         distance=distance,
-        outlying=outlying,
-        support=for_copies(reference, mean_of_best(outlying, wrap.mates, BEST_MATES)),
-        company=company(reference, k, distance, wrap.mates),
+        outlying=_with_distance(score, distance),
+        support=for_copies(reference, mean_of_best(pocketed, wrap.mates, BEST_MATES)),
+        company=for_copies(reference, mean_of_best(pocketed, wrap.mates, BEST_COMPANY, own=reference.units)),
         suggested_label=for_copies(reference, suggested).astype(np.int64),
         crowd=for_copies(reference, crowded),
         nearer=nearer,
@@ -112,7 +113,9 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     config = reference.config
     second = None if views is None else view_scores(reference, views)
     bent = views is not None and views.fitted >= MEMORISED
-    doubt = suspicion(hulls.outlying, reference.margin, hulls.support, second, bent)
+    in_company = _with_distance(hulls.collapse, hulls.distance)
+    in_company += hulls.support
+    doubt = suspicion(hulls.outlying, reference.margin, in_company, hulls.nearer, second, bent)
     np.fmax(doubt, hulls.crowd, out=doubt)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     plausible = hulls.nearer if second is None else hulls.nearer | np.isfinite(second).any()
@@ -162,15 +165,11 @@ def class_distances(reference: Reference) -> Floats:
     return found[reference.representative]
 
 
-def company(reference: Reference, collapse: Floats, distance: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:
-    """Mean of the five largest z(K) + z(distance) among each sample and its mates, float64 (n,); nan with fewer.
-
-    R has no part in it: samples of a class that look like another, mislabelled or odd, have company, too, but it does
-    not collapse as poisons around one target do.
-    """
-    values = standard(collapse)
-    values += standard(distance)
-    return for_copies(reference, mean_of_best(values, mates, BEST_COMPANY, own=reference.units))
+def _with_distance(values: Floats, distance: Floats) -> Floats:
+    """z(values) + z(distance)."""
+    found = standard(values)
+    found += standard(distance)
+    return found
 
 
 def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
@@ -205,15 +204,23 @@ def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray
     return margin
 
 
-def suspicion(outlying: Floats, margin: Floats, support: Floats, views: Floats | None, bent: bool = False) -> Floats:
-    """The largest of the standard scores, float64 (n,).
+def suspicion(
+    outlying: Floats,
+    margin: Floats,
+    in_company: Floats,
+    nearer: npt.NDArray[np.bool_],
+    views: Floats | None,
+    bent: bool = False,
+) -> Floats:
+    """The largest of the standard scores, float64 (n,). Writes over `in_company` (pocketed + support).
 
+    nearer: where another label is, and company counts: samples with a near-copy collapse, too, but seldom there.
     bent: the first two come from features that fit the labels, right or wrong, and have to say more.
     """
     largest = standard(margin)
     largest = standard(np.add(outlying, largest, out=largest), out=largest)
-    company = outlying + support
-    np.fmax(largest, standard(company, out=company), out=largest)
+    together = standard(in_company, out=in_company)
+    np.fmax(largest, together, out=largest, where=nearer)
     if bent:
         largest -= BENT
     return largest if views is None else np.fmax(largest, standard(views), out=largest)

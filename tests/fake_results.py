@@ -123,7 +123,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     distance = np.linalg.norm(features.values - means[features.labels], axis=1).astype(np.float64)
     margin = reassignment * 2  # stands for a classifier's doubt
     outlying = standard(score) + standard(distance)
-    pocketed = standard(collapse) + standard(distance)
+    pocketed = np.minimum(standard(collapse), 6.0) + standard(distance)
     support = pocketed - 0.2
     support[7] = np.nan  # too few mates
     together = np.where(reassignment > 0, standard(pocketed + support), np.nan)

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
-REVIEW_SPREADS, MAD_TO_SIGMA, NORMAL_90 = 2.0, 1.4826, 1.2816
+REVIEW_SPREADS, MOST_COLLAPSED, MAD_TO_SIGMA, NORMAL_90 = 2.0, 6.0, 1.4826, 1.2816
 CERTAIN_RATE, ODD_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 5e-4, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
@@ -129,7 +129,8 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     apart = _standardised(arrays["distance"])
     alone = _standardised(score) + apart + _standardised(arrays["margin"])
-    together = _standardised(_standardised(arrays["collapse"]) + apart + arrays["support"])
+    collapsed = np.minimum(_standardised(arrays["collapse"]), MOST_COLLAPSED)
+    together = _standardised(collapsed + apart + arrays["support"])
     nearer = (arrays["reassignment"] > 0) | weak
     usual = np.fmax(_standardised(alone), np.where(nearer, together, math.nan))
     views = _standardised(arrays["views"])

@@ -6,8 +6,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     distance   to the mean of the core of its class, in the features as they are
     margin     log probability of the likeliest other label - that of its own, cross-validated
     outlying   z(S) + z(distance)
-    pocketed   z(K) + z(distance): R has no part in it. A class next to another has company that looks like the other,
-               too, but does not collapse as poisons around one target do
+    pocketed   the smaller of z(K) and 6, + z(distance): R has no part in it. A class next to another has company that
+               looks like the other, too, but does not collapse as poisons around one target do; two near-copies
+               collapse more, hence 6
     support    mean of the four most pocketed among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
                + z(margin of the mirror image)
@@ -15,8 +16,8 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
                far that stands out: wrong alone, in company, memorised, or crowding. Where the network fits 99 % of the
                labels, the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
-    company    mean of the five most pocketed among the sample and its ten nearest mates: a pocket, whole. The verdict
-               asks how far the largest stands above the samples of all other labels
+    company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
+               The verdict asks how far the largest stands above the samples of all other labels
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ __all__ = ["HullScores", "MEMORISED", "company_excess", "score_hulls", "score_sa
 Floats = npt.NDArray[np.float64]
 
 BEST_MATES, BEST_COMPANY = 4, 5
+MOST_COLLAPSED = 6.0
+"""Spreads of K that one sample may bring to suspicion: more is a near-copy, or no surer."""
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
@@ -91,7 +94,8 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
     distance = class_distances(reference)
-    pocketed = _with_distance(k, distance)
+    together = _with_distance(k, distance)
+    pocketed = _with_distance(k, distance, MOST_COLLAPSED)
     return HullScores(
         collapse=k,
         reassignment=r,
@@ -100,7 +104,7 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
         distance=distance,
         outlying=_with_distance(score, distance),
         support=for_copies(reference, mean_of_best(pocketed, wrap.mates, BEST_MATES)),
-        company=for_copies(reference, mean_of_best(pocketed, wrap.mates, BEST_COMPANY, own=reference.units)),
+        company=for_copies(reference, mean_of_best(together, wrap.mates, BEST_COMPANY, own=reference.units)),
         suggested_label=for_copies(reference, suggested).astype(np.int64),
         crowd=for_copies(reference, crowded),
         nearer=nearer,
@@ -113,7 +117,7 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     config = reference.config
     second = None if views is None else view_scores(reference, views)
     bent = views is not None and views.fitted >= MEMORISED
-    in_company = _with_distance(hulls.collapse, hulls.distance)
+    in_company = _with_distance(hulls.collapse, hulls.distance, MOST_COLLAPSED)
     in_company += hulls.support
     doubt = suspicion(hulls.outlying, reference.margin, in_company, hulls.nearer, second, bent)
     np.fmax(doubt, hulls.crowd, out=doubt)
@@ -165,9 +169,10 @@ def class_distances(reference: Reference) -> Floats:
     return found[reference.representative]
 
 
-def _with_distance(values: Floats, distance: Floats) -> Floats:
-    """z(values) + z(distance)."""
+def _with_distance(values: Floats, distance: Floats, most: float = np.inf) -> Floats:
+    """z(values), at most so much, + z(distance)."""
     found = standard(values)
+    np.minimum(found, most, out=found)  # nan stays
     found += standard(distance)
     return found
 

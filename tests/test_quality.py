@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,6 +323,27 @@ def test_every_attack_has_a_place_in_the_plan() -> None:
     chosen = plan(everything)
     assert {(unit.dataset, unit.attack) for unit in chosen} == {("cifar10", "feature-collision")}
     assert len(chosen) == 2 * len(NETWORKS["cifar10"])
+
+
+def test_the_full_profile_has_the_targets_and_steps_of_the_papers_unless_told_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = ["--datasets", "digits", "--networks", "mlp", "--attacks", "feature-collision"]
+    planned: list[Any] = []
+    monkeypatch.setattr("bench.quality.__main__.plan", lambda options: planned.append(options) or [])
+    assert main(["--full", "--device", "cpu", *chosen]) == 0
+    assert (planned[0].targets, planned[0].steps, planned[0].seeds) == (50, 4000, [11, 12, 13])
+    assert main(["--full", "--device", "cpu", *chosen, "--targets", "2", "--seeds", "4"]) == 0
+    assert (planned[1].targets, planned[1].steps, planned[1].seeds) == (2, 4000, [4])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        main(["--full", *chosen])
+    assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_networks_run_where_the_data_set_says(workplace: tuple[Path, datasets.Data]) -> None:
+    there = laboratory.new_network(dataclasses.replace(workplace[1], device="meta"), "mlp", seed=0)
+    assert {parameter.device.type for parameter in there.parameters()} == {"meta"}
 
 
 def test_what_is_judged_is_kept_under_the_code_that_judged() -> None:

@@ -68,6 +68,8 @@ class Data:
     classes: int = 10
     same_images: str | None = None
     """The data set whose images these are, cut in another way: it has the extractors and their features."""
+    device: str = "cpu"
+    """Where networks that see the images run."""
 
     @property
     def images(self) -> str:

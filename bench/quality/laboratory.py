@@ -18,7 +18,7 @@ import clear
 from bench.quality.architectures import ARCHITECTURES
 from bench.quality.datasets import Absent, Data, Split, split
 from clear.models import last_linear
-from clear.training import fit, seeded
+from clear.training import device_of, fit, seeded
 
 PUBLISHED = ("resnet20", "resnet32", "resnet44", "resnet56")
 """Networks whose CIFAR-10 weights lie in DIR/models."""
@@ -98,7 +98,7 @@ def load_extractor(data: Data, architecture: str, out: Path, folder: Path | None
         if data.name != "cifar10" or folder is None:
             raise Absent(f"{architecture} is a network for cifar10, from --data DIR")
         weights = folder / f"models/{architecture}-cifar10.safetensors"
-        return FromPixels(clear.load_model(weights, architecture)).eval()
+        return FromPixels(clear.load_model(weights, architecture)).eval().to(data.device)
     network = new_network(data, architecture, seed=0)
     path = out / "cache" / f"{data.images}-{architecture}.safetensors"
     return trained_once(
@@ -110,7 +110,8 @@ def new_network(data: Data, architecture: str, seed: int) -> nn.Module:
     """A small network as it is before training; in place of a published one, a small residual one."""
     channels, side = data.fresh.images.shape[3], data.fresh.images.shape[1]
     with seeded(seed):
-        return ARCHITECTURES.get(architecture, ARCHITECTURES["resnet"])(channels, side, data.classes)
+        network = ARCHITECTURES.get(architecture, ARCHITECTURES["resnet"])(channels, side, data.classes)
+    return network.to(data.device)
 
 
 def start_of(lab: Laboratory, how: str, seed: int) -> tuple[nn.Module, Recipe]:
@@ -146,8 +147,8 @@ def extract(model: nn.Module, pixels: torch.Tensor) -> np.ndarray:
 def probabilities(model: nn.Module, inputs: Any) -> np.ndarray:
     """Softmax outputs, float64 (n, classes), of a network on pixels or of a head on features."""
     model.eval()
-    parts = torch.as_tensor(inputs).float().split(250)
-    return torch.cat([model(part).double().softmax(1) for part in parts]).numpy()
+    device, parts = device_of(model), torch.as_tensor(inputs).float().split(250)
+    return torch.cat([model(part.to(device)).double().softmax(1).cpu() for part in parts]).numpy()
 
 
 def train_head(features: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> nn.Linear:

@@ -94,8 +94,9 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
     distance = class_distances(reference)
-    together = _with_distance(k, distance)
-    pocketed = _with_distance(k, distance, MOST_COLLAPSED)
+    around = partial(mean_of_best, mates=wrap.mates)  # one array of all samples at a time
+    company = around(_with_distance(k, distance), count=BEST_COMPANY, own=reference.units)
+    support = around(_with_distance(k, distance, MOST_COLLAPSED), count=BEST_MATES)
     return HullScores(
         collapse=k,
         reassignment=r,
@@ -103,8 +104,8 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
         group=group,
         distance=distance,
         outlying=_with_distance(score, distance),
-        support=for_copies(reference, mean_of_best(pocketed, wrap.mates, BEST_MATES)),
-        company=for_copies(reference, mean_of_best(together, wrap.mates, BEST_COMPANY, own=reference.units)),
+        support=for_copies(reference, support),
+        company=for_copies(reference, company),
         suggested_label=for_copies(reference, suggested).astype(np.int64),
         crowd=for_copies(reference, crowded),
         nearer=nearer,

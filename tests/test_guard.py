@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from samples import make_classes, make_pocket
 
 import clear
 from clear import Approximate, Features, Guard, UnsafeFile
+from clear._documents import write_document
 from clear.reference import Reference
 
 planted = make_pocket(1)
@@ -125,6 +127,24 @@ def test_damage_is_named(guard: Guard, tmp_path: Path) -> None:
             Guard.load(tmp_path)
         path.write_bytes(whole)
     assert Guard.load(tmp_path)(INPUTS, PREDICTIONS).flagged[0]
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ([0.0] * 4, "want 5 classes"),
+        ([0.0] * 4 + [-0.5], "raised by 0 or more"),
+        ([0.0] * 4 + ["inf"], "raised by 0 or more"),
+    ],
+)
+def test_centers_of_other_classes_are_refused(guard: Guard, tmp_path: Path, raised: list, message: str) -> None:
+    guard.save(tmp_path)
+    document = json.loads((tmp_path / "manifest.json").read_text())
+    assert max(document["centers"][0][2]) > 0
+    document["centers"][1][2] = raised
+    write_document(tmp_path / "manifest.json", {key: document[key] for key in document if key != "digest"})
+    with pytest.raises(UnsafeFile, match=message):
+        Guard.load(tmp_path)
 
 
 def test_a_save_that_fails_leaves_the_older_guard(

@@ -333,6 +333,7 @@ def test_the_full_profile_has_the_targets_and_steps_of_the_papers_unless_told_ot
     monkeypatch.setattr("bench.quality.__main__.plan", lambda options: planned.append(options) or [])
     assert main(["--full", "--device", "cpu", *chosen]) == 0
     assert (planned[0].targets, planned[0].steps, planned[0].seeds) == (50, 4000, [11, 12, 13])
+    assert planned[0].out == Path("out/quality-full")
     assert main(["--full", "--device", "cpu", *chosen, "--targets", "2", "--seeds", "4"]) == 0
     assert (planned[1].targets, planned[1].steps, planned[1].seeds) == (2, 4000, [4])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -344,6 +345,13 @@ def test_the_full_profile_has_the_targets_and_steps_of_the_papers_unless_told_ot
 def test_networks_run_where_the_data_set_says(workplace: tuple[Path, datasets.Data]) -> None:
     there = laboratory.new_network(dataclasses.replace(workplace[1], device="meta"), "mlp", seed=0)
     assert {parameter.device.type for parameter in there.parameters()} == {"meta"}
+
+
+def test_units_of_different_steps_are_not_pooled() -> None:
+    unit = {"dataset": "digits", "architecture": "mlp", "attack": "feature-collision", "seed": 1, "targets": 1}
+    results = [{"unit": unit | {"steps": steps}} for steps in (200, 4000)]
+    with pytest.raises(ValueError, match=r"\[200, 4000\] steps: one --out for each"):
+        condense.condense(results)
 
 
 def test_what_is_judged_is_kept_under_the_code_that_judged() -> None:

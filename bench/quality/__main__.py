@@ -29,8 +29,8 @@ from bench.quality.report import publish, summarise
 from bench.quality.units import Unit, craft_unit, limit_threads, run_unit
 
 QUICK = {"targets": 1, "steps": 30}
-USUAL = {"targets": 20, "steps": 200, "seeds": [1, 2, 3], "device": "cpu"}
-FULL = {"targets": 50, "steps": 4000, "seeds": [11, 12, 13], "device": "cuda"}
+USUAL = {"targets": 20, "steps": 200, "seeds": [1, 2, 3], "device": "cpu", "out": Path("out/quality")}
+FULL = {"targets": 50, "steps": 4000, "seeds": [11, 12, 13], "device": "cuda", "out": Path("out/quality-full")}
 """What is not said: 50 targets and 4,000 steps as in Bullseye Polytope's evaluation."""
 NETWORKS = {
     "fashion-mnist-50k": ["resnet"],
@@ -72,8 +72,11 @@ def plan(options: argparse.Namespace) -> list[Unit]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--full", action="store_true", help=f"{FULL}, where an option does not say otherwise")
+    profiles = parser.add_mutually_exclusive_group()
+    profiles.add_argument("--quick", action="store_true")
+    profiles.add_argument(
+        "--full", action="store_true", help="50 targets, 4,000 steps, on cuda, below out/quality-full"
+    )
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--craft", action="store_true")
     parser.add_argument("--data", type=Path)
@@ -85,16 +88,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--targets", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device", help="where networks run: cpu, cuda, ...")
-    parser.add_argument("--out", type=Path, default=Path("out/quality"))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     for name, value in (FULL if options.full else USUAL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device {options.device}: torch sees no GPU here; --device cpu does the same, in far more time")
     if options.publish:
         publish(options.out)
         return 0
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {options.device}: torch sees no GPU here; --device cpu does the same, in far more time")
     limit_threads()
     results = []
     opened = Opened(options)

@@ -27,6 +27,9 @@ def condense(results: Iterable[Row]) -> list[Row]:
 
 
 def _pool(dataset: str, architecture: str, attack: str, results: list[Row]) -> Row:
+    steps = {result["unit"]["steps"] for result in results}
+    if len(steps) > 1 and attack != "none":
+        raise ValueError(f"{dataset}, {architecture}, {attack}: units of {sorted(steps)} steps: one --out for each")
     rows = [row for result in results for row in result["rows"]]
     pooled: Row = {
         "dataset": dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from pathlib import Path
 from statistics import NormalDist
@@ -29,6 +30,10 @@ TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
 COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
 LEVELS = {"review": 1, "certain": 2}
+SMALLEST_CROWD = 22
+PROBE_TESTS = ("5", "20", "far")
+PROBE_LIMITS = {"z", *(f"collapse_{what}_{name}" for what in ("median", "spread") for name in PROBE_TESTS)}
+RAISED = re.compile(r"collapse_raised_(?:5|20)_(0|[1-9][0-9]{0,8})")
 DTYPES = {
     "mean": ("<f8",),
     "components": ("<f8",),
@@ -157,7 +162,14 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
         (same(report["thresholds"]["certain"], threshold), f"thresholds: the scores give certain = {threshold}"),
         (not len(wrong), f"scores: level does not follow from the scores in {len(wrong)} rows, such as {wrong[:5]}"),
         (_core_agrees(report, arrays), "core_accuracy is not that of in_core"),
+        (_crowds_are_many(arrays), f"scores: a crowd of fewer than {SMALLEST_CROWD} samples"),
     )
+
+
+def _crowds_are_many(arrays: dict[str, Any]) -> bool:
+    crowded = np.isfinite(arrays["crowd"]) & (arrays["representative"] == np.arange(len(arrays["crowd"])))
+    sizes = np.bincount(arrays["label"][crowded])
+    return bool(((sizes == 0) | (sizes >= SMALLEST_CROWD)).all())
 
 
 def _standardised(values: Any) -> Any:
@@ -188,18 +200,24 @@ def _core_agrees(report: Any, arrays: dict[str, Any]) -> bool:
 
 
 def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
-    limits, prefix, score = report["thresholds"], "collapse_median_", arrays["score"]
-    spreads = {name: number(limits[name.replace("median", "spread")]) for name in limits if name.startswith(prefix)}
+    limits, score, labels = report["thresholds"], arrays["score"], arrays["label"]
+    raises = {key: RAISED.fullmatch(key) for key in set(limits) - PROBE_LIMITS}
     fits = np.zeros(len(score), dtype=bool)
-    for name, spread in spreads.items():
-        raised = np.zeros(report["n_classes"])
-        for key in limits:
-            if key.startswith(start := name.replace("median", "raised") + "_"):
-                raised[int(key.removeprefix(start))] = number(limits[key])
-        above = arrays["collapse"] - number(limits[name]) - raised[arrays["label"]]
+    for name in PROBE_TESTS:
+        raised = np.zeros(labels.max(initial=-1) + 1)
+        for label in np.unique(labels):
+            raised[label] = number(limits.get(f"collapse_raised_{name}_{label}", 0.0))
+        above = arrays["collapse"] - number(limits[f"collapse_median_{name}"]) - raised[labels]
+        spread = number(limits[f"collapse_spread_{name}"])
         fits |= _close(score, above / spread if spread > 0 else np.full(len(score), np.nan))
     level = np.where(score > report["config"]["probe_spreads"], 2, 0)
     return failed(
+        (
+            all(
+                at and int(at[1]) < report["n_classes"] and 0 < number(limits[key]) < 1e6 for key, at in raises.items()
+            ),
+            "thresholds: more than z, median and spread of every test, and by how much classes are raised",
+        ),
         (fits.all(), "scores: score is not that of K in every row"),
         (_close(arrays["group"], score).all(), "scores: group is not the score"),
         (_close(arrays["suspicion"], score).all(), "scores: suspicion is not the score"),

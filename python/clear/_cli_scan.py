@@ -221,7 +221,7 @@ def _summary(result: ScanResult | ProbeResult) -> dict[str, Any]:
         "n_samples": result.n_samples,
         "certain": certain,
         "review": len(result.flags) - certain,
-        "thresholds": result.thresholds,
+        "thresholds": {name: value for name, value in result.thresholds.items() if "_raised_" not in name},
         "notes": result.notes,
         "approximation": None if result.approximation is None else dataclasses.asdict(result.approximation),
         "flags": [

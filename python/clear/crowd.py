@@ -8,10 +8,11 @@ the nearer half of these is peeled off:
     K        log own - log pocket, less the lower quartile of the label
     crowded  mean of the ten largest robust standard scores of K among a sample and its ten nearest mates
 
-A label has a crowd where this stands out from all other labels, and another label's few rows wrap the sample better
-than the farther half of its own, for more samples than are peeled off: a smaller pocket is the ordinary test's, which
-tells its poisons from their neighbours. K and R of the samples are then those of this test, and all of them are
-certain: neither a classifier nor the mean of their class, which learned them, is asked about them.
+Samples crowd where this stands out from all other labels, another label's few rows wrap them better than the farther
+half of their own, and more of them hang together (among each other's mates) than a sample and those peeled off: a
+smaller pocket is the ordinary test's, which tells its poisons from their neighbours. K and R of a crowd's samples are
+those of this test, and all of them are certain: neither a classifier nor the mean of their class, which learned them,
+is asked about them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from clear._arrays import blocks, forget
 from clear.collapse import Wrap, distances, log_ratio, prove, vertices
 from clear.config import SCAN_SCALE
-from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, mean_of_best, standard, stands_out
+from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, linked, mean_of_best, standard, stands_out
 from clear.prepare import Ints, Rows
 from clear.reference import Reference, for_copies
 from clear.results import HullEvidence
@@ -88,12 +89,23 @@ def find_crowds(reference: Reference, wrap: Wrap) -> Crowds:
         crowded[at] = np.nan  # seen: a crowd, or near-copies
         distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
         reassignment = log_ratio(own[at], distance)
-        kept = reassignment > CLEARLY
-        if kept.sum() > SCAN_SCALE.mates:
+        kept = np.flatnonzero(reassignment > CLEARLY)
+        kept = kept[_many(units[at[kept]], wrap.mates[at[kept]])]
+        if len(kept):
             at = at[kept]
             height = np.full(len(at), excess[at].max())
             found.append(Crowds(at, measured[at], reassignment[kept], label[kept], height))
     return Crowds(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _many(rows: Ints, mates: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
+    """Whether more of the rows (ascending) hang together with each than a sample and what is peeled off."""
+    if len(rows) <= SCAN_SCALE.mates + 1:
+        return np.zeros(len(rows), np.bool_)
+    position = np.minimum(np.searchsorted(rows, mates), len(rows) - 1)
+    group = linked(np.where(rows[position] == mates, position, -1))
+    many: npt.NDArray[np.bool_] = np.bincount(group)[group] > SCAN_SCALE.mates + 1
+    return many
 
 
 def _crowded(reference: Reference, measured: Floats, mates: npt.NDArray[np.integer[Any]]) -> Floats:

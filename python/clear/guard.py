@@ -140,19 +140,20 @@ class Guard:
         with damage_named(path):
             document = read_document(path, SCHEMA, what="guard", limit=MAX_MANIFEST)
             parts = _read_parts(Path(folder), document)
-            centers = [
-                Center(_number(median), _number(spread), tuple(map(float, raised)))
-                for median, spread, raised in document["centers"]
-            ]
-            reference = Reference.restore(parts, threads=threads)
-            sizes, wanted = [len(center.raised) for center in centers], [reference.n_classes] * len(CENTER_NAMES)
-            if sizes != wanted:
-                raise ValueError(f"centers for {sizes} classes: want {wanted}")
-            return cls(reference, centers)
+            centers = _read_centers(document["centers"], parts.n_classes)
+            return cls(Reference.restore(parts, threads=threads), centers)
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _read_centers(stated: Any, n_classes: int) -> list[Center]:
+    centers = []
+    for median, spread, raised in stated:
+        middle, scale = (float("nan") if value is None else float(value) for value in (median, spread))
+        centers.append(Center(middle, scale, tuple(map(float, raised))))
+        if len(raised) != n_classes or not all(0 <= by < float("inf") for by in centers[-1].raised):
+            raise ValueError(f"centers: want {n_classes} classes, each raised by 0 or more")
+    if len(centers) != len(CENTER_NAMES):
+        raise ValueError(f"{len(centers)} centers: want {len(CENTER_NAMES)}")
+    return centers
 
 
 def _read_parts(place: Path, document: dict[str, Any]) -> Parts:

@@ -19,6 +19,7 @@ __all__ = [
     "find_pockets",
     "group_scores",
     "label_excess",
+    "linked",
     "mean_of_best",
     "robust_center",
     "sample_levels",
@@ -149,9 +150,6 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
 
     A component counts as a pocket when it has at least three distinct samples or a certain one. Highest score first.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     if not flags:
         return ()
     position = np.full(len(reference.labels), -1)
@@ -160,16 +158,10 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
     suggested = np.array([flag.suggested_label for flag in flags])
     unit = reference.representative[rows]
     near = reference.nearest(reference.rows[unit], reference.labels[unit], LINKED_MATES, unit)
-    other = np.where(near >= 0, position[near], -1)
-    here = np.repeat(np.arange(len(rows)), near.shape[1])[other.ravel() >= 0]
-    there = other.ravel()[other.ravel() >= 0]
-    to_unit = np.flatnonzero(position[unit] >= 0)
-    here, there = np.concatenate([here, to_unit]), np.concatenate([there, position[unit[to_unit]]])
-    alike = suggested[here] == suggested[there]
-    graph = coo_array((np.ones(alike.sum()), (here[alike], there[alike])), shape=(len(rows), len(rows)))
-    count, component = connected_components(graph, directed=False)
+    other = np.column_stack([np.where(near >= 0, position[near], -1), position[unit]])
+    component = linked(np.where(suggested[other] == suggested[:, None], other, -1))
     found = []
-    for c in range(count):
+    for c in range(component.max() + 1):
         members = [flags[i] for i in np.flatnonzero(component == c)]
         level = max(flag.level for flag in members)
         if (
@@ -178,6 +170,18 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
         ):
             found.append(_as_pocket(members, level))
     return tuple(sorted(found, key=lambda pocket: (-pocket.score, pocket.rows)))
+
+
+def linked(other: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """Connected component of every sample, int32 (m,); other integers (m, k): those it hangs together with, or -1."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    there = other.ravel() >= 0
+    pairs = np.repeat(np.arange(len(other)), other.shape[1])[there], other.ravel()[there]
+    graph = coo_array((np.ones(len(pairs[0])), pairs), shape=(len(other), len(other)))
+    component: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return component
 
 
 def _as_pocket(members: list[Flag], level: Level) -> Pocket:

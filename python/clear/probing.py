@@ -25,7 +25,7 @@ from clear.results import Approximation, Flag, Level, ProbeResult, Scores
 __all__ = ["CENTER_NAMES", "Center", "Judged", "check_inputs", "judge", "probe", "training_collapse"]
 
 LOWER = 0.25
-"""Quantile of a class's collapse that says how high it lies: poisons, which lie higher, hardly move it."""
+"""Quantile of a class's collapse that says how high it lies: poisons hardly move it while they are a minority."""
 
 
 class Center(NamedTuple):
@@ -34,8 +34,8 @@ class Center(NamedTuple):
     median: float
     spread: float
     raised: tuple[float, ...]
-    """By how much the lower quartile of each class lies above that of all, 0 below: samples of small classes collapse
-    more, for little is left when their mates are peeled off."""
+    """By how much the lower quartile of each class lies above that of all, 0 below. Samples of some classes collapse
+    more, of small ones above all: little is left when their mates are peeled off."""
 
 
 CENTER_NAMES = (*(str(scale.mates) for scale in PROBE_SCALES), "far")

@@ -118,8 +118,9 @@ class Scores:
     group: npt.NDArray[np.float64]
     """G: the score supported by the nearest mates' scores, float64 (n,); equal to `score` in a probe."""
     suspicion: npt.NDArray[np.float64]
-    """What a scan ranks by, float64 (n,): the larger of two robust standard scores, one for samples that are wrong
-    alone, one for those in company (`clear.suspicion`); equal to `score` in a probe. nan where `score` is."""
+    """What a scan ranks by, float64 (n,): the largest of robust standard scores for samples that are wrong alone, in
+    company, memorised (with views) or in a crowd (`clear.suspicion`); equal to `score` in a probe. nan where none is
+    known."""
     distance: npt.NDArray[np.float64]
     """To the mean of its class's core, in the features as they are, float64 (n,); nan in a probe."""
     margin: npt.NDArray[np.float64]
@@ -270,6 +271,8 @@ class ProbeResult:
     scores: Scores
     flags: tuple[Flag, ...]
     thresholds: dict[str, float]
+    """`z`, and for each test (5 or 20 mates peeled off, "far" for crowds) `collapse_median_5`, `collapse_spread_5` and
+    `collapse_raised_5_3`, by which the median is raised for class 3; absent where it is not."""
     preparation: Preparation
     config: ScanConfig
     notes: tuple[str, ...] = field(default=())

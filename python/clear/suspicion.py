@@ -12,9 +12,9 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     support    mean of the four most pocketed among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
                + z(margin of the mirror image)
-    suspicion  the largest of z(outlying + z(margin)), z(pocketed + support) where R > 0, z(views) and, in a crowd, how
-               far that stands out: wrong alone, in company, memorised, or crowding. Where the network fits 99 % of the
-               labels, the first two less 1
+    suspicion  the largest of z(outlying + z(margin)), z(pocketed + support) where R > 0 (anywhere, if features are
+               weak), z(views) and, in a crowd, how far that stands out: wrong alone, in company, memorised, or
+               crowding. Where the network fits 99 % of the labels, the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above the samples of all other labels
@@ -94,7 +94,8 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
     distance = class_distances(reference)
-    around = partial(mean_of_best, mates=wrap.mates)  # one array of all samples at a time
+    around = partial(mean_of_best, mates=wrap.mates)
+    # One array of all samples at a time.
     company = around(_with_distance(k, distance), count=BEST_COMPANY, own=reference.units)
     support = around(_with_distance(k, distance, MOST_COLLAPSED), count=BEST_MATES)
     return HullScores(

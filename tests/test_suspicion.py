@@ -155,6 +155,17 @@ def test_a_heavy_tail_raises_the_threshold_by_about_half_at_most() -> None:
     poisoned = np.concatenate([clean, np.full(60, 40.0)])
     assert usual < suspicion_threshold(poisoned, 3.5) < 1.7 * usual
     assert suspicion_threshold(np.zeros(50), 3.5) == np.inf
+    assert np.isfinite(suspicion_threshold(clean, 1000.0))
+
+
+def test_the_threshold_is_as_rare_among_many_as_among_a_thousand() -> None:
+    rng = np.random.default_rng(1)
+    above = {}
+    for n in (1000, 100_000):
+        draws = [rng.normal(size=n) for _ in range(200 if n == 1000 else 20)]
+        above[n] = np.mean([(values > suspicion_threshold(values, 3.0)).sum() for values in draws])
+    assert 0.5 < above[1000] < 2.5  # 1.35 if the spread were 1
+    assert above[100_000] < 3 * above[1000]
 
 
 def memorised(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Views]:

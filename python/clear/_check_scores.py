@@ -182,7 +182,7 @@ def _threshold(values: Any, spreads: float) -> float:
     if not spread > 0:
         return math.inf
     tail = (np.nanquantile(values, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
-    return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
+    return float(middle + _stands_out(spreads, len(values)) * spread * min(max(tail, 1.0), LARGEST_TAIL))
 
 
 def _core_agrees(report: Any, arrays: dict[str, Any]) -> bool:
@@ -350,7 +350,8 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
 
 def _stands_out(spreads: float, n: int) -> float:
     law = NormalDist()
-    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
+    rarity = law.cdf(-spreads) * MEASURED_ON / max(n, MEASURED_ON)
+    return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
 def _company_excess(values: Any, labels: Any) -> float:

@@ -38,7 +38,8 @@ class ScanConfig:
     review_rate: float = 0.02
     """Largest share of the samples offered for review beside the certain ones, 0 to 0.5."""
     certain_spreads: float = 3.5
-    """A sample is certain when its suspicion exceeds the median by this many spreads, above 0."""
+    """A sample is certain when its suspicion exceeds the median by this many spreads, above 0; among more than a
+    thousand by more, as rare among them."""
     probe_spreads: float = 4.0
     """An input is flagged when its collapse exceeds the training median by this many spreads, above 0."""
     hull_tolerance: float = 1e-3

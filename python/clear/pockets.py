@@ -96,7 +96,8 @@ def stands_out(spreads: float, n: int) -> float:
     """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
     larger."""
     law = NormalDist()
-    return max(spreads, -law.inv_cdf(law.cdf(-spreads) * MEASURED_ON / max(n, 1)))
+    rarity = law.cdf(-spreads) * MEASURED_ON / max(n, MEASURED_ON)
+    return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
 def mean_of_best(

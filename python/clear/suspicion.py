@@ -32,7 +32,7 @@ from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowds
-from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard
+from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard, stands_out
 from clear.prepare import Ints, apply_preparation, fit_preparation, put_away
 from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
@@ -234,10 +234,13 @@ def suspicion(
 
 
 def suspicion_threshold(values: Floats, spreads: float) -> float:
-    """Median + spreads * spread, where a heavy tail makes the spread larger; inf when the values do not vary."""
+    """Median + spreads * spread, where a heavy tail makes the spread larger; inf when the values do not vary.
+
+    The spreads are those wanted among a thousand: among more values, as rare as those (`pockets.stands_out`).
+    """
     middle, spread = robust_center(values)
     if not spread > 0:
         return float("inf")
     high = np.quantile(values[~np.isnan(values)], TAIL_QUANTILE, overwrite_input=True)
     tail = (high - middle) / TAIL_NORMAL / spread
-    return float(middle + spreads * spread * min(max(tail, 1.0), LARGEST_TAIL))
+    return float(middle + stands_out(spreads, len(values)) * spread * min(max(tail, 1.0), LARGEST_TAIL))

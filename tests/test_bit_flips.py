@@ -104,3 +104,16 @@ def test_a_damaged_export_is_refused_by_its_reader(written: Path) -> None:
             pass
     finally:
         path.write_bytes(whole)
+
+
+def test_a_flipped_digit_that_no_float_shows_is_noticed(tmp_path: Path) -> None:
+    """0.015927037887861366 and 0.015927037887861367 are one float: only the text tells."""
+    from clear._documents import read_document, write_document
+
+    write_document(tmp_path / "it.json", {"schema": "it/1", "value": 0.015927037887861366})
+    text = (tmp_path / "it.json").read_text()
+    assert float("0.015927037887861367") == 0.015927037887861366
+    assert "861366" in text
+    (tmp_path / "it.json").write_text(text.replace("861366", "861367"))
+    with pytest.raises(UnsafeFile, match=r"it\.json was changed"):
+        read_document(tmp_path / "it.json", "it/1", what="thing")

@@ -17,7 +17,7 @@ import numpy as np
 from clear._files import atomic_write, open_regular
 from clear.errors import UnsafeFile
 
-__all__ = ["canonical", "damage_named", "digest", "read_document", "spelled", "write_document"]
+__all__ = ["canonical", "damage_named", "digest", "document_text", "read_document", "spelled", "write_document"]
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading JSON raises when it is not what it seems."""
@@ -46,10 +46,15 @@ def digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(document)).hexdigest()
 
 
+def document_text(document: dict[str, Any]) -> bytes:
+    """The text of a document's file."""
+    return canonical(document | {"digest": digest(document)}) + b"\n"
+
+
 def write_document(path: str | os.PathLike[str], document: dict[str, Any]) -> None:
     """Write a document with its digest; nothing partial is ever seen."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(canonical(document | {"digest": digest(document)}) + b"\n")
+        temporary.write_bytes(document_text(document))
 
 
 def read_document(path: str | os.PathLike[str], schema: str, *, what: str, limit: int | None = None) -> dict[str, Any]:
@@ -63,10 +68,13 @@ def read_document(path: str | os.PathLike[str], schema: str, *, what: str, limit
         size = os.fstat(file.fileno()).st_size
         if limit is not None and size > limit:
             raise UnsafeFile(f"{place} has {size} bytes: want at most {limit} for a {what}")
-        document = json.loads(file.read())
+        text = file.read()
+        document = json.loads(text)
     if not isinstance(document, dict) or document.get("schema") != schema:
         raise UnsafeFile(f'{place} is not a {what} of this version: want "schema": "{schema}"')
-    if document["digest"] != digest({name: value for name, value in document.items() if name != "digest"}):
+    content = {name: value for name, value in document.items() if name != "digest"}
+    # Also of the text: the last digit of a float may change and its value not.
+    if document["digest"] != digest(content) or text != document_text(content):
         raise UnsafeFile(f"{place} was changed after it was written: its digest differs")
     return document
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._documents import canonical, damage_named, digest, read_document, spelled
+from clear._documents import damage_named, document_text, read_document, spelled
 from clear._files import atomic_write, open_regular, sha256
 from clear._npy import read_npz
 from clear._version import __version__
@@ -132,7 +132,7 @@ def write_report(
         }
         page = render_html(result, document, images=images, reference_images=reference_images)
         html_file.write_text(page, encoding="utf-8")
-        json_file.write_bytes(canonical(document | {"digest": digest(document)}) + b"\n")
+        json_file.write_bytes(document_text(document))
     return report
 
 

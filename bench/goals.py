@@ -1,4 +1,4 @@
-"""The table of docs/scaling.md: the goals of large scans beside what was measured (results/cluster.json)."""
+"""The table of docs/scaling.md: the goals of large scans beside what was measured (cluster.json, large-scans.json)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench import report_scans
 from bench.report_tables import seconds
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
+SCANS = RESULTS.with_name("large-scans.json")
 NAMES = {
     "scan": "kills (-9) of scans",
     "features": "kills (-9) of extractions",
@@ -21,12 +23,27 @@ NAMES = {
 def block() -> str:
     """Markdown: goal, floor, stretch, measured; rows whose step was not run are left out."""
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    lines = ["| | floor | stretch | measured |", "|---|---|---|---|"]
+    lines = ["| | floor | stretch | measured |", "|---|---|---|---|", *_scans(report_scans.load(SCANS))]
     for step, describe in (("pieces", _pieces), ("resume", _resume), ("ray", _ray), ("guard", _guard), ("join", _join)):
         if step in found:
             lines += describe(found[step])
     lines += [f"| faults: {_name(what)} | | | {_count(kinds)} |" for what, kinds in _faults(found).items()]
     return "\n".join(lines)
+
+
+def _scans(found: dict[str, Any] | None) -> list[str]:
+    """The largest scan with inverted lists, and the largest exact one."""
+    rows = [] if found is None else found["rows"]
+    lines = []
+    for row in sorted((row for row in rows if row["mode"] == "ivf"), key=lambda row: row["rows"])[-1:]:
+        text = f"{report_scans.elapsed(row)}, {row['peak_rss'] / 2**30:.2f} GiB"
+        name = f"{row['rows']:,} x {row['width']}, approximate candidates, whole scan, two threads"
+        lines.append(f"| {name} | 60 min, 4 GiB peak | 20 min, 2 GiB | {text} |")
+    for row in sorted((row for row in rows if row["mode"] == "exact"), key=lambda row: row["rows"])[-1:]:
+        text = f"{report_scans.over_neighbours(row):.2f}"
+        name = f"{row['rows']:,} x {row['width']} exact, over its neighbours' time, two threads"
+        lines.append(f"| {name} | 1.3 | 1.1 | {text} |")
+    return lines
 
 
 def _percent(ratio: float) -> str:

@@ -87,22 +87,30 @@ def hours(seconds: float) -> str:
 
 def line(row: dict[str, Any]) -> str:
     """One scan."""
-    seconds = row["seconds"] + row.get("seconds_before", 0.0)
     exact = row["mode"] == "exact"
-    ratio = row["seconds"] / row["stages"].get("of these: neighbours", math.nan)
     cells = [
         f"{row['rows']:,}",
         "exact" if exact else f"IVF, {row['probes']} lists ({row['far_probes']})",
-        f"{duration(seconds)} ({duration(row['plan_seconds'])})",
+        f"{elapsed(row)} ({duration(row['plan_seconds'])})",
         duration(row["cpu_seconds"]),
         f"{row['peak_rss'] / 2**30:.2f} GiB ({row['plan_peak_bytes'] / 2**30:.2f})",
         f"{(row['peak_rss'] - row['before_rss']) / (4 * row['rows'] * row['width']):.2f}",
         "1" if exact else f"{row['recall']:.3f}",
         "1, 1" if exact else f"{row['same_level']:.3f}, {row['flagged_same_level']:.3f}",
         f"{row['planted_flagged']} of {row['planted']}",
-        f"{ratio:.2f}" if row.get("starts", 1) == 1 else "–",
+        f"{over_neighbours(row):.2f}" if row.get("starts", 1) == 1 else "–",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def elapsed(row: dict[str, Any]) -> str:
+    """What a scan took, with the runs that it was a continuation of."""
+    return duration(row["seconds"] + row.get("seconds_before", 0.0))
+
+
+def over_neighbours(row: dict[str, Any]) -> float:
+    """Time of the scan over that of the neighbour searches in it."""
+    return float(row["seconds"] / row["stages"].get("of these: neighbours", math.nan))
 
 
 def notes(row: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import clear.data
 import clear.detect
 from clear import ScanConfig, UnsafeFile
 from clear._cli_common import one_line, printable
-from clear._view_files import save_views
+from clear._view_files import begin_views, save_views
 from clear.cli import app, main
 from clear.report import read_report
 from clear.results import Level, Views
@@ -345,7 +345,7 @@ def test_a_network_that_fits_the_labels_is_looked_at_again_and_the_scan_uses_it(
 
 
 def test_views_beside_the_features_go_into_the_scan(
-    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     n = len(training)
     rng = np.random.default_rng(0)
@@ -365,6 +365,10 @@ def test_views_beside_the_features_go_into_the_scan(
     for name in ("early", "label_drop", "prediction_drop", "late", "late_mirrored"):
         np.testing.assert_array_equal(getattr(seen[1], name), getattr(views, name))
     assert seen[1].layer == "2"
+    begin_views(files / "train.npz")
+    capsys.readouterr()
+    assert main(["scan", "train.npz"]) == 3
+    assert "was interrupted while it took views; give it again" in capsys.readouterr().err
     np.savez(files / "train.views.npz", early=views.early)
     assert main(["scan", "train.npz"]) == 3
     np.savez(files / "train.views.npz", early=views.early, label_drop=[1.0], prediction_drop=[1.0], layer=["2"])

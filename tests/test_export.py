@@ -54,3 +54,12 @@ def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_pat
     scores = polars.scan_parquet("scores/**/*.parquet", hive_partitioning=True)
     top = scores.filter(polars.col("flagged") == "certain").sort("suspicion", descending=True).select("id").head(1)
     assert top.collect().item() in wanted
+
+
+def test_what_would_keep_it_from_being_written_is_said_before_the_scan(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    clear.save_features(TRAINING, "train.npz")
+    Path("file").write_text("no folder")
+    monkeypatch.setattr("clear.detect.scan", None)
+    assert main(["scan", "train.npz", "--parquet", "file/scores"]) == 3
+    assert "file/scores" in capsys.readouterr().err

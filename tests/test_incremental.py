@@ -155,3 +155,33 @@ def test_the_command_line_joins(old: Features, work: Path, tmp_path: Path, capsy
     clear.save_features(join(old, *more_samples("a few", old)), tmp_path / "all.npz")
     assert main(["scan", str(tmp_path / "all.npz"), "--previous", str(work), "--json"]) in (0, 1, 2)
     assert f'"n_before": {len(old)}' in capsys.readouterr().out
+
+
+def views_of(features: Features, doubted: slice) -> clear.Views:
+    """A second look at the features themselves, which believes none of the labels of some samples."""
+    drop = 0.1 + 0.01 * np.random.default_rng(1).random(len(features.labels))
+    drop[doubted] = 30
+    return clear.Views(features.values.astype(np.float32), drop, drop.copy(), "early")
+
+
+def test_a_scan_with_views_is_joined_with_views_of_all(old: Features, tmp_path: Path) -> None:
+    doubted = slice(300, 304)
+    before = clear.scan(old, views=views_of(old, doubted), workdir=tmp_path / "work", piece_rows=PIECE)
+    assert before.scores.level[doubted].all()
+    assert not clear.scan(old).scores.level[doubted].any()
+    features = join(old, *more_samples("far away", old))
+    after = clear.scan(features, views=views_of(features, doubted), previous=tmp_path / "work")
+    assert after.scores.level[doubted].all()
+    assert after.joined is not None
+    differing = np.flatnonzero(before.scores.level != after.scores.level[: len(old)])
+    assert [change.row for change in after.joined.changed] == differing.tolist()
+
+    with pytest.raises(ValueError, match=r"had views: want views of all samples"):
+        clear.scan(features, previous=tmp_path / "work")
+    with pytest.raises(ValueError, match=f"views has {len(old)} samples: want the {len(old) + 1} of the features"):
+        clear.scan(features, views=views_of(old, doubted), previous=tmp_path / "work")
+    with pytest.raises(ValueError, match=f"views of the first {len(old)} samples differ"):
+        clear.scan(features, views=views_of(features, slice(9)), previous=tmp_path / "work")
+    clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE)  # now finished without
+    with pytest.raises(ValueError, match="had no views: want none here"):
+        clear.scan(features, views=views_of(features, doubted), previous=tmp_path / "work")

@@ -97,3 +97,11 @@ def test_lists_are_searched_on_nodes_that_hold_the_whole_set(cluster: object) ->
     assert local.approximation == remote.approximation
     with pytest.raises(clear.ClearError, match="too many for one node: approximate candidates want all of it"):
         clear.scan(FEATURES, approximate=how, engine="ray", node_memory=20_000)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_cluster_than_the_connected_one_is_refused(cluster: object) -> None:
+    with pytest.raises(
+        ValueError, match="address is '10.9.9.9:1', but this process is connected to the Ray cluster at"
+    ):
+        clear.scan(FEATURES, engine="ray", address="10.9.9.9:1")

@@ -14,6 +14,7 @@ from samples import make_pocket
 import clear
 from clear import Features, LimitReached, UnsafeFile
 from clear.cli import main
+from clear.cross_validation import fit_predict
 from clear.reference import Reference
 from clear.report import write_report
 from clear.work import Work
@@ -229,3 +230,48 @@ def test_the_command_line_stops_at_its_limits_and_goes_on(training, tmp_path, mo
     (Path("work") / "hulls-00000.npz").write_bytes(b"")
     assert main(call) == 1
     assert "hulls-00000.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", ["all classes at once", "one class at a time"])
+def test_pieces_of_one_engine_serve_the_other(training, undisturbed, tmp_path, monkeypatch, first) -> None:
+    """A scan in this process packs some classes of a large set at a time; tasks of a cluster pack all."""
+    apart = first == "one class at a time"
+    monkeypatch.setattr("clear.class_index.RUN_BYTES", 1 if apart else 1 << 30)
+    clear.scan(training, workdir=tmp_path / "work", piece_rows=PIECE)
+    assert len(pieces_in(tmp_path / "work")) == 5 + 7 * (5 if apart else 1)
+    monkeypatch.setattr("clear.class_index.RUN_BYTES", 1)
+    if apart:
+        monkeypatch.setattr(Reference, "divide", lambda self: None)
+    monkeypatch.setattr("clear.pieces.measure_run", None)
+    assert report_of(training, tmp_path, workdir=tmp_path / "work", piece_rows=PIECE) == undisturbed
+
+
+def test_a_scan_goes_on_from_a_mixture_of_such_pieces(training, undisturbed, tmp_path, monkeypatch) -> None:
+    work = tmp_path / "work"
+    clear.scan(training, workdir=work, piece_rows=PIECE)
+    for number in (2, 3, 6):
+        (work / f"hulls-{number:05}.npz").unlink()
+    monkeypatch.setattr("clear.class_index.RUN_BYTES", 1)
+    assert report_of(training, tmp_path, workdir=work, piece_rows=PIECE) == undisturbed
+    assert len(list(work.glob("hulls-*-*"))) == 3 * 5
+    grown = Features.from_arrays(
+        np.concatenate([training.values, training.values[:1]]), np.append(training.labels, training.labels[0])
+    )
+    assert clear.scan(grown, previous=work).joined.measured_again == 0
+
+
+def test_time_is_looked_at_between_folds_fitted_elsewhere(training, tmp_path, monkeypatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("clear.work.time.monotonic", lambda: next(clock))
+    work = Work(tmp_path / "work", max_seconds=3)
+    handed = []
+
+    class Elsewhere:
+        def fit_folds(self, rows, labels, folds):
+            for fold, (picked, held_out) in folds.items():
+                handed.append(fold)
+                yield fold, fit_predict(rows[picked], labels[picked], rows[held_out], labels[held_out])
+
+    with pytest.raises(LimitReached, match="2 of 5 pieces of stage 'core' done"):
+        Reference(training, work=work, engine=Elsewhere())
+    assert handed == [0, 1]

@@ -16,6 +16,7 @@ import clear
 from clear import UnsafeFile, _documents
 from clear._files import sha256
 from clear._rows import ShardedRows
+from clear.cli import main
 from clear.data import Features, open_features, save_features
 from clear.store import add_shard, start_store, write_store
 
@@ -129,6 +130,21 @@ def test_urls_of_fsspec_are_opened(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(open_features(url).values), make().values)
     with pytest.raises(FileNotFoundError):
         open_features("memory://nothing")
+
+
+def test_commands_read_urls_and_what_lies_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    clear.save_features(make(), tmp_path / "url.npz")
+    fsspec.filesystem("memory").put(str(tmp_path / "url.npz"), "/url.npz")
+    fsspec.filesystem("memory").pipe("/url.views.npz", b"none of views")
+    assert main(["plan", "memory://url.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_samples"] == N
+    assert main(["scan", f"file://{tmp_path}/url.npz"]) in (0, 1, 2)
+    capsys.readouterr()
+    assert main(["scan", "memory://url.npz"]) == 3
+    assert "url.views.npz" in capsys.readouterr().err
+    assert main(["scan", "memory://nothing.npz"]) == 3
+    assert "memory://nothing.npz" in capsys.readouterr().err
 
 
 def test_a_data_set_saved_by_hugging_face_is_opened(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clear._urls import local_path
 from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.report import spelled
@@ -27,16 +28,14 @@ __all__ = [
     "CANCELLED",
     "CLEAN",
     "LIMIT",
+    "LOCAL",
     "REFUSED",
     "STATUS",
     "USAGE",
     "AddressOption",
     "ApproximateOption",
     "EngineOption",
-    "ApproximateOption",
     "FeaturesArgument",
-    "Method",
-    "ProbesOption",
     "JsonOption",
     "LabelsOption",
     "Method",
@@ -65,17 +64,24 @@ class Where(StrEnum):
     RAY = "ray"
 
 
+def path_or_url(text: str) -> Path:
+    """A local path, or a copy of what a URL names."""
+    return Path(local_path(text))
+
+
+LOCAL: Any = {"parser": path_or_url, "show_default": False}
+"""Of a file or folder that is read."""
+
 FeaturesArgument = Annotated[
-    Path, typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder).", show_default=False)
+    Path,
+    typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder), or a URL of one.", **LOCAL),
 ]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", show_default=False)
+    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", **LOCAL)
 ]
 PredictionsOption = Annotated[
     Path | None,
-    typer.Option(
-        help="What the model predicts for the inputs (.npy or .npz), where their file has none.", show_default=False
-    ),
+    typer.Option(help="What the model predicts for the inputs (.npy or .npz), where their file has none.", **LOCAL),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 ThreadsOption = Annotated[
@@ -83,7 +89,7 @@ ThreadsOption = Annotated[
 ]
 EngineOption = Annotated[Where, typer.Option(help="Where the work is done: in this process, or on a Ray cluster.")]
 AddressOption = Annotated[
-    str | None, typer.Option(help="Ray cluster (auto, ray://host:10001); default: a local one.", show_default=False)
+    str | None, typer.Option(help="Ray cluster (auto, or host:port); default: a local one.", show_default=False)
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="TOML file with settings; options given here go before it.", show_default=False)

@@ -12,6 +12,7 @@ import typer
 
 from clear._cli_common import (
     CLEAN,
+    LOCAL,
     STATUS,
     UNDECIDED,
     AddressOption,
@@ -48,7 +49,7 @@ WeightsArgument = Annotated[
     Path, typer.Argument(help="Weights: .safetensors, or a state dict in .pt/.pth.", show_default=False)
 ]
 ImagesArgument = Annotated[
-    Path, typer.Argument(help="Labelled images: .parquet (as Hugging Face writes them) or .npz.", show_default=False)
+    Path, typer.Argument(help="Labelled images: .parquet (as Hugging Face writes them) or .npz.", **LOCAL)
 ]
 ReportArgument = Annotated[Path, typer.Argument(help="report.json, or the directory with it.", show_default=False)]
 ArchitectureOption = Annotated[
@@ -64,11 +65,9 @@ LayerOption = Annotated[
     str | None,
     typer.Option(help="Dotted name of a layer; default: the input of the last linear layer.", show_default=False),
 ]
-ProbedOption = Annotated[
-    Path | None, typer.Option(help="Images that were probed, for the report of a probe.", show_default=False)
-]
+ProbedOption = Annotated[Path | None, typer.Option(help="Images that were probed, for the report of a probe.", **LOCAL)]
 HeldOutOption = Annotated[
-    Path | None, typer.Option(help="Clean labelled images that no network was trained on.", show_default=False)
+    Path | None, typer.Option(help="Clean labelled images that no network was trained on.", **LOCAL)
 ]
 OnlyCertainOption = Annotated[
     bool, typer.Option("--only-certain", help="Act on the certain samples alone, not on those offered for review.")
@@ -156,7 +155,7 @@ def features(
     else:
         taken = extract_features(model, dataset, **options)
         save_features(taken, out)
-    seen = _look_again(model, dataset, taken, views, batch_size=batch_size, device=device)
+    seen = _look_again(model, dataset, taken, views, out, batch_size=batch_size, device=device)
     save_views(seen, out)
     facts: dict[str, Any] = {"features": str(out), "shape": list(taken.values.shape), "dtype": str(taken.values.dtype)}
     facts["views"] = None if seen is None else str(views_beside(out))
@@ -166,7 +165,7 @@ def features(
     return CLEAN
 
 
-def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, **options: Any) -> Any:
+def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, out: Path, **options: Any) -> Any:
     """Views of the images: when asked for, or when the network fits the labels of images and has a layer for them."""
     from clear.suspicion import MEMORISED
 
@@ -176,8 +175,10 @@ def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, **opti
             return None
     elif not views:
         return None
+    from clear._view_files import begin_views
     from clear.views import extract_views
 
+    begin_views(out)
     try:
         return extract_views(model, dataset, progress=show_progress(), **options)
     except ValueError:

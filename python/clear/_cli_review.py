@@ -10,6 +10,7 @@ import typer
 
 from clear._cli_common import (
     CLEAN,
+    LOCAL,
     STATUS,
     JsonOption,
     LabelsOption,
@@ -30,12 +31,8 @@ LISTED = 10
 
 @with_settings
 def review(
-    inputs: Annotated[
-        Path, typer.Argument(help="Features of the incoming samples, with predictions.", show_default=False)
-    ],
-    reference: Annotated[
-        Path, typer.Argument(help="Features of clean samples of your own, with labels.", show_default=False)
-    ],
+    inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
+    reference: Annotated[Path, typer.Argument(help="Features of clean samples of your own, with labels.", **LOCAL)],
     *,
     fpr: Annotated[float, typer.Option(help="Share of clean inputs that may be flagged.")] = 0.01,
     predictions: PredictionsOption = None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clear._cli_common import (
+    LOCAL,
     STATUS,
     AddressOption,
     ApproximateOption,
@@ -51,7 +52,7 @@ WorkdirOption = Annotated[
     typer.Option(help="Directory for finished pieces of work: an interrupted scan goes on.", show_default=False),
 ]
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", show_default=False)
+    Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", **LOCAL)
 ]
 
 
@@ -94,7 +95,7 @@ def scan(
     Reports pockets of the decision boundary, and the label that their samples should have.
 
     Views beside the features (train.views.npz, which the command features writes when the network fits the labels) are
-    used, unless --labels gives other labels or --previous a scan to join.
+    used, unless --labels gives other labels.
 
     With --workdir, an interrupted scan goes on where it stopped when the same command is given again.
 
@@ -109,11 +110,12 @@ def scan(
     pictures = _prepare_report(out, images)
     if parquet is not None:
         need("pyarrow.parquet", extra="data")
+        _prepare_folder(parquet)
     opened = open_features(features, labels=labels)
     with warned():
         result = run_scan(
             opened,
-            views=open_views(Path(features)) if labels is None and previous is None else None,
+            views=open_views(Path(features)) if labels is None else None,
             config=config,
             threads=threads,
             progress=show_progress(),
@@ -127,26 +129,25 @@ def scan(
             max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
             approximate=as_method(approximate, probes),
         )
+    status = _finish(result, out, json=json, images=pictures, features_path=features)
     if parquet is not None:
         from clear.export import export_scores
 
         export_scores(result, parquet)
-    return _finish(result, out, json=json, images=pictures, features_path=features)
+    return status
 
 
 @with_settings
 def probe(
-    inputs: Annotated[
-        Path, typer.Argument(help="Features of the incoming samples, with predictions.", show_default=False)
-    ],
-    reference: Annotated[Path, typer.Argument(help="Features of the training set.", show_default=False)],
+    inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
+    reference: Annotated[Path, typer.Argument(help="Features of the training set.", **LOCAL)],
     *,
     predictions: PredictionsOption = None,
     labels: LabelsOption = None,
     out: OutOption = None,
     images: ImagesOption = None,
     reference_images: Annotated[
-        Path | None, typer.Option(help="Images of the training set, for thumbnails.", show_default=False)
+        Path | None, typer.Option(help="Images of the training set, for thumbnails.", **LOCAL)
     ] = None,
     threads: ThreadsOption = None,
     approximate: ApproximateOption = None,
@@ -183,8 +184,7 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
 
     if out is not None:
         require_extras()
-        out.mkdir(parents=True, exist_ok=True)
-        require_writable(out)
+        _prepare_folder(out)
     if not any(pictures):
         return [None for _ in pictures]
     if out is None:
@@ -192,6 +192,11 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
     from clear.images import open_images
 
     return [None if path is None else open_images(path) for path in pictures]
+
+
+def _prepare_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder)
 
 
 def _finish(result: ScanResult | ProbeResult, out: Path | None, *, json: bool, images: list[Any], **paths: Path) -> int:

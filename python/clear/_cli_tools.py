@@ -13,6 +13,7 @@ import typer
 
 from clear._cli_common import (
     CLEAN,
+    LOCAL,
     REFUSED,
     ApproximateOption,
     FeaturesArgument,
@@ -118,7 +119,7 @@ def check(
     labels: LabelsOption = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="Features of the samples probed (for the report of a probe).", show_default=False),
+        typer.Option(help="Features of the samples probed (for the report of a probe).", **LOCAL),
     ] = None,
     predictions: PredictionsOption = None,
     json: JsonOption = False,

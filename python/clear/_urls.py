@@ -19,8 +19,8 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 def local_path(path: str | os.PathLike[str]) -> str:
     """Return a local path: `path` itself, or a copy of what a URL names in a folder that goes when the process ends.
 
-    The files beside an `.npy` file that belong to it (`<stem>.*.npy`) come along; a folder comes whole. Where the URL
-    names a local file (`file://`), nothing is copied.
+    Files beside it that belong to it come along (`<stem>.*.npy` of an `.npy` file, and `<stem>.views.npz`); a folder
+    comes whole. Where the URL names a local file (`file://`), nothing is copied.
     """
     text = os.fspath(path)
     if not URL.match(text):
@@ -33,7 +33,7 @@ def local_path(path: str | os.PathLike[str]) -> str:
     name = PurePosixPath(inside)
     target = Path(tempfile.mkdtemp(prefix="clear-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
-    for found in [inside, *_siblings(files, name)] if files.isfile(inside) else files.find(inside):
+    for found in [*_siblings(files, name), *([inside] if files.isfile(inside) else files.find(inside))]:
         below = PurePosixPath(found).relative_to(name.parent)
         (target / below).parent.mkdir(parents=True, exist_ok=True)
         files.get_file(found, str(target / below))
@@ -41,7 +41,5 @@ def local_path(path: str | os.PathLike[str]) -> str:
 
 
 def _siblings(files: object, name: PurePosixPath) -> list[str]:
-    if name.suffix != ".npy":
-        return []
-    found: list[str] = files.glob(str(name.with_name(f"{name.stem}.*.npy")))  # type: ignore[attr-defined]
-    return found
+    beside = ["views.npz", *(["*.npy"] if name.suffix == ".npy" else [])]
+    return [found for end in beside for found in files.glob(str(name.with_name(f"{name.stem}.{end}")))]  # type: ignore[attr-defined]

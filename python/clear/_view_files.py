@@ -11,7 +11,7 @@ from clear._npy import read_npz
 from clear.errors import UnsafeFile
 from clear.results import Views
 
-__all__ = ["open_views", "save_views", "views_beside"]
+__all__ = ["begin_views", "open_views", "save_views", "views_beside"]
 
 NEEDED = {"early", "label_drop", "prediction_drop", "layer"}
 
@@ -19,6 +19,11 @@ NEEDED = {"early", "label_drop", "prediction_drop", "layer"}
 def views_beside(features: Path) -> Path:
     """Where the views of these features lie, if there are any."""
     return features.with_name(f"{features.stem if features.suffix else features.name}.views.npz")
+
+
+def begin_views(features: Path) -> None:
+    """Leave a mark that views are wanted here, so that none are missed if taking them is interrupted."""
+    views_beside(features).write_bytes(b"")
 
 
 def save_views(views: Views | None, features: Path) -> None:
@@ -43,6 +48,11 @@ def open_views(features: Path) -> Views | None:
     path = views_beside(features)
     if not path.exists():
         return None
+    if not path.stat().st_size:
+        raise UnsafeFile(
+            f"{path} is empty: the command features was interrupted while it took views; give it again, or remove this "
+            "file to go on without views"
+        )
     arrays = read_npz(path)
     if missing := NEEDED - arrays.keys():
         raise UnsafeFile(f"{path}: has no {sorted(missing)[0]!r}: want views as the command features writes them")

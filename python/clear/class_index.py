@@ -22,8 +22,9 @@ RUN_BYTES = 64 << 20
 """Packed rows of a run, unless one class alone has more."""
 
 
-def class_runs(sizes: Ints, row_bytes: int, *, parts: int = 1) -> list[Run]:
+def class_runs(sizes: Ints, width: int, *, parts: int = 1) -> list[Run]:
     """Cut the classes into consecutive runs, a class each at least; packed rows take at most `RUN_BYTES` / parts."""
+    row_bytes = 4 * width + 16
     runs: list[Run] = []
     first, held = 0, 0
     for label, size in enumerate(sizes.tolist()):

@@ -100,13 +100,19 @@ def _run_folds(
         if stored is not None:
             del missing[fold]
             yield fold, stored
+    done = len(jobs) - len(missing)
     if engine is None:
         found = _fit_here(rows, labels, missing, threads, work)
     else:
         found = engine.fit_folds(rows, labels, missing)
+        if work is not None and missing:
+            work.check_time(STAGE, done, len(jobs))
     for fold, arrays in found:
+        done += 1
         if work is not None:
             work.save(STAGE, fold, arrays)
+            if engine is not None and done < len(jobs):
+                work.check_time(STAGE, done, len(jobs))
         yield fold, arrays
 
 

@@ -18,7 +18,7 @@ from clear.collapse import Wrap
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
-from clear.incremental import join_scan
+from clear.incremental import join_scan, record_views
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets
@@ -77,7 +77,7 @@ def scan(
         Where folds are fitted and pieces measured: in this process, or as tasks of a Ray cluster; the result is equal
         (==).
     address : str, optional
-        Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this scan.
+        Of the Ray cluster ("auto" or "host:port"); default: one on this machine, for this scan.
     node_memory : int, optional
         Bytes that the training set may take on a node of the Ray cluster; beyond it the set is split into shards.
         Default: half of what Ray has on the smallest node.
@@ -130,12 +130,10 @@ def scan(
         require_memory(features, config or ScanConfig(), max_memory, threads)
     check_engine(engine, address, node_memory)
     if previous is not None:
-        others = (workdir, approximate, max_seconds, views)
+        others = (workdir, approximate, max_seconds)
         if engine != "local" or any(other is not None for other in others):
-            raise ValueError(
-                'previous goes with engine="local", and without workdir, max_seconds, approximate and views'
-            )
-        return _scan_joining(features, previous, config, threads, progress)
+            raise ValueError('previous goes with engine="local", and without workdir, max_seconds and approximate')
+        return _scan_joining(features, previous, config, threads, progress, views)
     work = _open_work(workdir, piece_rows, max_seconds)
     with open_engine(engine, address, as_threads(threads), node_memory) as runner:
         reference = Reference(
@@ -159,6 +157,8 @@ def scan(
     reference.far.distances = None
     scores, threshold = score_samples(reference, hulls, views)
     del hulls
+    if work is not None:
+        record_views(work, views)
     return _judge(features, reference, scores, threshold, approximation)
 
 
@@ -168,13 +168,15 @@ def _scan_joining(
     config: ScanConfig | None,
     threads: int | None,
     progress: Progress,
+    views: Views | None,
 ) -> ScanResult:
     """A scan whose first rows have been scanned."""
-    joining = join_scan(features, previous, config=config, threads=threads, progress=progress)
+    joining = join_scan(features, previous, config=config, threads=threads, progress=progress, views=views)
     known = len(joining.before.labels)
-    scored = _score_training_set(joining.reference, joining.wrap, None)
+    scored = _score_training_set(joining.reference, joining.wrap, views)
     result = _judge(features, joining.reference, *scored, None)
-    before = _score_training_set(joining.before, joining.wrap_before, None)[0].level
+    known_views = None if views is None else views.first(known)
+    before = _score_training_set(joining.before, joining.wrap_before, known_views)[0].level
     after = result.scores.level[:known]
     changed = tuple(
         Change(row, features.ids[row].item(), Level(int(before[row])), Level(int(after[row])))

@@ -62,7 +62,7 @@ def extract_to_store(
         A data set goes there as it is pickled: Parquet images and Hugging Face data sets by their path, which every
         node must be able to read, arrays whole.
     address : str, optional
-        Of the Ray cluster ("auto", "ray://host:10001", ...); default: one on this machine, for this call.
+        Of the Ray cluster ("auto" or "host:port"); default: one on this machine, for this call.
 
     Returns
     -------

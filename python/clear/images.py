@@ -21,6 +21,7 @@ from clear._parquet import (
     plain_column,
     require_column,
 )
+from clear._urls import local_path
 from clear.errors import UnsafeFile, need
 
 __all__ = ["ImageDataset", "Preprocess", "open_images"]
@@ -104,7 +105,7 @@ def open_images(
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         `.parquet` with encoded images as Hugging Face writes them (struct<bytes, path>, or plain binary), or `.npz`
         with `images`, uint8 (n, h, w) or (n, h, w, 1 or 3), `labels`, and perhaps `ids` and `class_names`.
     image_column, label_column : str, optional
@@ -137,11 +138,11 @@ def open_images(
     >>> pixels.shape, label
     ((8, 8, 1), 1)
     """
-    suffix = Path(path).suffix
+    suffix, local = Path(path).suffix, local_path(path)
     if suffix == ".npz":
-        dataset = _from_npz(os.fspath(path))
+        dataset = _from_npz(local)
     elif suffix in (".parquet", ".pq"):
-        dataset = _from_parquet(os.fspath(path), image_column, label_column, id_column)
+        dataset = _from_parquet(local, image_column, label_column, id_column)
     else:
         raise ValueError(f"{path}: suffix {suffix!r} is not known: want .parquet or .npz")
     if len(np.unique(dataset.ids)) != len(dataset):

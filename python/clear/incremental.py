@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from clear._arrays import as_features, as_labels, blocks
 from clear._documents import damage_named, read_document
 from clear._files import MANIFEST
 from clear._progress import Progress, track
-from clear.class_index import class_runs
 from clear.collapse import Wrap, count_peeled, empty_wrap, measure, nearest_other
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import STAGE as CORE
@@ -30,7 +29,7 @@ from clear.data import Features
 from clear.far_rows import FarRows
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
-from clear.pieces import STAGE, add_piece, cut_pieces, name_piece, of_run
+from clear.pieces import STAGE, add_piece, cut_pieces, of_run, stored_parts
 from clear.prepare import (
     Ints,
     Rows,
@@ -41,9 +40,12 @@ from clear.prepare import (
     thin_classes,
 )
 from clear.reference import Parts, Reference, scan_inputs
-from clear.work import MAX_MANIFEST, SCHEMA, Work
+from clear.results import Views
+from clear.work import MAX_MANIFEST, SCHEMA, Work, hash_array
 
-__all__ = ["Joining", "join_scan"]
+__all__ = ["Joining", "join_scan", "record_views"]
+
+VIEWS = "views"
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -77,8 +79,12 @@ def join_scan(
     config: ScanConfig | None = None,
     threads: int | None = None,
     progress: Progress = False,
+    views: Views | None = None,
 ) -> Joining:
-    """Measure `features`, whose first rows are those of the scan that has its work in the folder `previous`."""
+    """Measure `features`, whose first rows are those of the scan that has its work in the folder `previous`.
+
+    `views` are only compared with those that the finished scan had.
+    """
     path = Path(previous) / MANIFEST
     with damage_named(path):
         inputs = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
@@ -93,6 +99,7 @@ def join_scan(
     rows = apply_preparation(values, preparation)
     work = Work(previous, piece_rows=piece_rows)
     work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config))
+    _check_views(work, views, known, n)
     first = find_representatives(rows, labels)
     units = np.flatnonzero(first == np.arange(n))
     old, new = units[units < known], units[units >= known]
@@ -110,7 +117,6 @@ def join_scan(
     reference.margin = reference.margin[first]
     reference.divide()
     old_sizes = np.bincount(labels[old], minlength=n_classes).astype(np.int64)
-    whole = (Path(previous) / f"{STAGE}-00000.npz").exists()
     before = SimpleNamespace(
         config=config,
         features=SimpleNamespace(values=values[:known]),
@@ -119,7 +125,6 @@ def join_scan(
         labels=labels[:known],
         units=old,
         order=old,
-        runs=[(0, n_classes)] if whole else class_runs(old_sizes, 4 * rows.shape[1] + 16),
         representative=first[:known],
         in_core=reference.in_core[:known],
         core_accuracy=float(agrees[: len(old)].mean()),
@@ -139,6 +144,32 @@ def join_scan(
     return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
 
 
+def record_views(work: Work, views: Views | None) -> None:
+    """Keep a hash of the views that a finished scan had: what joins it wants the same."""
+    if views is None:
+        work.remove(VIEWS, 0)
+    else:
+        work.save(VIEWS, 0, {"sha256": _hash_views(views)})
+
+
+def _hash_views(views: Views) -> npt.NDArray[np.str_]:
+    parts = (views.early, views.label_drop, views.prediction_drop, views.late, views.late_mirrored)
+    return np.array(["" if part is None else hash_array(part) for part in parts])
+
+
+def _check_views(work: Work, views: Views | None, known: int, n: int) -> None:
+    if views is not None and len(views) != n:
+        raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
+    stored = work.load(VIEWS, 0)
+    if stored is None and views is None:
+        return
+    if stored is None or views is None:
+        had, want = ("no views", "none here") if stored is None else ("views", "views of all samples")
+        raise ValueError(f"the scan in {work.folder} had {had}: want {want}, so that its levels can be compared")
+    if not np.array_equal(stored["sha256"], _hash_views(views.first(known))):
+        raise ValueError(f"views of the first {known} samples differ from those of the scan in {work.folder}")
+
+
 def _predict_core(
     rows: Rows, labels: Ints, old: Ints, new: Ints, n_classes: int, config: ScanConfig, work: Work
 ) -> tuple[Mask, Floats]:
@@ -146,7 +177,7 @@ def _predict_core(
     predicted, margin = np.empty(len(old) + len(new), np.int64), np.empty(len(old) + len(new))
     folds = split_folds(len(old), config)
     for fold, (_, held_out) in enumerate(folds):
-        arrays = _require(work, CORE, fold)
+        arrays = work.load(CORE, fold) or _missing(work, CORE, fold)
         predicted[held_out], margin[held_out] = arrays["predicted"], arrays["margin"]
     fitted = old[folds[0][0]]
     arrays = fit_predict(rows[fitted], labels[fitted], rows[new], labels[new])
@@ -161,21 +192,18 @@ def _load_wrap(work: Work, before: Reference) -> tuple[Wrap, Reach]:
         empty_wrap(m, 1, len(before.labels)),
         Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32)),
     )
-    for piece in cut_pieces(before, work.piece_rows):
-        arrays = _require(work, *name_piece(piece))
-        add_piece(before, wrap, piece, arrays)
-        run = piece.run or (0, before.n_classes)
-        reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
-        mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
-        reach.of_mates[piece.start + mine] = arrays["own_reach"]
+    for whole in cut_pieces(m, work.piece_rows):
+        for piece, arrays in stored_parts(before, work, whole) or _missing(work, STAGE, whole.number):
+            add_piece(before, wrap, piece, arrays)
+            run = piece.run or (0, before.n_classes)
+            reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
+            mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
+            reach.of_mates[piece.start + mine] = arrays["own_reach"]
     return wrap, reach
 
 
-def _require(work: Work, stage: str, piece: int) -> dict[str, npt.NDArray[Any]]:
-    arrays = work.load(stage, piece)
-    if arrays is None:
-        raise ValueError(f"{work.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing")
-    return arrays
+def _missing(work: Work, stage: str, piece: int) -> NoReturn:
+    raise ValueError(f"{work.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing")
 
 
 def _measure_touched(

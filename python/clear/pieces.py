@@ -9,7 +9,7 @@ import numpy as np
 
 from clear._arrays import forget
 from clear._progress import Progress, track
-from clear.class_index import Run
+from clear.class_index import Run, class_runs
 from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
 from clear.prepare import Ints
@@ -26,8 +26,8 @@ __all__ = [
     "cut_pieces",
     "measure_in_pieces",
     "measure_piece",
-    "name_piece",
     "of_run",
+    "stored_parts",
 ]
 
 STAGE = "hulls"
@@ -106,7 +106,8 @@ def measure_in_pieces(
     count = len(reference.units)
     if work is None and engine is None:
         piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
-    pieces = cut_pieces(reference, piece_rows)
+    runs = [None] if len(reference.runs) == 1 else reference.runs
+    pieces = [piece._replace(run=run) for run in runs for piece in cut_pieces(count, piece_rows)]  # one index at a time
     engine = engine or LocalEngine()
     with track(progress, STAGE, count * len(reference.runs)) as advance:
         if work is not None:
@@ -119,8 +120,10 @@ def measure_in_pieces(
                 add_piece(reference, wrap, piece, arrays)
                 advance(piece.stop - piece.start)
         else:
-            for piece in pieces:
-                add_piece(reference, wrap, piece, work.load(*name_piece(piece)) or measure_piece(reference, piece))
+            for whole in cut_pieces(count, piece_rows):
+                stored = stored_parts(reference, work, whole)
+                for piece, arrays in stored or engine.run(reference, [whole._replace(run=run) for run in runs]):
+                    add_piece(reference, wrap, piece, arrays)
     forget(wrap.mates)
     return wrap
 
@@ -128,13 +131,18 @@ def measure_in_pieces(
 def _store_pieces(
     reference: Reference, work: Work, pieces: list[Piece], engine: Engine, advance: Callable[[int], None]
 ) -> None:
-    """Measure and store the pieces that are not stored yet, as long as there is time."""
+    """Measure and store the pieces that are not stored yet, by whichever engine, as long as there is time."""
+    stored = {
+        piece.number
+        for piece in dict.fromkeys(piece._replace(run=None) for piece in pieces)
+        if stored_parts(reference, work, piece)
+    }
     missing = []
     for piece in pieces:
-        if work.load(*name_piece(piece)) is None:
-            missing.append(piece)
-        else:
+        if piece.number in stored or (piece.run and work.load(*name_piece(piece)) is not None):
             advance(piece.stop - piece.start)
+        else:
+            missing.append(piece)
     done = len(pieces) - len(missing)
     _check_time(work, done, len(pieces))
     for piece, arrays in engine.run(reference, missing):
@@ -144,15 +152,23 @@ def _store_pieces(
         _check_time(work, done, len(pieces))
 
 
-def cut_pieces(reference: Reference, piece_rows: int) -> list[Piece]:
-    """Pieces of one run after another, so that one index is needed at a time."""
-    count = len(reference.units)
-    runs = [None] if len(reference.runs) == 1 else reference.runs
-    return [
-        Piece(start // piece_rows, start, min(count, start + piece_rows), run)
-        for run in runs
-        for start in range(0, count, piece_rows)
-    ]
+def cut_pieces(count: int, piece_rows: int) -> list[Piece]:
+    """Ranges of distinct samples, for all classes."""
+    return [Piece(i, start, min(count, start + piece_rows)) for i, start in enumerate(range(0, count, piece_rows))]
+
+
+def stored_parts(reference: Reference, work: Work, whole: Piece) -> list[tuple[Piece, Arrays]]:
+    """What is stored of a range of samples: one piece for all classes, or one for each run; empty if any is missing."""
+    for runs in ([None], class_runs(reference.class_sizes, reference.rows.shape[1])):
+        parts = []
+        for piece in (whole._replace(run=run) for run in runs):
+            arrays = work.load(*name_piece(piece))
+            if arrays is None:
+                break
+            parts.append((piece, arrays))
+        else:
+            return parts
+    return []
 
 
 def name_piece(piece: Piece) -> tuple[str, int]:

@@ -197,7 +197,7 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
-    return len(class_runs(np.full(classes, n // classes), 4 * width + 16, parts=parts))
+    return len(class_runs(np.full(classes, n // classes), width, parts=parts))
 
 
 def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> tuple[int, dict[str, int]]:

@@ -129,6 +129,12 @@ def open_engine(
         return
     ray = need("ray", extra="ray")
     if ray.is_initialized():
+        connected = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", connected):
+            raise ValueError(
+                f"address is {address!r}, but this process is connected to the Ray cluster at {connected!r}: want that "
+                "one, or none; ray.shutdown() disconnects"
+            )
         yield RayEngine(node_memory)
         return
     local = {"num_cpus": threads, "include_dashboard": False} if address is None else {}

@@ -175,7 +175,7 @@ class Reference:
 
     def divide(self) -> None:
         """From now on pack only some classes at a time, where all take much memory."""
-        self.runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16)
+        self.runs = class_runs(self.class_sizes, self.rows.shape[1])
 
     def index(self, run: Run) -> ClassIndex:
         """The index of a run of classes; one is held at a time."""
@@ -201,7 +201,7 @@ class Reference:
     def divide_for_few(self) -> None:
         """From now on only few samples are asked about: pack fewer classes at a time. Answers stay the same."""
         self.order, self.order_groups = self.units, None
-        runs = class_runs(self.class_sizes, 4 * self.rows.shape[1] + 16, parts=4)
+        runs = class_runs(self.class_sizes, self.rows.shape[1], parts=4)
         if runs != self.runs:
             self.runs = runs
             self.release()

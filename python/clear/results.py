@@ -165,6 +165,11 @@ class Views:
     def __len__(self) -> int:
         return len(self.early)
 
+    def first(self, n: int) -> Views:
+        """The views of the first n samples."""
+        late, mirrored = (None if of is None else of[:n] for of in (self.late, self.late_mirrored))
+        return Views(self.early[:n], self.label_drop[:n], self.prediction_drop[:n], self.layer, late, mirrored)
+
     @property
     def fitted(self) -> float:
         """Share of the given labels that the network predicts."""

@@ -103,6 +103,10 @@ class Work:
         with atomic_write(self._path(stage, piece)) as temporary, open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, digest=stamp, **arrays)
 
+    def remove(self, stage: str, piece: int) -> None:
+        """Remove a piece, if it is there."""
+        self._path(stage, piece).unlink(missing_ok=True)
+
     def _path(self, stage: str, piece: int) -> Path:
         return self.folder / f"{stage}-{piece:05}.npz"
 

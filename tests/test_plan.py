@@ -34,10 +34,10 @@ def test_lists_cost_fewer_operations_where_classes_are_large() -> None:
 
 
 def test_classes_are_packed_together_while_they_are_small() -> None:
-    assert class_runs(np.array([10, 0, 20]), 256) == [(0, 3)]
+    assert class_runs(np.array([10, 0, 20]), 64) == [(0, 3)]
     million = 1 << 20
-    assert class_runs(np.array([million, million, 1, 1]), 64) == [(0, 1), (1, 2), (2, 4)]
-    assert class_runs(np.array([1 << 19, 1 << 19, 1]), 64) == [(0, 2), (2, 3)]
+    assert class_runs(np.array([million, million, 1, 1]), 12) == [(0, 1), (1, 2), (2, 4)]
+    assert class_runs(np.array([1 << 19, 1 << 19, 1]), 12) == [(0, 2), (2, 3)]
 
 
 @pytest.mark.parametrize("mode", ["exact", "ivf"])

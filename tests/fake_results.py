@@ -100,12 +100,13 @@ def standard(values: np.ndarray) -> np.ndarray:
 
 def company(values: np.ndarray, base: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mean of the five largest among each sample and the ten nearest of its label."""
-    found = np.empty(len(values))
-    for i, label in enumerate(labels):
-        same = np.flatnonzero(labels == label)
-        near = same[np.argsort(np.linalg.norm(base[same] - base[i], axis=1))[:11]]
-        found[i] = np.sort(values[near])[-5:].mean()
-    return found
+    return np.array([np.sort(values[with_mates(base, labels, i)])[-5:].mean() for i in range(len(values))])
+
+
+def with_mates(base: np.ndarray, labels: np.ndarray, row: int) -> list[int]:
+    """A sample and the ten nearest of its label."""
+    same = np.flatnonzero(labels == labels[row])
+    return same[np.argsort(np.linalg.norm(base[same] - base[row], axis=1))[:11]].tolist()
 
 
 def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResult:
@@ -188,6 +189,7 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
         preparation,
         config,
         ("1 sample was not judged: its label is too small",),
+        verdict_rows=tuple(with_mates(base, features.labels, int(scores.company.argmax()))),
     )
 
 
@@ -262,6 +264,7 @@ def fake_probe(inputs: Features, features: Features) -> ProbeResult:
         limits,
         preparation,
         ScanConfig(),
+        1.0,
     )
 
 

@@ -21,7 +21,7 @@ from clear.probing import training_collapse
 from clear.reference import Reference
 from clear.report import write_report
 from clear.results import Level
-from clear.verdict import scan_verdict
+from clear.verdict import find_group, scan_verdict
 
 Features = clear.Features.from_arrays
 DATA = Path(__file__).parent / "data"
@@ -152,10 +152,11 @@ def test_certain_samples_alone_count_by_their_share(n: int, certain: int, verdic
     level = np.zeros(n, np.int8)
     level[np.random.default_rng(0).choice(n, certain, replace=False)] = Level.CERTAIN
     quiet = dataclasses.replace(scores, level=level, company=np.random.default_rng(1).uniform(size=n))
-    assert scan_verdict(reference, quiet) == verdict
+    group = find_group(reference, quiet)
+    assert scan_verdict(reference, quiet, group) == verdict
     crowd = np.full(n, np.nan)
     crowd[:5] = 6.0
-    assert scan_verdict(reference, dataclasses.replace(quiet, crowd=crowd)) != "clean"
+    assert scan_verdict(reference, dataclasses.replace(quiet, crowd=crowd), group) != "clean"
 
 
 def test_weak_features_make_the_verdict_undecided() -> None:

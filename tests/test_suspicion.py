@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from samples import make_classes, make_pocket
 
 import clear
 from clear.cross_validation import cross_validate
+from clear.pockets import excess_over, label_excess
+from clear.reference import Reference
 from clear.results import Level, Views
-from clear.suspicion import company_excess, suspicion_threshold
+from clear.suspicion import suspicion_threshold
+from clear.verdict import GROUP_TAIL, find_group, scan_verdict
 
 Features = clear.Features.from_arrays
 
@@ -98,10 +103,11 @@ def test_company_is_the_mean_of_the_five_most_collapsed_and_far_out_of_a_sample_
 def test_poisons_of_one_label_do_not_raise_the_bar_for_themselves() -> None:
     rng = np.random.default_rng(0)
     labels, values = np.repeat(np.arange(5), 200), rng.normal(size=1000)
-    usual = company_excess(values, labels)
-    assert 2 < usual < 4
-    pocket = np.where(labels == 3, np.maximum(values, rng.uniform(5, 6, 1000)), values)
-    assert 5 < company_excess(pocket, labels) < 7  # a fifth of all samples, and the others' spread stays 1
+    top, usual = label_excess(values, labels)
+    assert 2 < usual.max() < 4
+    assert top == labels[values.argmax()]
+    crowd = np.where(labels == 3, np.maximum(values, rng.uniform(5, 6, 1000)), values)
+    assert 5 < label_excess(crowd, labels)[1].max() < 7  # a fifth of all samples, and the others' spread stays 1
 
 
 def test_groups_in_every_label_raise_the_bar_for_the_largest() -> None:
@@ -109,15 +115,17 @@ def test_groups_in_every_label_raise_the_bar_for_the_largest() -> None:
     labels, values = np.repeat(np.arange(5), 200), rng.normal(size=1000)
     values[::40] = 5.0  # five of every label
     values[0] = 6.0
-    assert company_excess(np.where((labels > 0) & (values == 5), 0, values), labels) > 5
-    assert company_excess(values, labels) < 3.5
+    assert label_excess(np.where((labels > 0) & (values == 5), 0, values), labels)[1].max() > 5
+    assert label_excess(values, labels)[1].max() < 3.5
 
 
 def test_what_cannot_stand_out_is_nan() -> None:
     labels = np.repeat([0, 1], 40)
-    assert np.isnan(company_excess(np.full(80, np.nan), labels))
-    assert np.isnan(company_excess(np.zeros(80), labels))
-    assert np.isnan(company_excess(np.random.default_rng(0).normal(size=80), labels))  # 40 others are too few
+    few = np.random.default_rng(0).normal(size=80)  # 40 others are too few
+    for values in (np.full(80, np.nan), np.zeros(80), few):
+        assert np.isnan(label_excess(values, labels)[1]).all()
+    assert np.isnan(excess_over(few, few[:49], 0.98)).all()
+    assert np.isfinite(excess_over(few, few[:50], 0.98)).all()
 
 
 def odd_groups(seed: int, of: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +145,42 @@ def test_a_group_makes_the_verdict_poisoned_and_stands_out_less_among_others_lik
     among = clear.scan(Features(*odd_groups(1, (0, 1, 2, 3, 4))))
     assert alone.verdict == "poisoned"
     assert alone.scores.company.argmax() in np.flatnonzero(labels == 2)[:5]
-    assert any("spreads above those of other labels" in note for note in alone.notes)
-    assert company_excess(among.scores.company, labels) < company_excess(alone.scores.company, labels) / 2
+    assert alone.scores.company.argmax() == alone.verdict_rows[0]
+    assert len(set(alone.verdict_rows) & set(np.flatnonzero(labels == 2)[:5].tolist())) == 5
+    assert any("spreads above all others, 5 of them flagged" in note for note in alone.notes)
+    assert excess_of(among) < excess_of(alone) / 2
+
+
+def excess_of(result: clear.ScanResult) -> float:
+    """Of the sample that the verdict asks about, over the samples outside its group."""
+    company = result.scores.company
+    return float(
+        excess_over(company, np.delete(company, list(result.verdict_rows)), GROUP_TAIL)[result.verdict_rows[0]]
+    )
+
+
+@pytest.mark.parametrize("spreads", [(1, 3), (3, 1), (1, 1, 1, 1, 2.5), (1, 2)])
+def test_classes_of_different_spread_are_no_groups(spreads: tuple[float, ...]) -> None:
+    """A loose class collapses more than a tight one: few classes, or unequal ones, are not poisoned by that."""
+    verdicts = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(len(spreads)), 150)
+        centres, scale = 4 * rng.normal(size=(len(spreads), 32)), np.array(spreads)[labels][:, None]
+        values = (centres[labels] + scale * rng.normal(size=(len(labels), 32))).astype(np.float32)
+        verdicts.append(clear.scan(Features(values, labels)).verdict)
+    assert "poisoned" not in verdicts
+
+
+def test_a_group_without_flags_is_not_poisoned() -> None:
+    values, labels = odd_groups(1, (2,))
+    reference = Reference(Features(values, labels))
+    scores = clear.scan(Features(values, labels)).scores
+    group = find_group(reference, scores)
+    assert scan_verdict(reference, scores, group) == "poisoned"
+    quiet = dataclasses.replace(scores, level=np.zeros_like(scores.level))
+    assert find_group(reference, quiet).flagged == 0
+    assert scan_verdict(reference, quiet, find_group(reference, quiet)) == "undecided"
 
 
 def test_flags_are_ordered_and_scored_by_suspicion(planted) -> None:

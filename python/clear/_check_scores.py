@@ -28,7 +28,7 @@ REVIEW_SPREADS, MOST_COLLAPSED, MAD_TO_SIGMA, NORMAL_90 = 2.0, 6.0, 1.4826, 1.28
 CERTAIN_RATE, ODD_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 5e-4, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
-COMPANY_QUANTILE, COMPANY_NORMAL, LARGEST_COMPANY_TAIL, LEAST_OTHERS = 0.99, 2.3263, 3.0, 50
+GROUP_QUANTILE, GROUP_NORMAL, LARGEST_GROUP_TAIL, LEAST_OTHERS, LARGEST_GROUP = 0.98, 2.053749, 3.0, 50, 11
 LEVELS = {"review": 1, "certain": 2}
 SMALLEST_CROWD = 22
 PROBE_TESTS = ("5", "20", "far")
@@ -130,7 +130,7 @@ def _center(values: Any) -> tuple[float, float]:
 
 def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     config, level, score = report["config"], arrays["level"], arrays["score"]
-    weak = report["core_accuracy"] < config["weak_accuracy"]
+    weak = _weak(report)
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     apart = _standardised(arrays["distance"])
     alone = _standardised(score) + apart + _standardised(arrays["margin"])
@@ -328,10 +328,15 @@ def _linked(flags: dict[int, Any], unit: Any) -> list[list[int]]:
 def check_verdict(report: Any, arrays: dict[str, Any]) -> list[str]:
     """The verdict is the one that follows from levels and pockets."""
     if report["kind"] == "probe":
-        expected = "poisoned" if report["flags"] else "clean"
+        unsure = _weak(report) or np.isnan(arrays["score"]).any()
+        expected = "poisoned" if report["flags"] else "undecided" if unsure else "clean"
     else:
         expected = _scan_verdict(report, arrays)
     return failed((report["verdict"] == expected, f"verdict is {report['verdict']!r}: the scores say {expected!r}"))
+
+
+def _weak(report: Any) -> bool:
+    return bool(report["core_accuracy"] < report["config"]["weak_accuracy"])
 
 
 def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
@@ -340,12 +345,11 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     n = int((unit == np.arange(len(unit))).sum())
     rate = CERTAIN_RATE * n
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
-    excess = _company_excess(arrays["company"], arrays["label"])
-    if excess > _stands_out(STANDS_OUT, n) or (certain and 1 - fewer < VERDICT_ALPHA):
+    excess, flagged = _company_excess(arrays, report["verdict_rows"])
+    if (excess > _stands_out(STANDS_OUT, n) and flagged >= SMALLEST_POCKET) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
     some = certain >= max(1, ODD_RATE * n) or np.isfinite(arrays["crowd"]).any()
-    weak = report["core_accuracy"] < report["config"]["weak_accuracy"]
-    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) or weak else "clean"
+    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) or _weak(report) else "clean"
 
 
 def _stands_out(spreads: float, n: int) -> float:
@@ -354,14 +358,24 @@ def _stands_out(spreads: float, n: int) -> float:
     return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
-def _company_excess(values: Any, labels: Any) -> float:
-    """How far the largest company stands above that of the other labels; nan where that cannot be told."""
-    if np.isnan(values).all():
-        return math.nan
-    top = int(np.nanargmax(values))
-    others = values[(labels != labels[top]) & ~np.isnan(values)]
+def _company_excess(arrays: dict[str, Any], group: Any) -> tuple[float, int]:
+    """How far the largest company stands above that outside its group, nan if untold; how many of it are flagged."""
+    company, unit = arrays["company"], arrays["representative"]
+    if np.isnan(company).all():
+        if group:
+            raise ValueError("verdict_rows: want none where no sample has a company")
+        return math.nan, 0
+    if not 1 <= len(group) <= LARGEST_GROUP or not all(type(row) is int and 0 <= row < len(unit) for row in group):
+        raise ValueError(f"verdict_rows: want 1 to {LARGEST_GROUP} rows")
+    rows = np.array(group)
+    if len(set(group)) < len(rows):
+        raise ValueError("verdict_rows: want different rows")
+    if company[rows[0]] != np.nanmax(company) or (arrays["label"][rows] != arrays["label"][rows[0]]).any():
+        raise ValueError("verdict_rows: want the sample of the largest company, and others with its label")
+    others = company[~np.isin(unit, unit[rows]) & ~np.isnan(company)]
     middle, spread = _center(others)
     if len(others) < LEAST_OTHERS or not spread > 0:
-        return math.nan
-    tail = float(np.quantile(others, COMPANY_QUANTILE) - middle) / COMPANY_NORMAL / spread
-    return float((values[top] - middle) / spread / min(max(tail, 1.0), LARGEST_COMPANY_TAIL))
+        return math.nan, 0
+    tail = float(np.quantile(others, GROUP_QUANTILE) - middle) / GROUP_NORMAL / spread
+    excess = (company[rows[0]] - middle) / spread / min(max(tail, 1.0), LARGEST_GROUP_TAIL)
+    return float(excess), int((arrays["level"][rows] > 0).sum())

@@ -53,7 +53,8 @@ class ScanConfig:
     weak_accuracy: float = 0.7
     """Below this cross-validated accuracy samples are ranked by collapse alone."""
     seed: int = 0
-    """Seed of the folds; nothing else is random."""
+    """Seed of the folds, of the samples that a classifier of a large set is fitted on, and of the rows that stand for a
+    class in the test for crowds; nothing else is random."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -27,7 +27,7 @@ from clear.ray_engine import check_engine, open_engine
 from clear.reference import Reference
 from clear.results import Approximation, Change, Joined, Level, ScanResult, Scores, Views
 from clear.suspicion import score_hulls, score_samples
-from clear.verdict import describe_group, scan_verdict
+from clear.verdict import Group, describe_group, find_group, scan_verdict
 from clear.work import PIECE_ROWS, Work
 
 __all__ = ["probe", "scan"]
@@ -205,7 +205,7 @@ def _judge(
         np.isfinite(scores.crowd).astype(np.int64),
         (SCAN_SCALE,),
     )
-    pockets = find_pockets(reference, flags)
+    pockets, group = find_pockets(reference, flags), find_group(reference, scores)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -214,7 +214,7 @@ def _judge(
         labels=reference.labels,
         ids=features.ids,
         source=features.source,
-        verdict=scan_verdict(reference, scores),
+        verdict=scan_verdict(reference, scores, group),
         scores=scores,
         flags=flags,
         pockets=pockets,
@@ -222,8 +222,9 @@ def _judge(
         core_accuracy=reference.core_accuracy,
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes + _scan_notes(reference, scores)),
+        notes=tuple(reference.notes + _scan_notes(reference, scores, group)),
         approximation=approximation,
+        verdict_rows=group.rows,
     )
 
 
@@ -240,7 +241,7 @@ def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -
     return score_samples(reference, score_hulls(reference, wrap), views)
 
 
-def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
+def _scan_notes(reference: Reference, scores: Scores, group: Group) -> list[str]:
     config = reference.config
     notes = []
     if reference.core_accuracy < config.weak_accuracy:
@@ -252,7 +253,7 @@ def _scan_notes(reference: Reference, scores: Scores) -> list[str]:
     small = np.flatnonzero((reference.class_sizes > 0) & (reference.class_sizes < wanted))
     if len(small):
         notes.append(f"neighbourhoods were lowered in {len(small)} classes with fewer than {wanted} distinct samples")
-    notes += describe_group(reference, scores)
+    notes += describe_group(reference, group)
     crowded = np.isfinite(scores.crowd)
     for label in np.unique(reference.labels[crowded]).tolist():
         rows = np.flatnonzero(crowded & (reference.labels == label))

@@ -18,6 +18,7 @@ __all__ = [
     "STANDS_OUT",
     "find_pockets",
     "group_scores",
+    "excess_over",
     "label_excess",
     "linked",
     "mean_of_best",
@@ -36,14 +37,14 @@ SMALLEST_POCKET = 3
 REVIEW_SPREADS = 2.0
 """Suspicion of a sample that is worth a look."""
 STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
-"""Spreads by which a group of one label's samples exceeds those of the others where it is out of the ordinary, and
-where it may be (measured on clean sets: docs/how-it-works.md), among so many samples:"""
+"""Spreads by which a group of samples exceeds the others where it is out of the ordinary, and where it may be (measured
+on clean sets: docs/how-it-works.md), among so many samples:"""
 MEASURED_ON = 1000
-TAIL_QUANTILE, TAIL_NORMAL = 0.99, 2.3263
-"""Of the other labels: theirs is a tail that the poisons of one label are no part of."""
+LABEL_TAIL = 0.99
+"""Quantile of the other labels: theirs is a tail that the poisons of one label are no part of."""
 LARGEST_TAIL = 3.0
 LEAST_OTHERS = 50
-"""Samples of other labels that tell a tail."""
+"""Samples that tell a tail."""
 MAD_TO_SIGMA = 1.4826
 NORMAL_90 = 1.2816
 """0.9 quantile of the standard normal law."""
@@ -84,12 +85,20 @@ def label_excess(values: Floats, labels: npt.NDArray[np.int64]) -> tuple[int, Fl
     if np.isnan(values).all():
         return -1, nothing
     top = int(labels[np.nanargmax(values)])
-    others = values[(labels != top) & ~np.isnan(values)]
+    return top, excess_over(values, values[labels != top], LABEL_TAIL)
+
+
+def excess_over(values: Floats, others: Floats, quantile: float) -> Floats:
+    """How far values stand above others, in spreads of theirs, made larger where the tail beyond a quantile is heavy.
+
+    nan where the others that are not nan are too few, or do not vary.
+    """
+    others = others[~np.isnan(others)]
     middle, spread = robust_center(others)
     if len(others) < LEAST_OTHERS or not spread > 0:
-        return top, nothing
-    tail = float(np.quantile(others, TAIL_QUANTILE) - middle) / TAIL_NORMAL / spread
-    return top, (values - middle) / spread / min(max(tail, 1.0), LARGEST_TAIL)
+        return np.full(len(values), np.nan)
+    tail = float(np.quantile(others, quantile) - middle) / NormalDist().inv_cdf(quantile) / spread
+    return (values - middle) / spread / min(max(tail, 1.0), LARGEST_TAIL)
 
 
 def stands_out(spreads: float, n: int) -> float:

@@ -86,6 +86,7 @@ def probe(
     centers = training_collapse(reference, progress)
     judged = judge(reference, centers, values, labels, progress=progress)
     flags = judged.flags(reference, labels, inputs.ids)
+    unsure = _doubts(reference, judged.scores, labels)
     return ProbeResult(
         n_samples=len(values),
         n_features=values.shape[1],
@@ -95,15 +96,34 @@ def probe(
         ids=inputs.ids,
         source=inputs.source,
         reference_source=reference.features.source,
-        verdict="poisoned" if flags else "clean",
+        verdict="poisoned" if flags else "undecided" if unsure else "clean",
         scores=judged.scores,
         flags=flags,
         thresholds=_thresholds(reference.config, centers),
         preparation=reference.preparation,
         config=reference.config,
-        notes=tuple(reference.notes + stood_in),
+        core_accuracy=reference.core_accuracy,
+        notes=tuple(reference.notes + stood_in + unsure),
         approximation=None if reference.approximate is None else _compare(reference, centers, judged, values, labels),
     )
+
+
+def _doubts(reference: Reference, scores: Scores, labels: Ints) -> list[str]:
+    """Why nothing flagged does not mean clean."""
+    config, notes = reference.config, []
+    if reference.core_accuracy < config.weak_accuracy:
+        notes.append(
+            f"weak features: cross-validated accuracy {reference.core_accuracy:.3f} of the training set is below "
+            f"{config.weak_accuracy}; no flag means undecided, not clean"
+        )
+    untold = np.isnan(scores.score)
+    if untold.any():
+        classes = np.unique(labels[untold])
+        notes.append(
+            f"{untold.sum()} inputs could not be judged, as {len(classes)} classes (such as {classes[0]}) have too few "
+            "training samples; no flag means undecided, not clean"
+        )
+    return notes
 
 
 def check_inputs(reference: Reference, values: Any, predictions: Any) -> tuple[FloatArray, Ints]:

@@ -73,7 +73,12 @@ class Repair:
         verb = "dropped" if self.method == "drop" else "relabelled"
         added = f", {len(self.probed)} probed inputs added" if len(self.probed) else ""
         if self.rolled_back:
-            return f"Repair(rolled back: none of {len(self.attempts)} attempts stayed within the accuracy budget)"
+            tried = (
+                "the new model did not stay"
+                if self.method == "retrain"
+                else f"none of {len(self.attempts)} attempts stayed"
+            )
+            return f"Repair(rolled back: {tried} within the accuracy budget)"
         how = "retrained" if self.method == "retrain" else f"{len(self.history)} epochs on the {self.scope}"
         return f"Repair({len(self.changed)} samples {verb}{added}, {how})"
 
@@ -131,9 +136,9 @@ def repair_model(
     held_out : (inputs, labels), optional
         Clean data that the model was not trained on: what `accuracy_budget` is measured on.
     accuracy_budget : float
-        Largest loss of accuracy on `held_out`, 0 to 1. An attempt that loses more is thrown away; when all do, the
-        model comes back unchanged (`rolled_back`). Without `held_out` nothing is measured: accuracy on training samples
-        falls when memorised ones are forgotten, harmful or not.
+        Largest loss of accuracy on `held_out`, 0 to 1. An attempt, or retrained model, that loses more is thrown away;
+        when all do, the model comes back unchanged (`rolled_back`). Without `held_out` nothing is measured: accuracy on
+        training samples falls when memorised ones are forgotten, harmful or not.
     retrain : callable, optional
         For method "retrain": gets the inputs as given and the corrected labels, int64 (n,); returns a new model.
     seed : int
@@ -181,13 +186,16 @@ def repair_model(
     corrected = given.copy()
     if method != "drop":
         corrected[found.rows] = found.labels
-    if method == "retrain" and retrain is not None:
-        return Repair(retrain(inputs, corrected), corrected, found.rows, found.probed_rows[:0], method, scope, ())
-    if not len(found.rows) and not len(found.probed_rows):
-        unchanged = copy.deepcopy(model).eval()
-        return Repair(unchanged, corrected, found.rows, found.probed_rows, method, scope, ())
     before = None if held_out is None else accuracy(model, *held_out)
     least = -1.0 if before is None else before - accuracy_budget - 1e-9
+    if method == "retrain" and retrain is not None:
+        trained = retrain(inputs, corrected)
+        worse = held_out is not None and accuracy(trained, *held_out) < least
+        kept = copy.deepcopy(model).eval() if worse else trained
+        return Repair(kept, corrected, found.rows, found.probed_rows[:0], method, scope, (), (), before, worse)
+    if not len(found.rows) and not len(found.probed_rows):
+        unchanged = copy.deepcopy(model).eval()
+        return Repair(unchanged, corrected, found.rows, found.probed_rows, method, scope, (), (), before)
     still_held = _count_held(model, inputs, given, found, probed)
 
     def train(epochs: int, clean_samples: int) -> Trained:

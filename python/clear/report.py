@@ -39,7 +39,10 @@ MEASURED = (
     *("distance", "margin", "support", "company", "views", "crowd"),
 )
 SCORE_COLUMNS = (*MEASURED, "suggested_label", "level", "in_core", "representative")
-COMMON = ("n_samples", "n_features", "n_classes", "class_names", "source", "verdict", "thresholds", "notes")
+COMMON = (
+    *("n_samples", "n_features", "n_classes", "class_names", "source"),
+    *("verdict", "thresholds", "notes", "core_accuracy"),
+)
 ARRAYS, TABLE = "arrays.npz", "scores.parquet"
 Result = ScanResult | ProbeResult
 
@@ -178,7 +181,7 @@ def _as_document(result: Result) -> dict[str, Any]:
     if isinstance(result, ScanResult):
         if result.joined is not None:
             document["joined"] = asdict(result.joined)
-        return document | {"core_accuracy": result.core_accuracy, "pockets": [asdict(p) for p in result.pockets]}
+        return document | {"pockets": [asdict(p) for p in result.pockets], "verdict_rows": result.verdict_rows}
     return document | {"reference_source": result.reference_source}
 
 
@@ -234,6 +237,7 @@ def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         "class_names": None if names is None else tuple(names),
         "thresholds": {name: _number(value) for name, value in document["thresholds"].items()},
         "notes": tuple(document["notes"]),
+        "core_accuracy": _number(document["core_accuracy"]),
         "labels": columns["label"],
         "ids": columns["ids"],
         "scores": Scores(**{name: columns[name] for name in SCORE_COLUMNS}),
@@ -246,7 +250,8 @@ def _as_result(document: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         return ProbeResult(**shared, reference_source=document["reference_source"])
     pockets = tuple(_as_pocket(pocket, n) for pocket in document["pockets"])
     joined = _as_joined(document["joined"], n) if "joined" in document else None
-    return ScanResult(**shared, pockets=pockets, core_accuracy=_number(document["core_accuracy"]), joined=joined)
+    rows = tuple(_row(row, n) for row in document["verdict_rows"])
+    return ScanResult(**shared, pockets=pockets, joined=joined, verdict_rows=rows)
 
 
 def _as_approximation(stated: dict[str, Any] | None) -> Approximation | None:

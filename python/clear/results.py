@@ -250,6 +250,8 @@ class ScanResult:
     """What is known about approximate candidates; None where neighbours are exact."""
     joined: Joined | None = None
     """Of an incremental scan (`previous`)."""
+    verdict_rows: tuple[int, ...] = ()
+    """Rows of the group that stands out most, by which the verdict is made: a sample and its ten nearest mates."""
 
     def __repr__(self) -> str:
         certain = sum(flag.level == Level.CERTAIN for flag in self.flags)
@@ -280,6 +282,8 @@ class ProbeResult:
     `collapse_raised_5_3`, by which the median is raised for class 3; absent where it is not."""
     preparation: Preparation
     config: ScanConfig
+    core_accuracy: float
+    """As in `ScanResult`, of the training set."""
     notes: tuple[str, ...] = field(default=())
     approximation: Approximation | None = None
     """As in `ScanResult`, about the inputs."""

@@ -32,12 +32,12 @@ from clear._arrays import FloatArray, as_features, blocks, forget
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowds
-from clear.pockets import group_scores, label_excess, mean_of_best, robust_center, sample_levels, standard, stands_out
+from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels, standard, stands_out
 from clear.prepare import Ints, apply_preparation, fit_preparation, put_away
 from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
 
-__all__ = ["HullScores", "MEMORISED", "company_excess", "score_hulls", "score_samples", "suspicion_threshold"]
+__all__ = ["HullScores", "MEMORISED", "score_hulls", "score_samples", "suspicion_threshold"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -177,12 +177,6 @@ def _with_distance(values: Floats, distance: Floats, most: float = np.inf) -> Fl
     np.minimum(found, most, out=found)  # nan stays
     found += standard(distance)
     return found
-
-
-def company_excess(values: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """How far the largest company stands above that of all samples with other labels (`pockets.label_excess`)."""
-    _, excess = label_excess(values, labels)
-    return float("nan") if np.isnan(excess).all() else float(np.nanmax(excess))
 
 
 def view_scores(reference: Reference, views: Views) -> Floats:

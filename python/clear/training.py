@@ -73,7 +73,8 @@ def fit(
         As `load_inputs` takes it; all of it is loaded.
     labels : array of int, shape (n,)
     epochs, batch_size : int
-        Batches are of equal size, give or take one: batch normalisation never meets a lone last sample.
+        Batches are of equal size, give or take one, and none of one sample where there are more: batch normalisation
+        cannot use it.
     learning_rate : float
     seed : int
         Of the order of samples and of dropout. The caller's random state stays as it was.
@@ -114,7 +115,7 @@ def fit(
     order = torch.from_numpy(_rows_of_an_epoch(copies, len(samples)))
     epochs, batch_size = as_count(epochs, "epochs"), as_count(batch_size, "batch_size")
     trained = _trained_parameters(model, scope)
-    batches = -(-len(order) // batch_size)
+    batches = min(-(-len(order) // batch_size), max(1, len(order) // 2))
     step = _make_step(trained, optimizer, learning_rate, epochs * batches)
     device = device_of(model)
     history = []
@@ -188,6 +189,8 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[torch.Gene
 def accuracy(model: nn.Module, inputs: Any, labels: Any) -> float:
     """Return the share of samples that a model predicts as labelled, 0 to 1."""
     predicted = predict(model, as_dataset(inputs))
+    if not len(predicted):
+        raise ValueError("there are no samples to measure accuracy on: want at least one")
     return float((predicted == as_labels(labels, len(predicted))).mean())
 
 

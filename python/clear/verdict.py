@@ -1,15 +1,16 @@
-"""The verdict of a scan: does a group of samples of one label stand out, and are more samples certain than usual?"""
+"""The verdict of a scan: does a group of samples stand out from all others, and are more samples certain than usual?"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from clear.pockets import MAY_STAND_OUT, STANDS_OUT, stands_out
+from clear.pockets import LINKED_MATES, MAY_STAND_OUT, SMALLEST_POCKET, STANDS_OUT, excess_over, stands_out
 from clear.reference import Reference
 from clear.results import Level, Scores, Verdict
-from clear.suspicion import company_excess
 
-__all__ = ["describe_group", "scan_verdict"]
+__all__ = ["Group", "describe_group", "find_group", "scan_verdict"]
 
 CERTAIN_RATE = 4e-3
 """Certain samples per sample that real data without poisons may have: odd ones and wrong labels (measured:
@@ -18,30 +19,62 @@ ODD_RATE = 5e-4
 """Certain samples per sample below which they say nothing: among thousands some are odd. Among fewer one does."""
 VERDICT_ALPHA = 1e-2
 """Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
+GROUP_TAIL = 0.98
+"""Quantile of the samples outside the group: further groups, as poisons for several targets are, may be beyond it."""
 
 
-def scan_verdict(reference: Reference, scores: Scores) -> Verdict:
-    """Poisoned: a group stands out, or too many are certain. Undecided: less of both, a crowd, or weak features."""
+class Group(NamedTuple):
+    """The sample of the largest company and its ten nearest mates; copies of them belong to it, too."""
+
+    rows: tuple[int, ...]
+    """Distinct ones, the sample first; none where no sample has a company."""
+    excess: float
+    """How far its company stands above that of all samples outside the group, in their spreads; nan if untold."""
+    flagged: int
+    """How many of the rows are flagged."""
+
+
+def find_group(reference: Reference, scores: Scores) -> Group:
+    """The group that stands out most."""
+    if np.isnan(scores.company).all():
+        return Group((), float("nan"), 0)
+    top = int(reference.representative[np.nanargmax(scores.company)])
+    at = np.array([top])
+    near = reference.nearest(reference.rows[at], reference.labels[at], LINKED_MATES, at)[0]
+    units = np.append(at, near[near >= 0])
+    member = np.isin(reference.representative, units)
+    excess = excess_over(scores.company[at], scores.company[~member], GROUP_TAIL)[0]
+    return Group(tuple(units.tolist()), float(excess), int((scores.level[units] > Level.NONE).sum()))
+
+
+def scan_verdict(reference: Reference, scores: Scores, group: Group) -> Verdict:
+    """Poisoned: a flagged group stands out, or many are certain. Undecided: less of both, a crowd, weak features."""
     from scipy.special import pdtrc
 
     certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
     too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
-    n, excess = len(reference.units), company_excess(scores.company, reference.labels)
-    if too_many or excess > stands_out(STANDS_OUT, n):
+    may, does = bars(reference)
+    if too_many or (group.excess > does and group.flagged >= SMALLEST_POCKET):
         return "poisoned"
-    some = certain >= max(1, ODD_RATE * n) or np.isfinite(scores.crowd).any()
+    some = certain >= max(1, ODD_RATE * len(reference.units)) or np.isfinite(scores.crowd).any()
     weak = reference.core_accuracy < reference.config.weak_accuracy
-    return "undecided" if some or excess > stands_out(MAY_STAND_OUT, n) or weak else "clean"
+    return "undecided" if some or group.excess > may or weak else "clean"
 
 
-def describe_group(reference: Reference, scores: Scores) -> list[str]:
-    """A note about the group that stands out, where one does."""
-    excess = company_excess(scores.company, reference.labels)
+def bars(reference: Reference) -> tuple[float, float]:
+    """Spreads by which a group may stand out, and by which it does."""
     may, does = (stands_out(spreads, len(reference.units)) for spreads in (MAY_STAND_OUT, STANDS_OUT))
-    if not excess > may:
+    return may, does
+
+
+def describe_group(reference: Reference, group: Group) -> list[str]:
+    """A note about the group that stands out, where one does."""
+    may, does = bars(reference)
+    if not group.excess > may:
         return []
-    row = int(np.nanargmax(scores.company))
+    row = group.rows[0]
     return [
-        f"the samples around row {row}, labelled {int(reference.labels[row])}, stand {excess:.1f} spreads above "
-        f"those of other labels: clean data seldom reach {may:.2f}, and hardly ever {does:.2f}"
+        f"the {len(group.rows)} samples around row {row}, labelled {int(reference.labels[row])}, stand "
+        f"{group.excess:.1f} spreads above all others, {group.flagged} of them flagged: clean data seldom reach "
+        f"{may:.2f}, and hardly ever {does:.2f}"
     ]

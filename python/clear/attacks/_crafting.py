@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Required, TypedDict
@@ -19,6 +20,7 @@ from clear.models import find_layer, last_linear
 from clear.training import device_of, load_inputs
 
 __all__ = [
+    "Layer",
     "Ball",
     "Crafted",
     "Geometry",
@@ -38,6 +40,10 @@ Progress = Callable[[int, int], None] | None
 
 DECAYS = (3 / 8, 5 / 8, 7 / 8)
 """Shares of the steps after which a signed descent takes steps a tenth as long (Geiping et al. 2021)."""
+
+
+Layer = str | None | Sequence[str | None]
+"""Name of a layer, for all models or one for each; None: what the last `nn.Linear` is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,10 @@ class Search:
     def __post_init__(self) -> None:
         as_count(self.steps, "steps")
         as_count(self.levels, "levels", low=2)
-        if not self.epsilon > 0 or not self.learning_rate > 0:
+        if not self.epsilon > 0 or not 0 < self.learning_rate < math.inf:
             raise ValueError(f"epsilon is {self.epsilon} and learning_rate {self.learning_rate}: want numbers above 0")
+        if not -math.inf < self.bounds[0] < self.bounds[1] < math.inf:
+            raise ValueError(f"bounds are {self.bounds}: want the smallest and the largest valid pixel")
 
 
 class Ball:
@@ -202,7 +210,10 @@ def as_targets(base: torch.Tensor, target_images: Any, name: str = "target_image
         target_images = target_images[None]
     elif shape[1:] != wanted or not shape[0]:
         raise ValueError(f"{name} has shape {shape}: want {wanted}, the bases', or (targets, *{wanted})")
-    return load_inputs(target_images).float()
+    targets = load_inputs(target_images).float()
+    if not torch.isfinite(targets).all():
+        raise ValueError(f"{name} hold nan or inf: want finite values")
+    return targets
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
@@ -11,6 +12,7 @@ from clear._arrays import as_count
 from clear.attacks._crafting import (
     Ball,
     Crafted,
+    Layer,
     Models,
     Search,
     SearchOptions,
@@ -24,7 +26,6 @@ from clear.training import device_of, load_inputs
 
 __all__ = ["bullseye_polytope", "convex_polytope", "feature_collision"]
 
-Layer = str | None | Sequence[str | None]
 Loss = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 """(number of the model, features of the poisons (b, d), of the targets (t, d)) -> scalar."""
 
@@ -206,7 +207,7 @@ def bullseye_polytope(
     >>> bool((crafted.after.center < crafted.before.center).all())
     True
     """
-    if not spread >= 0 or (pocket is not None and not spread):
+    if not 0 <= spread < math.inf or (pocket is not None and not spread):
         raise ValueError(f"spread is {spread}: want a number of at least 0, above 0 where a pocket is given")
     if pocket is not None:
         as_count(pocket, "pocket", high=len(base_images), why=" (the number of base_images)")

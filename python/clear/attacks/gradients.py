@@ -15,6 +15,7 @@ from clear._arrays import as_count, as_labels, to_numpy
 from clear.attacks._crafting import (
     Ball,
     Crafted,
+    Layer,
     Models,
     Search,
     SearchOptions,
@@ -42,6 +43,7 @@ def gradient_matching(
     *,
     restarts: int = 4,
     scope: Scope = "network",
+    layer: Layer = None,
     augment: Augment | None = None,
     seed: int = 0,
     **search_options: Unpack[SearchOptions],
@@ -65,6 +67,8 @@ def gradient_matching(
         Starting points: the base images, then random images of the ball. The best cosine is kept.
     scope : {"network", "head"}
         Whose gradient is matched: all parameters', or those of the last `nn.Linear`, for victims that train it alone.
+    layer : str, optional
+        Where `before` and `after` measure distances; the search does not use it. As in `feature_collision`.
     augment : callable, optional
         Differentiable; applied to the poisons in every step, as the victim will.
     seed : int
@@ -112,6 +116,8 @@ def gradient_matching(
     device = device_of(models[0])
     base, targets = base.to(device), targets.to(device)
     ball = Ball(base, search)
+    with extracting(models, layer):
+        pass  # an unknown layer is an error before the search
     with contextlib.ExitStack() as stack:
         generator = stack.enter_context(seeded(seed, device))
         brews = [stack.enter_context(_matching(net, scope, targets, wanted, given)) for net in models]
@@ -130,7 +136,7 @@ def gradient_matching(
             reached = _cosines(brews, trial)
             if reached.mean() > best:
                 images, cosines, best = trial, reached, float(reached.mean())
-    with extracting(models, None) as extractors:
+    with extracting(models, layer) as extractors:
         first = measure_geometry(extractors, base, targets, before)
         last = measure_geometry(extractors, images, targets, cosines)
     return Crafted(images.cpu(), first, last, float((images - base).abs().max()))

@@ -430,6 +430,12 @@ class TestExtractionToAStore:
         with pytest.raises(ValueError, match=r"\(data differs\)"):
             extract_to_store(model, (inputs + 1, labels), tmp_path / "arrays")
 
+    def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match="memory://set is a URL: results are written to local files"):
+            extract_to_store(model, images, "memory://set")
+        assert not (tmp_path / "memory:").exists()
+
     def test_a_loader_is_refused(self, tmp_path, model, pixels, labels) -> None:
         with pytest.raises(ValueError, match="pass its dataset"):
             extract_to_store(model, DataLoader(as_tensors(pixels, labels)), tmp_path / "set")

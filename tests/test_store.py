@@ -14,7 +14,7 @@ import pytest
 
 import clear
 from clear import UnsafeFile, _documents
-from clear._files import sha256
+from clear._files import require_writable, sha256
 from clear._rows import ShardedRows
 from clear.data import Features, open_features, save_features
 from clear.store import add_shard, start_store, write_store
@@ -125,10 +125,32 @@ def test_urls_of_fsspec_are_opened(tmp_path: Path) -> None:
     memory.put(str(tmp_path / "set"), "/set", recursive=True)
     for file in tmp_path.glob("one*.npy"):
         memory.put(str(file), f"/{file.name}")
-    for url in (f"file://{tmp_path}/set", "memory://set", "memory://one.npy"):
+    chained = (f"simplecache::file://{tmp_path}/one.npy", "simplecache::memory://one.npy", "simplecache::memory://set")
+    for url in (f"file://{tmp_path}/set", "memory://set", "memory://one.npy", *chained):
         np.testing.assert_array_equal(np.asarray(open_features(url).values), make().values)
+    for url in (f"file://{tmp_path}/one.labels.npy", "memory://one.labels.npy"):
+        np.testing.assert_array_equal(open_features(tmp_path / "set", labels=url).labels, make().labels)
     with pytest.raises(FileNotFoundError):
         open_features("memory://nothing")
+
+
+def test_no_writer_takes_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    features = Features.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
+    found = clear.scan(features)
+    for write_it in (
+        lambda: save_features(features, "memory://bucket/x"),
+        lambda: save_features(features, "simplecache::s3://bucket/x.npz"),
+        lambda: save_features(features, Path("memory://x.npy")),
+        lambda: clear.scan(features, workdir="memory://work"),
+        lambda: clear.Guard.fit(features).save("memory://guard"),
+        lambda: clear.export_scores(found, "memory://export"),
+        lambda: clear.write_report(found, "memory://report"),
+        lambda: require_writable("memory:"),
+    ):
+        with pytest.raises(ValueError, match=r"is a URL: results are written to local files; write there, and copy"):
+            write_it()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_data_set_saved_by_hugging_face_is_opened(tmp_path: Path) -> None:

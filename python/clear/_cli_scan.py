@@ -28,7 +28,7 @@ from clear._cli_common import (
     warned,
     with_settings,
 )
-from clear._files import require_writable
+from clear._files import make_folder
 from clear.config import ScanConfig
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -183,8 +183,7 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
 
     if out is not None:
         require_extras()
-        out.mkdir(parents=True, exist_ok=True)
-        require_writable(out)
+        make_folder(out)
     if not any(pictures):
         return [None for _ in pictures]
     if out is None:

@@ -100,7 +100,8 @@ def open_features(
           to a temporary folder first, unless it is local.
         - a `datasets.Dataset` with such columns.
     labels : array of int, or path, optional
-        Labels (n,) instead of those in or beside the file: an array, an `.npy` file, or an `.npz` file with `labels`.
+        Labels (n,) instead of those in or beside the file: an array, an `.npy` file, or an `.npz` file with `labels`
+        (or a URL of one).
     column : str
         Embedding column. "auto" takes "embedding", "embeddings", "features" or "feature", else the only candidate.
     label_column : str
@@ -204,7 +205,7 @@ def _open_labels(labels: Any) -> Any:
     """Labels as an array: given as one, or as the path of one."""
     if not isinstance(labels, (str, os.PathLike)):
         return labels
-    path = Path(labels)
+    path = Path(local_path(labels))
     if path.suffix == ".npy":
         return read_npy(path)
     if path.suffix != ".npz":

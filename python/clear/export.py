@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clear._arrays import as_count
-from clear._files import atomic_write
+from clear._files import atomic_write, make_folder
 from clear.errors import need
 from clear.report import score_table
 from clear.results import Level, ProbeResult, ScanResult
@@ -55,7 +55,7 @@ def export_scores(
     'flagged=none'
     """
     parquet = need("pyarrow.parquet", extra="data")
-    step, place = as_count(file_rows, "file_rows"), Path(folder)
+    step, place = as_count(file_rows, "file_rows"), make_folder(folder)
     order = np.argsort(result.ids, kind="stable")
     written = []
     for level in Level:

@@ -13,7 +13,7 @@ import numpy as np
 
 from clear._arrays import as_count, as_threads
 from clear._batches import Source, as_source
-from clear._files import MANIFEST, require_writable, sha256
+from clear._files import MANIFEST, make_folder, sha256
 from clear._progress import Progress, track
 from clear._version import __version__
 from clear.data import Features, open_features
@@ -82,9 +82,7 @@ def extract_to_store(
     size = as_count(batch_size, "batch_size")
     step = -(-as_count(shard_rows, "shard_rows") // size) * size
     options = Extraction(layer, size, device, preprocess, dtype)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    require_writable(place)
+    place = make_folder(folder)
     made_by = _identify(model, dataset, source, options, step)
     manifest = None
     if (place / MANIFEST).exists():  # the model tells the width only once it has run

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._files import MANIFEST, make_folder, remove_leftovers
 from clear._parts import check_entry, read_part, require_shape, write_part
 from clear._progress import Progress
 from clear.approximate import Approximate, describe
@@ -103,9 +103,7 @@ class Guard:
         A guard that is there is replaced at once, when the new manifest gets its name. Disk: 4 * width + 17 bytes for
         each training sample.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        require_writable(place)
+        place = make_folder(folder)
         remove_leftovers(place)
         parts = self.reference.parts()
         arrays = {name: getattr(parts, name) for name in ("rows", "labels", "representative", "in_core")}

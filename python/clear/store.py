@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from clear._arrays import as_count, blocks, first_nonfinite_rows
 from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._files import MANIFEST, make_folder, remove_leftovers
 from clear._npy import MAX_HEADER
 from clear._parts import Array, check_entry, check_length, read_part, require_shape, write_part
 from clear._rows import ShardedRows
@@ -62,11 +62,9 @@ def start_store(
     Returns the manifest. Raises ValueError when the folder holds a store of something else. Without `made_by` a store
     that was there is replaced.
     """
-    place = Path(folder)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: want one of {list(DTYPES)}")
-    place.mkdir(parents=True, exist_ok=True)
-    require_writable(place)
+    place = make_folder(folder)
     remove_leftovers(place)
     manifest: Manifest = {
         "schema": SCHEMA,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from clear._arrays import as_count
 from clear._documents import damage_named, digest, read_document, spelled, write_document
-from clear._files import MANIFEST, atomic_write, remove_leftovers, require_writable
+from clear._files import MANIFEST, atomic_write, make_folder, remove_leftovers
 from clear._npy import read_npz
 from clear.errors import LimitReached, UnsafeFile
 
@@ -48,9 +48,7 @@ class Work:
         self, folder: str | os.PathLike[str], *, piece_rows: int = PIECE_ROWS, max_seconds: float | None = None
     ) -> None:
         self.piece_rows = as_count(piece_rows, "piece_rows")
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        require_writable(self.folder)
+        self.folder = make_folder(folder)
         remove_leftovers(self.folder)
         self._limit = max_seconds
         self._begun = time.monotonic()

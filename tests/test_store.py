@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tracemalloc
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import clear
-from clear import UnsafeFile, _documents
+from clear import UnsafeFile, _documents, store
 from clear._files import require_writable, sha256
 from clear._rows import ShardedRows
 from clear.data import Features, open_features, save_features
@@ -61,11 +62,82 @@ def test_saving_to_a_name_without_suffix_makes_a_store_and_replaces_an_older_one
     write(tmp_path / "set", make("float64"), shard_rows=4)
     save_features(make(), tmp_path / "set")
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
-        "labels-00000.npy",
+        "labels-00013.npy",
         "manifest.json",
-        "values-00000.npy",
+        "values-00013.npy",
     ]
     np.testing.assert_array_equal(open_features(tmp_path / "set").values, make().values)
+
+
+@pytest.mark.parametrize("shard_rows", [4, 16, 10 * N])
+@pytest.mark.parametrize("older_rows", [16, 10 * N])
+def test_a_store_is_saved_over_itself(tmp_path: Path, older_rows: int, shard_rows: int) -> None:
+    opened = open_features(write(tmp_path / "set", make(), older_rows))
+    write(tmp_path / "set", dataclasses.replace(opened, labels=2 - opened.labels), shard_rows)
+    found = open_features(tmp_path / "set")
+    np.testing.assert_array_equal(np.asarray(found.values), make().values)
+    np.testing.assert_array_equal(found.labels, 2 - make().labels)
+    assert len(list((tmp_path / "set").iterdir())) == 1 + 2 * -(-N // shard_rows)
+
+
+def test_an_interrupted_save_leaves_the_older_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_features(write(tmp_path / "set", make()))
+    real, calls = store.write_part, []
+
+    def fails_at_the_fourth(*args: Any) -> dict[str, Any]:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(store, "write_part", fails_at_the_fourth)
+    for features in (dataclasses.replace(opened, labels=2 - opened.labels), make("float64")):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "set", features, shard_rows=4)
+        found = open_features(tmp_path / "set")
+        np.testing.assert_array_equal(np.asarray(found.values), make().values)
+        np.testing.assert_array_equal(found.labels, make().labels)
+    monkeypatch.undo()
+    save_features(make(), tmp_path / "set")
+    assert len(list((tmp_path / "set").iterdir())) == 3  # nothing stays of what was interrupted
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_that_holds_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    features = Features.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
+    guard = clear.Guard.fit(features)
+    writers = {
+        "store": lambda folder: save_features(features, folder),
+        "guard": guard.save,
+        "work": lambda folder: clear.scan(features, workdir=folder),
+    }
+    for kind, write_it in writers.items():
+        write_it(tmp_path / kind)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    (tmp_path / "broken" / "values-00000.npy").write_text("mine")
+    for kind in [*writers, "broken"]:
+        before = contents(tmp_path / kind)
+        for other in writers.keys() - {kind}:
+            with pytest.raises(UnsafeFile, match=rf"{kind}/manifest\.json (is not a|is damaged)"):
+                writers[other](tmp_path / kind)
+            assert contents(tmp_path / kind) == before
+
+
+def test_saving_deletes_no_file_of_others(tmp_path: Path) -> None:
+    """A folder without a manifest may hold anything."""
+    for name in ("values-00007.npy", "rows-00003.npy", "labels-00000.npy.bak"):
+        (tmp_path / name).write_text("mine")
+    save_features(make(), tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    clear.Guard.fit(Features.from_arrays(make().values, np.arange(N) % 2)).save(tmp_path)
+    clear.Guard.load(tmp_path)
+    for name in ("values-00007.npy", "rows-00003.npy", "labels-00000.npy.bak"):
+        assert (tmp_path / name).read_text() == "mine"
 
 
 def test_rows_are_picked_as_from_one_array(tmp_path: Path) -> None:
@@ -258,6 +330,7 @@ MANIFEST_VALUES = {
     "dtype": ("O", "float8", [], None),
     "shards": ([], {}, None, [None], [{}], 7),
     "class_names": (3, ["a", 1], []),
+    "first": (-1, 1, "0", 2**60, None),
     "source": (1,),
     "made_by": (1,),
     "schema": ("clear-features/99", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset  
 
 from clear import BackendUnavailable  # noqa: E402
 from clear.architectures import digits_cnn  # noqa: E402
+from clear.data import open_features  # noqa: E402
 from clear.extraction import extract_to_store  # noqa: E402
 from clear.features import extract_features, iterate_batches, predict  # noqa: E402
 from clear.images import ImageDataset, open_images  # noqa: E402
@@ -409,6 +411,27 @@ class TestExtractionToAStore:
         hook.remove()
         assert len(passes) == 3  # of six batches
         assert contents(undisturbed) == contents(interrupted)
+
+    def test_lost_and_damaged_shards_are_extracted_again_and_no_other(self, tmp_path, model, images) -> None:
+        options = {"batch_size": 4, "shard_rows": 4}
+        extract_to_store(model, images, tmp_path / "set", **options)
+        undisturbed = contents(tmp_path / "set")
+        (tmp_path / "set" / "values-00001.npy").unlink()
+        os.truncate(tmp_path / "set" / "labels-00003.npy", 100)
+        (tmp_path / "set" / "values-00005.npy").write_bytes(undisturbed["values-00005.npy"][:-1] + b"?")
+        with pytest.raises(
+            FileNotFoundError, match=r"is missing.*: make it again with the command that.*values-00001\.npy"
+        ):
+            open_features(tmp_path / "set")
+        passes = []
+        hook = model.register_forward_hook(lambda *_: passes.append(1))
+        with pytest.warns(RuntimeWarning, match="this shard is made again") as caught:
+            extract_to_store(model, images, tmp_path / "set", **options)
+        hook.remove()
+        named = ("values-00001.npy", "labels-00003.npy: has 100 bytes", "values-00005.npy: was changed")
+        assert all(name in str(warning.message) for name, warning in zip(named, caught, strict=True))
+        assert len(passes) == 3
+        assert contents(tmp_path / "set") == undisturbed
 
     @pytest.mark.parametrize(
         ("change", "named"),

@@ -30,6 +30,7 @@ __all__ = [
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading JSON raises when it is not what it seems."""
+REMEDY = "want another folder, or delete that file first"
 
 
 def spelled(value: Any) -> Any:
@@ -88,7 +89,7 @@ def read_document(path: str | os.PathLike[str], schema: str, *, what: str, limit
     return document
 
 
-def read_older(path: Path, schema: str, *, what: str, limit: int) -> dict[str, Any] | None:
+def read_older(path: Path, schema: str, *, what: str, limit: int, remedy: str = REMEDY) -> dict[str, Any] | None:
     """Read the document that a writer is about to replace; None where there is none.
 
     Raises UnsafeFile for one of another schema or a damaged one: what it belongs to stays as it is.
@@ -99,7 +100,7 @@ def read_older(path: Path, schema: str, *, what: str, limit: int) -> dict[str, A
         with damage_named(path):
             return read_document(path, schema, what=what, limit=limit)
     except UnsafeFile as error:
-        raise UnsafeFile(f"{error}; nothing was written: want another folder, or delete that file first") from error
+        raise UnsafeFile(f"{error}; nothing was written: {remedy}") from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from clear.errors import need
 from clear.features import Extracted, Extraction, extract_rows
 from clear.ray_engine import check_engine, open_engine
 from clear.ray_extraction import extract_shards
-from clear.store import SHARD_ROWS, add_shard, finished_rows, read_manifest, start_store
+from clear.store import SHARD_ROWS, add_shard, damaged_shards, read_manifest, start_store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,8 @@ def extract_to_store(
         Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
         package, and the data set (SHA-256 of its file or arrays where it has them, else its length, labels and ids).
     shard_rows : int
-        Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill.
+        Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill. A finished
+        shard that is lost or damaged is named in a RuntimeWarning and extracted again, alone.
     engine : {"local", "ray"}
         Where the network runs: in this process, or in actors of a Ray cluster, one for each GPU or else for each core.
         A data set goes there as it is pickled: Parquet images and Hugging Face data sets by their path, which every
@@ -87,20 +88,23 @@ def extract_to_store(
     manifest = None
     if (place / MANIFEST).exists():  # the model tells the width only once it has run
         manifest = _begin(place, source, read_manifest(place)["width"], options, made_by)
-    done = 0 if manifest is None else finished_rows(manifest)
-    shards = [range(start, min(source.n, start + step)) for start in range(done, source.n, step)]
+    every = [range(start, min(source.n, start + step)) for start in range(0, source.n, step)]
+    todo = list(range(len(every)))
+    if manifest is not None:
+        todo = [*damaged_shards(place, manifest), *todo[len(manifest["shards"]) :]]
+    shards = [every[number] for number in todo]
     with open_engine(engine if shards else "local", address, as_threads(None)) as cluster:
         extract = _extract_here if cluster is None else extract_shards
         with (
             track(progress, "features", source.n) as advance,
             closing(extract(model, dataset, options, shards)) as parts,
         ):
-            advance(done)
-            for shard, (values, labels, predictions) in zip(shards, parts, strict=True):
+            advance(source.n - sum(map(len, shards)))
+            for number, shard, (values, labels, predictions) in zip(todo, shards, parts, strict=True):
                 if manifest is None:
                     manifest = _begin(place, source, values.shape[1], options, made_by)
                 ids = None if source.ids is None else source.ids[shard.start : shard.stop]
-                manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions)
+                manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions, number=number)
                 advance(len(shard))
     return open_features(place)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from clear._arrays import as_count, blocks, first_nonfinite_rows
 from clear._documents import damage_named, read_document, read_older, write_document
 from clear._files import MANIFEST, make_folder, remove_leftovers
 from clear._npy import MAX_HEADER
-from clear._parts import Array, check_entry, check_length, read_part, require_shape, write_part
+from clear._parts import Array, check_entry, check_length, check_part, read_part, require_shape, write_part
 from clear._rows import ShardedRows
 from clear.errors import UnsafeFile
 
@@ -29,6 +30,7 @@ __all__ = [
     "DTYPES",
     "SHARD_ROWS",
     "add_shard",
+    "damaged_shards",
     "finished_rows",
     "open_store",
     "read_manifest",
@@ -100,6 +102,19 @@ def finished_rows(manifest: Manifest) -> int:
     return sum(shard["rows"] for shard in manifest["shards"])
 
 
+def damaged_shards(folder: str | os.PathLike[str], manifest: Manifest) -> list[int]:
+    """Finished shards with a file that is missing or damaged, each named in a warning. Reads all files."""
+    damaged = []
+    for number, shard in enumerate(manifest["shards"]):
+        try:
+            for entry in shard["files"].values():
+                check_part(Path(folder), entry)
+        except (UnsafeFile, FileNotFoundError) as error:
+            warnings.warn(f"{error}; this shard is made again", RuntimeWarning, stacklevel=3)
+            damaged.append(number)
+    return damaged
+
+
 def add_shard(
     folder: str | os.PathLike[str],
     manifest: Manifest,
@@ -108,12 +123,15 @@ def add_shard(
     *,
     ids: Array | None = None,
     predictions: Array | None = None,
+    number: int | None = None,
 ) -> Manifest:
     """Write the next shard and enter it in the manifest, which is returned; a kill leaves all of it or nothing.
 
-    values (rows, width); labels int64 (rows,); ids int64 or str (rows,), None where they are the row numbers.
+    values (rows, width); labels int64 (rows,); ids int64 or str (rows,), None where they are the row numbers. With
+    `number` it takes the place of a finished shard that is damaged.
     """
-    grown = _write_shard(Path(folder), manifest, values, labels, ids=ids, predictions=predictions)
+    turn = len(manifest["shards"]) if number is None else number
+    grown = _write_shard(Path(folder), manifest, turn, values, labels, ids=ids, predictions=predictions)
     write_document(Path(folder) / MANIFEST, grown)
     return grown
 
@@ -121,14 +139,14 @@ def add_shard(
 def _write_shard(
     place: Path,
     manifest: Manifest,
+    turn: int,
     values: Array,
     labels: Array,
     *,
     ids: Array | None = None,
     predictions: Array | None = None,
 ) -> Manifest:
-    """Write the files of the next shard; returns the manifest that has it, which is not written yet."""
-    number = manifest["first"] + len(manifest["shards"])
+    """Write the files of a shard; returns the manifest that has it, which is not written yet."""
     arrays = {"values": _encode(values, manifest["dtype"]), "labels": np.asarray(labels, dtype="<i8")}
     if ids is not None:
         arrays["ids"] = ids if ids.dtype.kind == "U" else np.asarray(ids, dtype="<i8")
@@ -136,8 +154,10 @@ def _write_shard(
         arrays["predictions"] = np.asarray(predictions, dtype="<i8")
     files = {}
     for role, array in arrays.items():
-        files[role] = write_part(place / f"{role}-{number:05}.npy", array)
-    return manifest | {"shards": [*manifest["shards"], {"rows": len(values), "files": files}]}
+        files[role] = write_part(place / f"{role}-{manifest['first'] + turn:05}.npy", array)
+    shards = list(manifest["shards"])
+    shards[turn : turn + 1] = [{"rows": len(values), "files": files}]
+    return manifest | {"shards": shards}
 
 
 def write_store(
@@ -162,12 +182,12 @@ def write_store(
     older = _shard_files(place) if manifest["first"] else {}
     ids = plain.get("ids")
     numbered = ids is not None and ids.dtype.kind != "U" and np.array_equal(ids, np.arange(n))
-    for start in range(0, n, step):
+    for turn, start in enumerate(range(0, n, step)):
         part = slice(start, min(n, start + step))
         columns = {name: plain[name][part] for name in ("ids", "predictions") if plain.get(name) is not None}
         if numbered:
             del columns["ids"]
-        manifest = _write_shard(place, manifest, values[part], plain["labels"][part], **columns)
+        manifest = _write_shard(place, manifest, turn, values[part], plain["labels"][part], **columns)
     write_document(place / MANIFEST, manifest)
     for path in older:
         path.unlink()

@@ -191,7 +191,8 @@ def _save_npy(target: Path, values: npt.NDArray[Any], plain: dict[str, npt.NDArr
     with ExitStack() as stack:
         files = {target: values} | {_sibling(target, name): array for name, array in plain.items()}
         for path, array in files.items():
-            np.save(stack.enter_context(atomic_write(path)), array, allow_pickle=False)
+            with open(stack.enter_context(atomic_write(path)), "wb") as file:
+                np.save(file, array, allow_pickle=False)
         for name in PLAIN:
             if name not in plain:
                 _sibling(target, name).unlink(missing_ok=True)

@@ -155,7 +155,8 @@ def open_features(
 def save_features(features: Features, path: str | os.PathLike[str]) -> None:
     """Write features so that `open_features` reads the same back: `.npz`, `.parquet`, `.npy` with siblings, or a store.
 
-    A name without a suffix is the folder of a feature store: shards that stay memory-mapped, with their SHA-256.
+    A name without a suffix is the folder of a feature store: shards that stay memory-mapped, with their SHA-256. The
+    other files have no digest: a number that was changed later may go unnoticed.
 
     Files appear under their final names only when they are complete; `.npy` siblings of an older save that the new
     one does not have are removed. Parquet needs pyarrow.

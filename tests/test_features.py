@@ -399,6 +399,15 @@ class TestExtractionToAStore:
             np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
         assert stored.class_names == whole.class_names
 
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_is_that_of_torch(self, tmp_path, model, images, dtype) -> None:
+        whole = torch.from_numpy(extract_features(model, images, batch_size=4).values)
+        for _ in range(2):  # the second finds it finished
+            stored = extract_to_store(model, images, tmp_path / "set", batch_size=4, dtype=dtype)
+            wanted = whole.to(getattr(torch, dtype)).float().numpy()
+            np.testing.assert_array_equal(np.asarray(stored.values).astype(np.float32), wanted)
+        assert np.load(tmp_path / "set" / "values-00000.npy").itemsize == 2
+
     def test_an_interrupted_extraction_goes_on_where_it_stopped(self, tmp_path, model, images) -> None:
         undisturbed, interrupted = tmp_path / "one", tmp_path / "two"
         extract_to_store(model, images, undisturbed, batch_size=4, shard_rows=4)

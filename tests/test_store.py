@@ -56,6 +56,24 @@ def test_bfloat16_is_the_nearest_of_its_values(tmp_path: Path) -> None:
     rounded = torch.from_numpy(wanted.values).bfloat16().float().numpy()
     assert found.values.dtype == np.float32
     np.testing.assert_array_equal(np.asarray(found.values), rounded)
+    tensors = Features.from_arrays(torch.from_numpy(wanted.values).bfloat16(), wanted.labels)
+    for features in (tensors, found, wanted):
+        save_features(features, tmp_path / "again", dtype="bfloat16")
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path / "again").values), rounded)
+        (values,) = (tmp_path / "again").glob("values-*.npy")
+        assert np.load(values).dtype == np.uint16
+
+
+def test_a_dtype_that_does_not_hold_the_values_is_refused(tmp_path: Path) -> None:
+    for value, dtype in ((1e5, "float16"), (1e39, "float32"), (1e39, "bfloat16"), (np.nan, None)):
+        values = make("float64").values.copy()
+        values[7, 2] = value
+        with pytest.raises(ValueError, match=rf"nan or inf as {dtype or 'float64'} in 1 of 50 rows .*first: \[7\]"):
+            save_features(Features.from_arrays(values, make().labels), tmp_path / "set", dtype=dtype)
+    with pytest.raises(ValueError, match="dtype is 'float8': want one of"):
+        save_features(make(), tmp_path / "set", dtype="float8")
+    with pytest.raises(ValueError, match=r"want a feature store \(a name without a suffix\), got x.npy"):
+        save_features(make(), tmp_path / "x.npy", dtype="float16")
 
 
 def test_saving_to_a_name_without_suffix_makes_a_store_and_replaces_an_older_one(tmp_path: Path) -> None:

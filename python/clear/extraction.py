@@ -44,7 +44,7 @@ def extract_to_store(
     batch_size: int = 256,
     device: str = "auto",
     preprocess: Callable[[Any], Any] | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     progress: Progress = False,
@@ -53,8 +53,10 @@ def extract_to_store(
 
     Parameters
     ----------
-    model, layer, batch_size, device, preprocess, dtype, progress
+    model, layer, batch_size, device, preprocess, progress
         As in `extract_features`.
+    dtype : {"float32", "float16", "bfloat16"}
+        Of the features. Those in bfloat16 are rounded to the nearest and read as float32.
     dataset : ImageDataset, torch Dataset, datasets.Dataset, or (inputs, labels)
         Rows must be reachable by number, so no DataLoader.
     folder : path
@@ -90,12 +92,12 @@ def extract_to_store(
         raise ValueError("dataset is a DataLoader: pass its dataset, whose rows can be asked for by number")
     size = as_count(batch_size, "batch_size")
     step = -(-as_count(shard_rows, "shard_rows") // size) * size
-    options = Extraction(layer, size, device, preprocess, dtype)
+    options = Extraction(layer, size, device, preprocess, "float32" if dtype == "bfloat16" else dtype)
     place = make_folder(folder)
     made_by = _identify(model, dataset, source, options, step)
     manifest = None
     if (place / MANIFEST).exists():  # the model tells the width only once it has run
-        manifest = _begin(place, source, read_manifest(place)["width"], options, made_by)
+        manifest = _begin(place, source, read_manifest(place)["width"], dtype, made_by)
     every = [range(start, min(source.n, start + step)) for start in range(0, source.n, step)]
     todo = list(range(len(every)))
     if manifest is not None:
@@ -110,7 +112,7 @@ def extract_to_store(
             advance(source.n - sum(map(len, shards)))
             for number, shard, (values, labels, predictions) in zip(todo, shards, parts, strict=True):
                 if manifest is None:
-                    manifest = _begin(place, source, values.shape[1], options, made_by)
+                    manifest = _begin(place, source, values.shape[1], dtype, made_by)
                 ids = None if source.ids is None else source.ids[shard.start : shard.stop]
                 manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions, number=number)
                 advance(len(shard))
@@ -124,12 +126,12 @@ def _extract_here(
         yield extract_rows(model, dataset, options, rows=np.arange(shard.start, shard.stop))
 
 
-def _begin(place: Path, source: Source, width: int, options: Extraction, made_by: dict[str, Any]) -> dict[str, Any]:
+def _begin(place: Path, source: Source, width: int, dtype: str, made_by: dict[str, Any]) -> dict[str, Any]:
     return start_store(
         place,
         rows=source.n,
         width=width,
-        dtype=options.dtype,
+        dtype=dtype,
         class_names=source.class_names,
         source=source.name,
         made_by=made_by,

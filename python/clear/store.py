@@ -246,15 +246,19 @@ def _read_values(place: Path, manifest: Manifest, piece: int) -> Array:
     path = place / shard["files"]["values"]["file"]
     values = read_part(place, shard["files"]["values"])
     require_shape(values, path, (shard["rows"], manifest["width"]), DTYPES[manifest["dtype"]])
-    if manifest["dtype"] == "bfloat16":
-        parts = blocks(len(values), values.shape[1] * 2)
-        bad = [p.start + int(i) for p in parts for i in np.flatnonzero(((values[p] & 0x7F80) == 0x7F80).any(axis=1))]
-        count = len(bad)
-    else:
-        bad, count = first_nonfinite_rows(values)
+    rows, count = _nonfinite_rows(values)
     if count:
-        raise UnsafeFile(f"{path}: has nan or inf in {count} of {len(values)} rows (first: {bad[:5]})")
+        raise UnsafeFile(f"{path}: has nan or inf in {count} of {len(values)} rows (first: {rows})")
     return values
+
+
+def _nonfinite_rows(stored: Array) -> tuple[list[int], int]:
+    """The first rows with nan or inf among values as they are stored, and how many there are."""
+    if stored.dtype.kind == "f":
+        return first_nonfinite_rows(stored)
+    parts = blocks(len(stored), stored.shape[1] * 2)
+    bad = [p.start + int(i) for p in parts for i in np.flatnonzero(((stored[p] & 0x7F80) == 0x7F80).any(axis=1))]
+    return bad[:5], len(bad)
 
 
 def _read_column(place: Path, shard: dict[str, Any], role: str) -> Array:
@@ -302,10 +306,20 @@ def _check_entry(shard: dict[str, Any], number: int, manifest: Manifest) -> None
 
 
 def _encode(values: Array, dtype: str) -> Array:
-    if dtype == "bfloat16":
-        return narrow_bfloat16(np.asarray(values, dtype=np.float32))
+    """Values as they are stored; a ValueError where some are nan or inf, or become so."""
+    brain = dtype == "bfloat16"
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=DTYPES[dtype])
+        stored: Array = np.ascontiguousarray(values, dtype="<f4" if brain else DTYPES[dtype])
+    rows, count = _nonfinite_rows(stored)
+    if brain and not count:
+        stored = narrow_bfloat16(stored)
+        rows, count = _nonfinite_rows(stored)
+    if count:
+        raise ValueError(
+            f"values have nan or inf as {dtype} in {count} of {len(values)} rows of a shard (first: {rows}): "
+            "remove or rescale them first"
+        )
+    return stored
 
 
 def widen_bfloat16(stored: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clear._arrays import as_count
-from clear._files import atomic_write, make_folder
+from clear._files import atomic_write, make_folder, remove_leftovers
 from clear.errors import need
 from clear.report import score_table
 from clear.results import Level, ProbeResult, ScanResult
@@ -65,6 +65,7 @@ def export_scores(
             rows = order[result.scores.level[order] == level]
             part = place / f"flagged={level.name.lower()}"
             part.mkdir(exist_ok=True)
+            remove_leftovers(part)
             for number, start in enumerate(range(0, len(rows), step)):
                 written.append(part / f"part-{number:05}.parquet")
                 table = score_table(result, rows[start : start + step])

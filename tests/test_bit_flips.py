@@ -1,4 +1,4 @@
-"""A flipped bit in any kind of file that this package writes is noticed, and the file named."""
+"""A flipped bit in a store, a guard, a folder of work or a report is noticed, and the file named."""
 
 from __future__ import annotations
 

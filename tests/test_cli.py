@@ -283,7 +283,7 @@ def test_features_are_extracted_and_saved(
     (model, images), options = seen["call"]
     assert model == ((Path("net.safetensors"), "resnet20"), {"num_classes": 10})
     assert images == Path("train.parquet")
-    assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "progress": False}
+    assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "dtype": "float32", "progress": False}
     assert seen["saved"] == Path(out)
     assert "(180, 10)" in capsys.readouterr().out
 
@@ -304,6 +304,13 @@ def test_features_go_to_a_store_that_a_scan_opens(
     assert len(list(Path("set").glob("values-*.npy"))) == 4
     assert main([*call, "--shard-rows", "32", "--batch-size", "16"]) == 3
     assert "begun with other inputs (shard_rows differs)" in capsys.readouterr().err
+    half = [*call[:-1], "half", "--dtype", "bfloat16"]
+    assert main(half) == 0
+    assert np.load(Path("half") / "values-00000.npy").dtype == np.uint16
+    assert main([*call[:-1], "half.npy", "--dtype", "float16"]) == 0
+    assert np.load("half.npy").dtype == np.float16
+    assert main([*call[:-1], "half.npy", "--dtype", "bfloat16"]) == 64
+    assert "--dtype bfloat16 is for a feature store" in capsys.readouterr().err
     assert main(["scan", "set", "--out", "out"]) in (0, 1, 2)
     assert main(["check", "out", "set"]) == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,43 @@ def test_an_older_export_is_replaced(tmp_path: Path) -> None:
     clear.export_scores(result, tmp_path, file_rows=10)
     files = clear.export_scores(result, tmp_path)
     assert sorted(tmp_path.rglob("*.parquet")) == sorted(files)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_an_interrupted_export_leaves_the_older_one_whole(tmp_path: Path, monkeypatch, calls: int) -> None:
+    result = clear.scan(TRAINING)
+    clear.export_scores(result, tmp_path, file_rows=300)
+    (tmp_path / "flagged=none" / "mine.parquet").write_text("of someone else")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    real, left = pyarrow.write_table, calls
+
+    def interrupted(*args: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(pyarrow, "write_table", interrupted)
+    other = dataclasses.replace(result, scores=dataclasses.replace(result.scores, level=result.scores.level[::-1]))
+    with pytest.raises(KeyboardInterrupt):
+        clear.export_scores(other, tmp_path, file_rows=200)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_older_parts_are_gone_before_the_first_new_one_has_its_name(tmp_path: Path, monkeypatch) -> None:
+    result = clear.scan(TRAINING)
+    clear.export_scores(result, tmp_path, file_rows=10)
+    seen = []
+    real = os.replace
+
+    def replace(*args: str) -> None:
+        seen.append({path.name for path in tmp_path.rglob("*.parquet")})
+        real(*args)
+
+    monkeypatch.setattr(os, "replace", replace)
+    clear.export_scores(result, tmp_path)
+    assert seen[0] == set()
 
 
 def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,12 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset  # noqa: E402
 
 from clear import BackendUnavailable  # noqa: E402
+from clear._batches import Source  # noqa: E402
 from clear.architectures import digits_cnn  # noqa: E402
-from clear.extraction import extract_to_store  # noqa: E402
+from clear.data import open_features  # noqa: E402
+from clear.extraction import _describe, _hash_data, extract_to_store  # noqa: E402
 from clear.features import extract_features, iterate_batches, predict  # noqa: E402
-from clear.images import ImageDataset, open_images  # noqa: E402
+from clear.images import ImageDataset, Preprocess, open_images  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -393,6 +399,15 @@ class TestExtractionToAStore:
             np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
         assert stored.class_names == whole.class_names
 
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_is_that_of_torch(self, tmp_path, model, images, dtype) -> None:
+        whole = torch.from_numpy(extract_features(model, images, batch_size=4).values)
+        for _ in range(2):  # the second finds it finished
+            stored = extract_to_store(model, images, tmp_path / "set", batch_size=4, dtype=dtype)
+            wanted = whole.to(getattr(torch, dtype)).float().numpy()
+            np.testing.assert_array_equal(np.asarray(stored.values).astype(np.float32), wanted)
+        assert np.load(tmp_path / "set" / "values-00000.npy").itemsize == 2
+
     def test_an_interrupted_extraction_goes_on_where_it_stopped(self, tmp_path, model, images) -> None:
         undisturbed, interrupted = tmp_path / "one", tmp_path / "two"
         extract_to_store(model, images, undisturbed, batch_size=4, shard_rows=4)
@@ -409,6 +424,27 @@ class TestExtractionToAStore:
         hook.remove()
         assert len(passes) == 3  # of six batches
         assert contents(undisturbed) == contents(interrupted)
+
+    def test_lost_and_damaged_shards_are_extracted_again_and_no_other(self, tmp_path, model, images) -> None:
+        options = {"batch_size": 4, "shard_rows": 4}
+        extract_to_store(model, images, tmp_path / "set", **options)
+        undisturbed = contents(tmp_path / "set")
+        (tmp_path / "set" / "values-00001.npy").unlink()
+        os.truncate(tmp_path / "set" / "labels-00003.npy", 100)
+        (tmp_path / "set" / "values-00005.npy").write_bytes(undisturbed["values-00005.npy"][:-1] + b"?")
+        with pytest.raises(
+            FileNotFoundError, match=r"is missing.*: make it again with the command that.*values-00001\.npy"
+        ):
+            open_features(tmp_path / "set")
+        passes = []
+        hook = model.register_forward_hook(lambda *_: passes.append(1))
+        with pytest.warns(RuntimeWarning, match="this shard is made again") as caught:
+            extract_to_store(model, images, tmp_path / "set", **options)
+        hook.remove()
+        named = ("values-00001.npy", "labels-00003.npy: has 100 bytes", "values-00005.npy: was changed")
+        assert all(name in str(warning.message) for name, warning in zip(named, caught, strict=True))
+        assert len(passes) == 3
+        assert contents(tmp_path / "set") == undisturbed
 
     @pytest.mark.parametrize(
         ("change", "named"),
@@ -430,9 +466,82 @@ class TestExtractionToAStore:
         with pytest.raises(ValueError, match=r"\(data differs\)"):
             extract_to_store(model, (inputs + 1, labels), tmp_path / "arrays")
 
+    @pytest.mark.parametrize("kind", ["tensors", "items", "hugging face"])
+    def test_other_items_of_any_kind_of_data_set_are_refused(self, tmp_path, model, pixels, labels, kind) -> None:
+        make = {"tensors": as_tensors, "items": Items, "hugging face": as_hugging_face}[kind]
+        changed = pixels.copy()
+        changed[7, 0, 0] ^= 1
+        extract_to_store(model, make(pixels, labels), tmp_path / "set")
+        extract_to_store(model, make(pixels.copy(), labels), tmp_path / "set")
+        for other in (make(changed, labels), make(pixels, (labels + 1) % 10)):
+            with pytest.raises(ValueError, match=r"\(data differs\)"):
+                extract_to_store(model, other, tmp_path / "set")
+
+    def test_of_a_large_data_set_some_items_are_looked_at_from_the_first_to_the_last(self) -> None:
+        asked = []
+        source = Source(10**9, lambda rows: (asked.extend(rows.tolist()), ([np.zeros(1)] * len(rows), None))[1])
+        _hash_data(object(), source)
+        assert (len(asked), asked[0], asked[-1]) == (64, 0, 10**9 - 1)
+
+    def test_other_functions_are_told_apart_and_the_same_ones_are_not(self) -> None:
+        def scaled(factor: float) -> object:
+            return lambda images: images * factor
+
+        different = [
+            lambda images: images + 1,
+            lambda images: images + 2,
+            lambda images: images - 1,
+            lambda images: images.abs(),
+            lambda images: images.neg(),
+            lambda images, by=1: images * by,
+            lambda images, by=2: images * by,
+            lambda images: [image + 1 for image in images],
+            lambda images: [image + 2 for image in images],
+            scaled(1),
+            scaled(2),
+            functools.partial(torch.clamp, min=0),
+            functools.partial(torch.clamp, min=1),
+            torch.abs,
+            np.abs,
+            nn.Identity(),
+            nn.ReLU(),
+            nn.ReLU().forward,
+            Preprocess((0.5,), (0.5,)),
+            Preprocess((0.5,), (0.25,)),
+        ]
+        names = [_describe(function) for function in different]
+        assert len(set(names)) == len(names)
+        assert not any(" at 0x" in name for name in names)
+        assert _describe(scaled(2)) == _describe(scaled(2))
+
+    def test_a_function_has_the_same_description_in_another_process(self) -> None:
+        code = (
+            "from clear.extraction import _describe\n"
+            "print(_describe(lambda x, k={'a': 1}: x if x in {'one', 'two', 'three', 'four'} else [y + 1 for y in x]))"
+        )
+        runs = [
+            subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True)
+            for seed in ("1", "2")
+        ]
+        assert runs[0] == runs[1]
+
+    def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match="memory://set is a URL: results are written to local files"):
+            extract_to_store(model, images, "memory://set")
+        assert not (tmp_path / "memory:").exists()
+
     def test_a_loader_is_refused(self, tmp_path, model, pixels, labels) -> None:
         with pytest.raises(ValueError, match="pass its dataset"):
             extract_to_store(model, DataLoader(as_tensors(pixels, labels)), tmp_path / "set")
+
+
+def as_hugging_face(pixels: np.ndarray, labels: np.ndarray) -> object:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    image = pytest.importorskip("PIL.Image", reason="the data extra is not installed")
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    columns = {"image": [image.fromarray(picture[:, :, 0]) for picture in pixels], "label": labels.tolist()}
+    return datasets.Dataset.from_dict(columns, features=kinds)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -86,6 +86,24 @@ def test_what_was_saved_answers_the_same(guard: Guard, tmp_path: Path) -> None:
     assert repr(loaded) == "Guard(400 training samples, 5 classes)"
 
 
+def test_saving_deletes_only_what_the_older_guard_lists(guard: Guard, tmp_path: Path) -> None:
+    guard.save(tmp_path / "guard")
+    path = tmp_path / "guard" / "manifest.json"
+    for name in ("mine-00000.npy", "values-00003.npy", "../mine.npy"):
+        (tmp_path / "guard" / name).write_text("mine")
+    document = json.loads(path.read_text())
+    del document["digest"]
+    write_document(path, document | {"number": "/../../mine"})  # as an attacker would
+    with pytest.raises(UnsafeFile, match=r"manifest\.json is damaged: number is"):
+        guard.save(tmp_path / "guard")
+    write_document(path, document | {"files": document["files"] | {"mine": document["files"]["mean"]}})
+    guard.save(tmp_path / "guard")
+    for name in ("mine-00000.npy", "values-00003.npy", "../mine.npy"):
+        assert (tmp_path / "guard" / name).read_text() == "mine"
+    assert not (tmp_path / "guard" / "mean-00000.npy").exists()
+    assert (tmp_path / "guard" / "mean-00004.npy").exists()
+
+
 def test_threads_do_not_disturb_each_other(guard: Guard) -> None:
     wanted = guard(INPUTS, PREDICTIONS)
     with ThreadPoolExecutor(8) as pool:

@@ -153,13 +153,17 @@ def test_a_piece_lost_after_it_was_stored_is_measured_again(training, undisturbe
     assert asked.count(("hulls", 1)) == 2
 
 
-def test_a_damaged_manifest_is_named(training, tmp_path) -> None:
+def test_a_damaged_manifest_is_named_and_the_pieces_are_kept_without_it(training, undisturbed, tmp_path) -> None:
     clear.scan(training, workdir=tmp_path, piece_rows=PIECE)
     data = (tmp_path / "manifest.json").read_bytes()
     for damaged in (data[:50], data.replace(b"classes", b"closses"), b"", b"[]"):
         (tmp_path / "manifest.json").write_bytes(damaged)
-        with pytest.raises(UnsafeFile, match=r"manifest\.json"):
+        with pytest.raises(UnsafeFile, match=r"manifest\.json.*delete that file \(finished pieces are kept\)"):
             clear.scan(training, workdir=tmp_path, piece_rows=PIECE)
+    before = pieces_in(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    assert report_of(training, tmp_path, workdir=tmp_path, piece_rows=PIECE) == undisturbed
+    assert pieces_in(tmp_path) == before
 
 
 def test_other_inputs_are_refused_and_named(training, tmp_path) -> None:

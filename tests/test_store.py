@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tracemalloc
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 import clear
-from clear import UnsafeFile, _documents
-from clear._files import sha256
+from clear import UnsafeFile, _documents, store
+from clear._files import require_writable, sha256
 from clear._rows import ShardedRows
 from clear.cli import main
 from clear.data import Features, open_features, save_features
@@ -56,17 +57,106 @@ def test_bfloat16_is_the_nearest_of_its_values(tmp_path: Path) -> None:
     rounded = torch.from_numpy(wanted.values).bfloat16().float().numpy()
     assert found.values.dtype == np.float32
     np.testing.assert_array_equal(np.asarray(found.values), rounded)
+    tensors = Features.from_arrays(torch.from_numpy(wanted.values).bfloat16(), wanted.labels)
+    for features in (tensors, found, wanted):
+        save_features(features, tmp_path / "again", dtype="bfloat16")
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path / "again").values), rounded)
+        (values,) = (tmp_path / "again").glob("values-*.npy")
+        assert np.load(values).dtype == np.uint16
+
+
+def test_a_dtype_that_does_not_hold_the_values_is_refused(tmp_path: Path) -> None:
+    for value, dtype in ((1e5, "float16"), (1e39, "float32"), (1e39, "bfloat16"), (np.nan, None)):
+        values = make("float64").values.copy()
+        values[7, 2] = value
+        with pytest.raises(ValueError, match=rf"nan or inf as {dtype or 'float64'} in 1 of 50 rows .*first: \[7\]"):
+            save_features(Features.from_arrays(values, make().labels), tmp_path / "set", dtype=dtype)
+    with pytest.raises(ValueError, match="dtype is 'float8': want one of"):
+        save_features(make(), tmp_path / "set", dtype="float8")
+    with pytest.raises(ValueError, match=r"want a feature store \(a name without a suffix\), got x.npy"):
+        save_features(make(), tmp_path / "x.npy", dtype="float16")
 
 
 def test_saving_to_a_name_without_suffix_makes_a_store_and_replaces_an_older_one(tmp_path: Path) -> None:
     write(tmp_path / "set", make("float64"), shard_rows=4)
     save_features(make(), tmp_path / "set")
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
-        "labels-00000.npy",
+        "labels-00013.npy",
         "manifest.json",
-        "values-00000.npy",
+        "values-00013.npy",
     ]
     np.testing.assert_array_equal(open_features(tmp_path / "set").values, make().values)
+
+
+@pytest.mark.parametrize("shard_rows", [4, 16, 10 * N])
+@pytest.mark.parametrize("older_rows", [16, 10 * N])
+def test_a_store_is_saved_over_itself(tmp_path: Path, older_rows: int, shard_rows: int) -> None:
+    opened = open_features(write(tmp_path / "set", make(), older_rows))
+    write(tmp_path / "set", dataclasses.replace(opened, labels=2 - opened.labels), shard_rows)
+    found = open_features(tmp_path / "set")
+    np.testing.assert_array_equal(np.asarray(found.values), make().values)
+    np.testing.assert_array_equal(found.labels, 2 - make().labels)
+    assert len(list((tmp_path / "set").iterdir())) == 1 + 2 * -(-N // shard_rows)
+
+
+def test_an_interrupted_save_leaves_the_older_store_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_features(write(tmp_path / "set", make()))
+    real, calls = store.write_part, []
+
+    def fails_at_the_fourth(*args: Any) -> dict[str, Any]:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(store, "write_part", fails_at_the_fourth)
+    for features in (dataclasses.replace(opened, labels=2 - opened.labels), make("float64")):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "set", features, shard_rows=4)
+        found = open_features(tmp_path / "set")
+        np.testing.assert_array_equal(np.asarray(found.values), make().values)
+        np.testing.assert_array_equal(found.labels, make().labels)
+    monkeypatch.undo()
+    save_features(make(), tmp_path / "set")
+    assert len(list((tmp_path / "set").iterdir())) == 3  # nothing stays of what was interrupted
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_that_holds_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    features = Features.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
+    guard = clear.Guard.fit(features)
+    writers = {
+        "store": lambda folder: save_features(features, folder),
+        "guard": guard.save,
+        "work": lambda folder: clear.scan(features, workdir=folder),
+    }
+    for kind, write_it in writers.items():
+        write_it(tmp_path / kind)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    (tmp_path / "broken" / "values-00000.npy").write_text("mine")
+    for kind in [*writers, "broken"]:
+        before = contents(tmp_path / kind)
+        for other in writers.keys() - {kind}:
+            with pytest.raises(UnsafeFile, match=rf"{kind}/manifest\.json (is not a|is damaged)"):
+                writers[other](tmp_path / kind)
+            assert contents(tmp_path / kind) == before
+
+
+def test_saving_deletes_no_file_of_others(tmp_path: Path) -> None:
+    """A folder without a manifest may hold anything."""
+    for name in ("values-00007.npy", "rows-00003.npy", "labels-00000.npy.bak"):
+        (tmp_path / name).write_text("mine")
+    save_features(make(), tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    clear.Guard.fit(Features.from_arrays(make().values, np.arange(N) % 2)).save(tmp_path)
+    clear.Guard.load(tmp_path)
+    for name in ("values-00007.npy", "rows-00003.npy", "labels-00000.npy.bak"):
+        assert (tmp_path / name).read_text() == "mine"
 
 
 def test_rows_are_picked_as_from_one_array(tmp_path: Path) -> None:
@@ -126,8 +216,11 @@ def test_urls_of_fsspec_are_opened(tmp_path: Path) -> None:
     memory.put(str(tmp_path / "set"), "/set", recursive=True)
     for file in tmp_path.glob("one*.npy"):
         memory.put(str(file), f"/{file.name}")
-    for url in (f"file://{tmp_path}/set", "memory://set", "memory://one.npy"):
+    chained = (f"simplecache::file://{tmp_path}/one.npy", "simplecache::memory://one.npy", "simplecache::memory://set")
+    for url in (f"file://{tmp_path}/set", "memory://set", "memory://one.npy", *chained):
         np.testing.assert_array_equal(np.asarray(open_features(url).values), make().values)
+    for url in (f"file://{tmp_path}/one.labels.npy", "memory://one.labels.npy"):
+        np.testing.assert_array_equal(open_features(tmp_path / "set", labels=url).labels, make().labels)
     with pytest.raises(FileNotFoundError):
         open_features("memory://nothing")
 
@@ -145,6 +238,25 @@ def test_commands_read_urls_and_what_lies_beside(tmp_path: Path, capsys: pytest.
     assert "url.views.npz" in capsys.readouterr().err
     assert main(["scan", "memory://nothing.npz"]) == 3
     assert "memory://nothing.npz" in capsys.readouterr().err
+
+
+def test_no_writer_takes_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    features = Features.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
+    found = clear.scan(features)
+    for write_it in (
+        lambda: save_features(features, "memory://bucket/x"),
+        lambda: save_features(features, "simplecache::s3://bucket/x.npz"),
+        lambda: save_features(features, Path("memory://x.npy")),
+        lambda: clear.scan(features, workdir="memory://work"),
+        lambda: clear.Guard.fit(features).save("memory://guard"),
+        lambda: clear.export_scores(found, "memory://export"),
+        lambda: clear.write_report(found, "memory://report"),
+        lambda: require_writable("memory:"),
+    ):
+        with pytest.raises(ValueError, match=r"is a URL: results are written to local files; write there, and copy"):
+            write_it()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_data_set_saved_by_hugging_face_is_opened(tmp_path: Path) -> None:
@@ -252,6 +364,7 @@ MANIFEST_VALUES = {
     "dtype": ("O", "float8", [], None),
     "shards": ([], {}, None, [None], [{}], 7),
     "class_names": (3, ["a", 1], []),
+    "first": (-1, 1, "0", 2**60, None),
     "source": (1,),
     "made_by": (1,),
     "schema": ("clear-features/99", None),

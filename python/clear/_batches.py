@@ -19,7 +19,7 @@ from clear.images import ImageDataset
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Batch", "Source", "as_source", "iterate_batches"]
+__all__ = ["Batch", "Source", "as_source", "iterate_batches", "pixels"]
 
 Ints = npt.NDArray[np.int64]
 DECODERS = 4
@@ -195,11 +195,11 @@ def _stack(inputs: Any) -> Any:
     torch = need("torch", extra="torch")
     if torch.is_tensor(inputs[0]):
         return torch.stack(inputs)
-    arrays = [_pixels(item) for item in inputs]
+    arrays = [pixels(item) for item in inputs]
     return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
 
 
-def _pixels(item: Any) -> npt.NDArray[Any]:
+def pixels(item: Any) -> npt.NDArray[Any]:
     """A PIL image as uint8 (h, w, c); arrays as they are."""
     if not hasattr(item, "convert"):
         return to_numpy(item)

@@ -38,6 +38,14 @@ class Method(StrEnum):
     DROP = "drop"
 
 
+class Dtype(StrEnum):
+    """How features are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 class Scope(StrEnum):
     """What is trained."""
 
@@ -113,6 +121,7 @@ def features(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
     shard_rows: Annotated[int, typer.Option(min=1, help="Images in a shard of a feature store.")] = 1 << 16,
+    dtype: Annotated[Dtype, typer.Option(help="How features are kept; bfloat16 in a feature store.")] = Dtype.FLOAT32,
     engine: EngineOption = Where.LOCAL,
     address: AddressOption = None,
     views: Annotated[
@@ -139,6 +148,10 @@ def features(
     """
     if out.suffix != "" and engine is Where.RAY:
         raise typer.BadParameter(f"--out is {out}: --engine ray writes a feature store, want a name without a suffix")
+    if out.suffix != "" and dtype is Dtype.BFLOAT16:
+        raise typer.BadParameter(
+            f"--out is {out}: --dtype bfloat16 is for a feature store, want a name without a suffix"
+        )
     need("torch", extra="torch")
     require_writable(out.parent)
     from clear._view_files import save_views, views_beside
@@ -146,7 +159,8 @@ def features(
     from clear.extraction import extract_to_store
     from clear.features import extract_features
 
-    options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "progress": show_progress()}
+    options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "device": device, "dtype": dtype.value}
+    options["progress"] = show_progress()
     model, dataset = _load(weights, architecture, classes), _open(images)
     if out.suffix == "":
         taken = extract_to_store(

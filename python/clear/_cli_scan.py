@@ -29,7 +29,7 @@ from clear._cli_common import (
     warned,
     with_settings,
 )
-from clear._files import require_writable
+from clear._files import make_folder
 from clear.config import ScanConfig
 from clear.errors import need
 from clear.results import Level, ProbeResult, ScanResult
@@ -110,7 +110,7 @@ def scan(
     pictures = _prepare_report(out, images)
     if parquet is not None:
         need("pyarrow.parquet", extra="data")
-        _prepare_folder(parquet)
+        make_folder(parquet)
     opened = open_features(features, labels=labels)
     with warned():
         result = run_scan(
@@ -184,7 +184,7 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
 
     if out is not None:
         require_extras()
-        _prepare_folder(out)
+        make_folder(out)
     if not any(pictures):
         return [None for _ in pictures]
     if out is None:
@@ -192,11 +192,6 @@ def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
     from clear.images import open_images
 
     return [None if path is None else open_images(path) for path in pictures]
-
-
-def _prepare_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    require_writable(folder)
 
 
 def _finish(result: ScanResult | ProbeResult, out: Path | None, *, json: bool, images: list[Any], **paths: Path) -> int:

@@ -17,10 +17,20 @@ import numpy as np
 from clear._files import atomic_write, open_regular
 from clear.errors import UnsafeFile
 
-__all__ = ["canonical", "damage_named", "digest", "document_text", "read_document", "spelled", "write_document"]
+__all__ = [
+    "canonical",
+    "damage_named",
+    "digest",
+    "document_text",
+    "read_document",
+    "read_older",
+    "spelled",
+    "write_document",
+]
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading JSON raises when it is not what it seems."""
+REMEDY = "want another folder, or delete that file first"
 
 
 def spelled(value: Any) -> Any:
@@ -77,6 +87,20 @@ def read_document(path: str | os.PathLike[str], schema: str, *, what: str, limit
     if document["digest"] != digest(content) or text != document_text(content):
         raise UnsafeFile(f"{place} was changed after it was written: its digest differs")
     return document
+
+
+def read_older(path: Path, schema: str, *, what: str, limit: int, remedy: str = REMEDY) -> dict[str, Any] | None:
+    """Read the document that a writer is about to replace; None where there is none.
+
+    Raises UnsafeFile for one of another schema or a damaged one: what it belongs to stays as it is.
+    """
+    if not path.exists():
+        return None
+    try:
+        with damage_named(path):
+            return read_document(path, schema, what=what, limit=limit)
+    except UnsafeFile as error:
+        raise UnsafeFile(f"{error}; nothing was written: {remedy}") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -20,6 +21,7 @@ __all__ = [
     "MANIFEST",
     "atomic_write",
     "check_expansion",
+    "make_folder",
     "open_regular",
     "remove_leftovers",
     "require_writable",
@@ -29,6 +31,8 @@ __all__ = [
 MANIFEST = "manifest.json"
 EXPANSION_FREE = 1 << 30
 EXPANSION_RATIO = 100
+REMOTE = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+:(/|$)", re.IGNORECASE)
+"""A URL, also one that `Path` has taken a slash from."""
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        An empty file in the same directory with the same suffix: write to it by name.
+        An empty file in the same directory: write to it by name. Patterns such as `*.parquet` do not match it.
 
     Raises
     ------
@@ -51,6 +55,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         The directory is missing or cannot be written to (`FileNotFoundError`, `PermissionError`, ...), or `path` is
         not a regular file. Errors of the block, KeyboardInterrupt included, pass through; an OSError
         that names no file (a full disk) gets `path`.
+    ValueError
+        `path` is a URL.
 
     Examples
     --------
@@ -63,10 +69,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> [file.name for file in folder.iterdir()]
     ['note.txt']
     """
+    _require_local(path)
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise IsADirectoryError(f"cannot write {path}: want the name of a regular file")
-    temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}{target.suffix}.partial")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
@@ -95,10 +102,24 @@ def remove_leftovers(directory: str | os.PathLike[str], age: float = 3600.0) -> 
                 path.unlink()
 
 
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, to write to; errors as those of `require_writable`."""
+    _require_local(path)
+    Path(path).mkdir(parents=True, exist_ok=True)
+    require_writable(path)
+    return Path(path)
+
+
 def require_writable(directory: str | os.PathLike[str]) -> None:
     """Find out before the work starts that its result could not be written."""
+    _require_local(directory)
     if not os.access(directory, os.W_OK):
         raise PermissionError(13, "no such directory, or it cannot be written", os.fspath(directory))
+
+
+def _require_local(path: str | os.PathLike[str]) -> None:
+    if REMOTE.match(os.fspath(path)):
+        raise ValueError(f"{os.fspath(path)} is a URL: results are written to local files; write there, and copy them")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

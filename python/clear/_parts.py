@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -15,9 +16,10 @@ from clear._files import atomic_write, open_regular, sha256
 from clear._npy import read_npy
 from clear.errors import UnsafeFile
 
-__all__ = ["Array", "check_entry", "check_length", "read_part", "require_shape", "write_part"]
+__all__ = ["Array", "check_entry", "check_length", "check_part", "read_part", "require_shape", "write_part"]
 
 Array = npt.NDArray[Any]
+REMEDY = "make it again with the command that wrote it, or copy the file back"
 
 
 def write_part(path: Path, array: Array) -> dict[str, Any]:
@@ -35,21 +37,35 @@ def check_entry(entry: Any, name: str) -> int:
 
 
 def check_length(place: Path, entry: dict[str, Any]) -> None:
-    """Refuse a file that is longer or shorter than the manifest says."""
+    """Refuse a file that is longer or shorter than the manifest says, or missing (FileNotFoundError)."""
     path = place / entry["file"]
-    with open_regular(path) as file:
-        found = os.fstat(file.fileno()).st_size
+    try:
+        with open_regular(path) as file:
+            found = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        what = f"is missing, but the manifest names it: {REMEDY}"
+        raise FileNotFoundError(errno.ENOENT, what, str(path)) from None
     if found != entry["bytes"]:
-        raise UnsafeFile(f"{path}: has {found} bytes, but the manifest says {entry['bytes']}")
+        raise UnsafeFile(f"{path}: has {found} bytes, but the manifest says {entry['bytes']}: {REMEDY}")
+
+
+def check_part(place: Path, entry: dict[str, Any]) -> None:
+    """Refuse a file whose length or SHA-256 is not what the manifest says."""
+    check_length(place, entry)
+    _check_hash(place, entry)
+
+
+def _check_hash(place: Path, entry: dict[str, Any]) -> None:
+    path = place / entry["file"]
+    if sha256(path) != entry["sha256"]:
+        raise UnsafeFile(f"{path}: was changed after it was written: its SHA-256 differs from the manifest's: {REMEDY}")
 
 
 def read_part(place: Path, entry: dict[str, Any]) -> Array:
     """Map an array once its length and SHA-256 are right."""
-    path = place / entry["file"]
     check_length(place, entry)
-    array = read_npy(path)
-    if sha256(path) != entry["sha256"]:
-        raise UnsafeFile(f"{path}: was changed after it was written: its SHA-256 differs from the manifest's")
+    array = read_npy(place / entry["file"])
+    _check_hash(place, entry)
     return array
 
 

@@ -13,7 +13,7 @@ from clear.errors import need
 
 __all__ = ["local_path"]
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+URL = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def local_path(path: str | os.PathLike[str]) -> str:

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +100,8 @@ def open_features(
           to a temporary folder first, unless it is local.
         - a `datasets.Dataset` with such columns.
     labels : array of int, or path, optional
-        Labels (n,) instead of those in or beside the file: an array, an `.npy` file, or an `.npz` file with `labels`.
+        Labels (n,) instead of those in or beside the file: an array, an `.npy` file, or an `.npz` file with `labels`
+        (or a URL of one).
     column : str
         Embedding column. "auto" takes "embedding", "embeddings", "features" or "feature", else the only candidate.
     label_column : str
@@ -151,22 +152,39 @@ def open_features(
     raise ValueError(f"{path}: suffix {file.suffix!r} is not known: want .npy, .npz, .parquet or a feature store")
 
 
-def save_features(features: Features, path: str | os.PathLike[str]) -> None:
+def save_features(
+    features: Features,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Literal["float16", "float32", "float64", "bfloat16"] | None = None,
+) -> None:
     """Write features so that `open_features` reads the same back: `.npz`, `.parquet`, `.npy` with siblings, or a store.
 
-    A name without a suffix is the folder of a feature store: shards that stay memory-mapped, with their SHA-256.
+    A name without a suffix is the folder of a feature store: shards that stay memory-mapped, with their SHA-256. The
+    other files have no digest: a number that was changed later may go unnoticed.
 
     Files appear under their final names only when they are complete; `.npy` siblings of an older save that the new
     one does not have are removed. Parquet needs pyarrow.
 
+    Parameters
+    ----------
+    features : Features
+    path : path
+    dtype : {"float16", "float32", "float64", "bfloat16"}, optional
+        Of the values in a store; default: their own. NumPy has no bfloat16: `Features` holds such values as float32,
+        and a store that keeps them as bfloat16 gives the same ones back from half the room.
+
     Raises
     ------
     ValueError
-        The suffix is not one of these.
+        The suffix is not one of these; `dtype` is given for another file than a store; a value of a store is nan or
+        inf, or becomes so.
     OSError
         The place cannot be written to.
     """
     target = Path(path)
+    if dtype is not None and target.suffix:
+        raise ValueError(f"dtype is {dtype!r}: want a feature store (a name without a suffix), got {target.name}")
     plain = {name: getattr(features, name) for name in PLAIN if getattr(features, name) is not None}
     plain = {name: np.asarray(value) for name, value in plain.items()}
     if target.suffix == ".npz":
@@ -180,7 +198,7 @@ def save_features(features: Features, path: str | os.PathLike[str]) -> None:
     elif target.suffix == ".npy":
         _save_npy(target, features.values, plain)
     elif target.suffix == "":
-        write_store(target, features.values, plain, features.class_names, source=features.source)
+        write_store(target, features.values, plain, features.class_names, source=features.source, dtype=dtype)
     else:
         raise ValueError(f"{path}: suffix {target.suffix!r} is not known: want .npz, .npy, .parquet, or none (a store)")
 
@@ -190,7 +208,8 @@ def _save_npy(target: Path, values: npt.NDArray[Any], plain: dict[str, npt.NDArr
     with ExitStack() as stack:
         files = {target: values} | {_sibling(target, name): array for name, array in plain.items()}
         for path, array in files.items():
-            np.save(stack.enter_context(atomic_write(path)), array, allow_pickle=False)
+            with open(stack.enter_context(atomic_write(path)), "wb") as file:
+                np.save(file, array, allow_pickle=False)
         for name in PLAIN:
             if name not in plain:
                 _sibling(target, name).unlink(missing_ok=True)
@@ -204,7 +223,7 @@ def _open_labels(labels: Any) -> Any:
     """Labels as an array: given as one, or as the path of one."""
     if not isinstance(labels, (str, os.PathLike)):
         return labels
-    path = Path(labels)
+    path = Path(local_path(labels))
     if path.suffix == ".npy":
         return read_npy(path)
     if path.suffix != ".npz":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from clear._arrays import as_count
-from clear._files import atomic_write
+from clear._files import atomic_write, make_folder, remove_leftovers
 from clear.errors import need
 from clear.report import score_table
 from clear.results import Level, ProbeResult, ScanResult
@@ -28,8 +29,9 @@ def export_scores(
     ----------
     result : ScanResult or ProbeResult
     folder : path
-        Made if it does not exist; parts of an older export are removed. `flagged` is none, review or certain: readers
-        of such folders give it as a column, and do not open what a query leaves out.
+        Made if it does not exist. Parts of an older export go when all new ones are complete, before the first gets its
+        name: what is interrupted leaves the older export, or at worst some of the new parts, never a mixture. `flagged`
+        is none, review or certain: readers of such folders give it as a column, and open only what a query asks for.
     file_rows : int
         Samples in a file, at most.
 
@@ -55,19 +57,21 @@ def export_scores(
     'flagged=none'
     """
     parquet = need("pyarrow.parquet", extra="data")
-    step, place = as_count(file_rows, "file_rows"), Path(folder)
+    step, place = as_count(file_rows, "file_rows"), make_folder(folder)
     order = np.argsort(result.ids, kind="stable")
     written = []
-    for level in Level:
-        rows = order[result.scores.level[order] == level]
-        part = place / f"flagged={level.name.lower()}"
-        part.mkdir(parents=True, exist_ok=True)
-        for number, start in enumerate(range(0, len(rows), step)):
-            path = part / f"part-{number:05}.parquet"
-            with atomic_write(path) as temporary:
-                parquet.write_table(score_table(result, rows[start : start + step]), temporary)
-            written.append(path)
-        for path in part.iterdir():
-            if path not in written and re.fullmatch(r"part-\d{5,}\.parquet", path.name):
-                path.unlink()
+    with ExitStack() as stack:  # when it ends, the files get their names
+        for level in Level:
+            rows = order[result.scores.level[order] == level]
+            part = place / f"flagged={level.name.lower()}"
+            part.mkdir(exist_ok=True)
+            remove_leftovers(part)
+            for number, start in enumerate(range(0, len(rows), step)):
+                written.append(part / f"part-{number:05}.parquet")
+                table = score_table(result, rows[start : start + step])
+                parquet.write_table(table, stack.enter_context(atomic_write(written[-1])))
+        for level in Level:
+            for path in (place / f"flagged={level.name.lower()}").iterdir():
+                if re.fullmatch(r"part-\d{5,}\.parquet", path.name):
+                    path.unlink()
     return written

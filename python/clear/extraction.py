@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clear._arrays import as_count, as_threads
-from clear._batches import Source, as_source
-from clear._files import MANIFEST, require_writable, sha256
+from clear._arrays import as_count, as_threads, to_numpy
+from clear._batches import Source, as_source, pixels
+from clear._files import MANIFEST, make_folder, sha256
 from clear._progress import Progress, track
 from clear._version import __version__
 from clear.data import Features, open_features
@@ -21,12 +23,15 @@ from clear.errors import need
 from clear.features import Extracted, Extraction, extract_rows
 from clear.ray_engine import check_engine, open_engine
 from clear.ray_extraction import extract_shards
-from clear.store import SHARD_ROWS, add_shard, finished_rows, read_manifest, start_store
+from clear.store import SHARD_ROWS, add_shard, damaged_shards, read_manifest, start_store
+from clear.work import hash_array
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = ["extract_to_store"]
+
+SAMPLED_ITEMS = 64
 
 
 def extract_to_store(
@@ -39,7 +44,7 @@ def extract_to_store(
     batch_size: int = 256,
     device: str = "auto",
     preprocess: Callable[[Any], Any] | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     progress: Progress = False,
@@ -48,15 +53,21 @@ def extract_to_store(
 
     Parameters
     ----------
-    model, layer, batch_size, device, preprocess, dtype, progress
+    model, layer, batch_size, device, preprocess, progress
         As in `extract_features`.
+    dtype : {"float32", "float16", "bfloat16"}
+        Of the features. Those in bfloat16 are rounded to the nearest and read as float32.
     dataset : ImageDataset, torch Dataset, datasets.Dataset, or (inputs, labels)
         Rows must be reachable by number, so no DataLoader.
     folder : path
         Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
-        package, and the data set (SHA-256 of its file or arrays where it has them, else its length, labels and ids).
+        package, `preprocess` (its code and what it closes over, or its repr), and the data set: SHA-256 of its file,
+        arrays or tensors (TensorDataset); the fingerprint of a Hugging Face data set; of any other one its length,
+        labels (or `targets`) and ids, and 64 of its items, evenly spread from the first to the last. Other items may
+        change without being noticed; those that are not the same each time (random augmentation) are refused.
     shard_rows : int
-        Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill.
+        Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill. A finished
+        shard that is lost or damaged is named in a RuntimeWarning and extracted again, alone.
     engine : {"local", "ray"}
         Where the network runs: in this process, or in actors of a Ray cluster, one for each GPU or else for each core.
         A data set goes there as it is pickled: Parquet images and Hugging Face data sets by their path, which every
@@ -81,28 +92,29 @@ def extract_to_store(
         raise ValueError("dataset is a DataLoader: pass its dataset, whose rows can be asked for by number")
     size = as_count(batch_size, "batch_size")
     step = -(-as_count(shard_rows, "shard_rows") // size) * size
-    options = Extraction(layer, size, device, preprocess, dtype)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    require_writable(place)
+    options = Extraction(layer, size, device, preprocess, "float32" if dtype == "bfloat16" else dtype)
+    place = make_folder(folder)
     made_by = _identify(model, dataset, source, options, step)
     manifest = None
     if (place / MANIFEST).exists():  # the model tells the width only once it has run
-        manifest = _begin(place, source, read_manifest(place)["width"], options, made_by)
-    done = 0 if manifest is None else finished_rows(manifest)
-    shards = [range(start, min(source.n, start + step)) for start in range(done, source.n, step)]
+        manifest = _begin(place, source, read_manifest(place)["width"], dtype, made_by)
+    every = [range(start, min(source.n, start + step)) for start in range(0, source.n, step)]
+    todo = list(range(len(every)))
+    if manifest is not None:
+        todo = [*damaged_shards(place, manifest), *todo[len(manifest["shards"]) :]]
+    shards = [every[number] for number in todo]
     with open_engine(engine if shards else "local", address, as_threads(None)) as cluster:
         extract = _extract_here if cluster is None else extract_shards
         with (
             track(progress, "features", source.n) as advance,
             closing(extract(model, dataset, options, shards)) as parts,
         ):
-            advance(done)
-            for shard, (values, labels, predictions) in zip(shards, parts, strict=True):
+            advance(source.n - sum(map(len, shards)))
+            for number, shard, (values, labels, predictions) in zip(todo, shards, parts, strict=True):
                 if manifest is None:
-                    manifest = _begin(place, source, values.shape[1], options, made_by)
+                    manifest = _begin(place, source, values.shape[1], dtype, made_by)
                 ids = None if source.ids is None else source.ids[shard.start : shard.stop]
-                manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions)
+                manifest = add_shard(place, manifest, values, labels, ids=ids, predictions=predictions, number=number)
                 advance(len(shard))
     return open_features(place)
 
@@ -114,12 +126,12 @@ def _extract_here(
         yield extract_rows(model, dataset, options, rows=np.arange(shard.start, shard.stop))
 
 
-def _begin(place: Path, source: Source, width: int, options: Extraction, made_by: dict[str, Any]) -> dict[str, Any]:
+def _begin(place: Path, source: Source, width: int, dtype: str, made_by: dict[str, Any]) -> dict[str, Any]:
     return start_store(
         place,
         rows=source.n,
         width=width,
-        dtype=options.dtype,
+        dtype=dtype,
         class_names=source.class_names,
         source=source.name,
         made_by=made_by,
@@ -130,23 +142,23 @@ def _identify(model: nn.Module, dataset: Any, source: Source, options: Extractio
     """Name everything that the features depend on."""
     return {
         "version": __version__,
-        "weights": _hash_state(model),
+        "weights": _hash_tensors(model.state_dict()),
         "network": type(model).__name__,
         "data": _hash_data(dataset, source),
         "layer": options.layer,
         "batch_size": options.batch_size,
         "device": options.device,
-        "preprocess": "" if options.preprocess is None else _name(options.preprocess),
+        "preprocess": "" if options.preprocess is None else _describe(options.preprocess),
         "shard_rows": step,
     }
 
 
-def _hash_state(model: nn.Module) -> str:
+def _hash_tensors(tensors: dict[str, Tensor]) -> str:
     torch = need("torch", extra="torch")
     total = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in tensors.items():
         total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -158,12 +170,52 @@ def _hash_data(dataset: Any, source: Source) -> str:
         for start in range(0, source.n, 4096):
             for part in source.load(np.arange(start, min(source.n, start + 4096))):
                 total.update(np.ascontiguousarray(part).data if part is not None else b"none")
-    for column in (source.ids, getattr(dataset, "labels", None)):
-        total.update(np.ascontiguousarray(column).tobytes() if column is not None else b"none")
+    elif hasattr(dataset, "_fingerprint"):
+        total.update(str(dataset._fingerprint).encode())
+    elif type(dataset) is need("torch.utils.data", extra="torch").TensorDataset:
+        total.update(_hash_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)}).encode())
+    else:
+        _hash_some_items(total, source)
+    for column in (source.ids, getattr(dataset, "labels", getattr(dataset, "targets", None))):
+        array = to_numpy(column)
+        total.update(b"none" if array.dtype.hasobject else array.tobytes())
     return total.hexdigest()
 
 
-def _name(function: Any) -> str:
-    """What a function is called, or the text of an object such as `Preprocess`, as long as it shows no address."""
-    text = getattr(function, "__qualname__", repr(function))
-    return text if " at 0x" not in text else type(function).__qualname__
+def _hash_some_items(total: hashlib._Hash, source: Source) -> None:
+    if source.load is None or source.n == 0:
+        return
+    inputs, labels = source.load(np.unique(np.linspace(0, source.n - 1, SAMPLED_ITEMS).astype(np.int64)))
+    for item in inputs:
+        array = pixels(item)
+        total.update((_text(item) if array.dtype.hasobject else hash_array(array)).encode())
+    total.update(str(None if labels is None else [int(label) for label in labels]).encode())
+
+
+def _describe(function: Any) -> str:
+    """Where a function comes from, what it is called and does; the text of an object such as `Preprocess`."""
+    if isinstance(function, functools.partial):
+        return f"{_describe(function.func)} {_text(function.args)} {_text(function.keywords)}"
+    name = f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else _text(function)
+    if not hasattr(function, "__code__"):
+        return name
+    held = [getattr(function, "__self__", None), function.__defaults__, function.__kwdefaults__]
+    held += [cell.cell_contents for cell in function.__closure__ or ()]
+    parts = [*_list_code(function.__code__), *map(_text, held)]
+    return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()}"
+
+
+def _list_code(code: CodeType) -> Iterator[str]:
+    """What a function does: its instructions, names and constants, and those of the functions in it."""
+    yield f"{code.co_code.hex()} {code.co_names}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _list_code(constant)
+        else:  # the order of a set is another one in each process
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+
+def _text(value: Any) -> str:
+    """The text of an object, as long as it shows no address."""
+    text = repr(value)
+    return text if " at 0x" not in text else type(value).__qualname__

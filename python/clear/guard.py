@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._arrays import as_count
+from clear._documents import damage_named, read_document, read_older, write_document
+from clear._files import MANIFEST, make_folder, remove_leftovers
 from clear._parts import check_entry, read_part, require_shape, write_part
 from clear._progress import Progress
 from clear.approximate import Approximate, describe
@@ -25,6 +26,7 @@ from clear.results import Level, Preparation
 __all__ = ["Answers", "Guard"]
 
 SCHEMA = "clear-guard/1"
+WHAT = "guard"
 MAX_MANIFEST = 16 << 20
 ARRAYS = {"rows": "<f4", "labels": "<i8", "representative": "<i8", "in_core": "|b1", "mean": "<f8", "components": "<f8"}
 FACTS = ("core_accuracy", "n_classes", "class_names", "source", "notes")
@@ -100,18 +102,17 @@ class Guard:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the guard to a folder: a manifest and NPY files, with their SHA-256.
 
-        A guard that is there is replaced at once, when the new manifest gets its name. Disk: 4 * width + 17 bytes for
-        each training sample.
+        A guard that is there is replaced at once, when the new manifest gets its name; a folder with a manifest of
+        something else is refused (UnsafeFile). Disk: 4 * width + 17 bytes for each training sample.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        require_writable(place)
+        place = make_folder(folder)
+        older = _list_files(place)
         remove_leftovers(place)
         parts = self.reference.parts()
         arrays = {name: getattr(parts, name) for name in ("rows", "labels", "representative", "in_core")}
         arrays |= {"mean": parts.preparation.mean, "components": parts.preparation.components}
-        older = [path for path in place.iterdir() if re.fullmatch(r"[a-z_]+-\d{5}\.npy", path.name)]
-        number = 1 + max((int(path.stem[-5:]) for path in older), default=-1)
+        taken = [re.fullmatch(r"[a-z_]+-(\d{5,})\.npy", path.name) for path in place.iterdir()]
+        number = 1 + max((int(match[1]) for match in taken if match), default=-1)
         document = {
             "schema": SCHEMA,
             "number": number,
@@ -127,7 +128,7 @@ class Guard:
         }
         write_document(place / MANIFEST, document | {name: getattr(parts, name) for name in FACTS})
         for path in older:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> Guard:
@@ -138,10 +139,20 @@ class Guard:
         """
         path = Path(folder) / MANIFEST
         with damage_named(path):
-            document = read_document(path, SCHEMA, what="guard", limit=MAX_MANIFEST)
+            document = read_document(path, SCHEMA, what=WHAT, limit=MAX_MANIFEST)
             parts = _read_parts(Path(folder), document)
             centers = _read_centers(document["centers"], parts.n_classes)
             return cls(Reference.restore(parts, threads=threads), centers)
+
+
+def _list_files(place: Path) -> list[Path]:
+    """Arrays of the guard that lies in a folder, if there is one."""
+    older = read_older(place / MANIFEST, SCHEMA, what=WHAT, limit=MAX_MANIFEST)
+    if older is None:
+        return []
+    with damage_named(place / MANIFEST):
+        number = as_count(older["number"], "number", low=0)
+        return [place / f"{name}-{number:05}.npy" for name in older["files"] if name in ARRAYS]
 
 
 def _read_centers(stated: Any, n_classes: int) -> list[Center]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._documents import damage_named, document_text, read_document, spelled
-from clear._files import atomic_write, open_regular, sha256
+from clear._files import atomic_write, make_folder, open_regular, sha256
 from clear._npy import read_npz
 from clear._version import __version__
 from clear.config import ScanConfig
@@ -118,8 +118,7 @@ def write_report(
     """
     from clear._report_html import render_html
 
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(directory)
     report = Report(*(folder / name for name in ("report.json", ARRAYS, TABLE, "report.html")))
     with ExitStack() as stack:  # files are replaced when it ends, in reverse: report.json last
         json_file, html_file, table, arrays = (

@@ -3,13 +3,15 @@
 manifest.json         what the shards are; entries for finished ones only; with a digest of its own
 values-00000.npy      (rows, width), float16, float32, float64, or bfloat16 (as uint16)
 labels-00000.npy      int64 (rows,); so too predictions-*.npy and, unless ids are row numbers, ids-*.npy
+
+Files are numbered from the manifest's `first`, which is 0 unless the store has replaced another.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_count, blocks, first_nonfinite_rows
-from clear._documents import damage_named, read_document, write_document
-from clear._files import MANIFEST, remove_leftovers, require_writable
+from clear._documents import damage_named, read_document, read_older, write_document
+from clear._files import MANIFEST, make_folder, remove_leftovers
 from clear._npy import MAX_HEADER
-from clear._parts import Array, check_entry, check_length, read_part, require_shape, write_part
+from clear._parts import Array, check_entry, check_length, check_part, read_part, require_shape, write_part
 from clear._rows import ShardedRows
 from clear.errors import UnsafeFile
 
@@ -28,6 +30,7 @@ __all__ = [
     "DTYPES",
     "SHARD_ROWS",
     "add_shard",
+    "damaged_shards",
     "finished_rows",
     "open_store",
     "read_manifest",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 SCHEMA = "clear-features/1"
+WHAT = "feature store"
 SHARD_ROWS = 1 << 16
 DTYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "bfloat16": "<u2"}
 """How values of a type are stored."""
@@ -60,14 +64,13 @@ def start_store(
     """Begin a store of `rows` rows, or go on with one that the same inputs have begun (`made_by` says which).
 
     Returns the manifest. Raises ValueError when the folder holds a store of something else. Without `made_by` a store
-    that was there is replaced.
+    that is there stays, until the manifest of the new one, whose shards are numbered after its own, is written.
     """
-    place = Path(folder)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: want one of {list(DTYPES)}")
-    place.mkdir(parents=True, exist_ok=True)
-    require_writable(place)
+    place = make_folder(folder)
     remove_leftovers(place)
+    older = read_older(place / MANIFEST, SCHEMA, what=WHAT, limit=MAX_MANIFEST)
     manifest: Manifest = {
         "schema": SCHEMA,
         "rows": as_count(rows, "rows", high=MAX_ROWS),
@@ -76,9 +79,12 @@ def start_store(
         "class_names": None if class_names is None else list(class_names),
         "source": source,
         "made_by": made_by,
+        "first": 0 if older is None or made_by is not None else 1 + max(_shard_files(place).values(), default=-1),
         "shards": [],
     }
-    if (place / MANIFEST).exists() and made_by is not None:
+    if older is None:
+        write_document(place / MANIFEST, manifest)
+    elif made_by is not None:
         found = read_manifest(place)
         for name, wanted in manifest.items():
             if name != "shards" and found[name] != wanted:
@@ -88,13 +94,25 @@ def start_store(
                     "folder"
                 )
         return found
-    write_document(place / MANIFEST, manifest)
     return manifest
 
 
 def finished_rows(manifest: Manifest) -> int:
     """Rows in finished shards."""
     return sum(shard["rows"] for shard in manifest["shards"])
+
+
+def damaged_shards(folder: str | os.PathLike[str], manifest: Manifest) -> list[int]:
+    """Finished shards with a file that is missing or damaged, each named in a warning. Reads all files."""
+    damaged = []
+    for number, shard in enumerate(manifest["shards"]):
+        try:
+            for entry in shard["files"].values():
+                check_part(Path(folder), entry)
+        except (UnsafeFile, FileNotFoundError) as error:
+            warnings.warn(f"{error}; this shard is made again", RuntimeWarning, stacklevel=3)
+            damaged.append(number)
+    return damaged
 
 
 def add_shard(
@@ -105,12 +123,30 @@ def add_shard(
     *,
     ids: Array | None = None,
     predictions: Array | None = None,
+    number: int | None = None,
 ) -> Manifest:
     """Write the next shard and enter it in the manifest, which is returned; a kill leaves all of it or nothing.
 
-    values (rows, width); labels int64 (rows,); ids int64 or str (rows,), None where they are the row numbers.
+    values (rows, width); labels int64 (rows,); ids int64 or str (rows,), None where they are the row numbers. With
+    `number` it takes the place of a finished shard that is damaged.
     """
-    place, number = Path(folder), len(manifest["shards"])
+    turn = len(manifest["shards"]) if number is None else number
+    grown = _write_shard(Path(folder), manifest, turn, values, labels, ids=ids, predictions=predictions)
+    write_document(Path(folder) / MANIFEST, grown)
+    return grown
+
+
+def _write_shard(
+    place: Path,
+    manifest: Manifest,
+    turn: int,
+    values: Array,
+    labels: Array,
+    *,
+    ids: Array | None = None,
+    predictions: Array | None = None,
+) -> Manifest:
+    """Write the files of a shard; returns the manifest that has it, which is not written yet."""
     arrays = {"values": _encode(values, manifest["dtype"]), "labels": np.asarray(labels, dtype="<i8")}
     if ids is not None:
         arrays["ids"] = ids if ids.dtype.kind == "U" else np.asarray(ids, dtype="<i8")
@@ -118,10 +154,10 @@ def add_shard(
         arrays["predictions"] = np.asarray(predictions, dtype="<i8")
     files = {}
     for role, array in arrays.items():
-        files[role] = write_part(place / f"{role}-{number:05}.npy", array)
-    grown = manifest | {"shards": [*manifest["shards"], {"rows": len(values), "files": files}]}
-    write_document(place / MANIFEST, grown)
-    return grown
+        files[role] = write_part(place / f"{role}-{manifest['first'] + turn:05}.npy", array)
+    shards = list(manifest["shards"])
+    shards[turn : turn + 1] = [{"rows": len(values), "files": files}]
+    return manifest | {"shards": shards}
 
 
 def write_store(
@@ -136,21 +172,25 @@ def write_store(
 ) -> None:
     """Write (n, d) values, read in blocks, and `plain` columns (labels, ids, predictions) as a store.
 
-    A store that is there is replaced; until the new one is complete it opens as unfinished.
+    A store that is there, perhaps the one that the values are mapped from, is replaced at once, when the manifest of
+    the new one gets its name; a folder with a manifest of something else is refused.
     """
     n, width = values.shape
     kind = values.dtype.newbyteorder("=").name if dtype is None else dtype
     manifest = start_store(folder, rows=n, width=width, dtype=kind, class_names=class_names, source=source)
-    step = as_count(shard_rows, "shard_rows")
+    place, step = Path(folder), as_count(shard_rows, "shard_rows")
+    older = _shard_files(place) if manifest["first"] else {}
     ids = plain.get("ids")
     numbered = ids is not None and ids.dtype.kind != "U" and np.array_equal(ids, np.arange(n))
-    for start in range(0, n, step):
+    for turn, start in enumerate(range(0, n, step)):
         part = slice(start, min(n, start + step))
         columns = {name: plain[name][part] for name in ("ids", "predictions") if plain.get(name) is not None}
         if numbered:
             del columns["ids"]
-        manifest = add_shard(folder, manifest, values[part], plain["labels"][part], **columns)
-    _remove_strays(Path(folder), manifest)
+        manifest = _write_shard(place, manifest, turn, values[part], plain["labels"][part], **columns)
+    write_document(place / MANIFEST, manifest)
+    for path in older:
+        path.unlink()
 
 
 def open_store(folder: str | os.PathLike[str]) -> tuple[dict[str, Array], tuple[str, ...] | None, str | None]:
@@ -206,15 +246,19 @@ def _read_values(place: Path, manifest: Manifest, piece: int) -> Array:
     path = place / shard["files"]["values"]["file"]
     values = read_part(place, shard["files"]["values"])
     require_shape(values, path, (shard["rows"], manifest["width"]), DTYPES[manifest["dtype"]])
-    if manifest["dtype"] == "bfloat16":
-        parts = blocks(len(values), values.shape[1] * 2)
-        bad = [p.start + int(i) for p in parts for i in np.flatnonzero(((values[p] & 0x7F80) == 0x7F80).any(axis=1))]
-        count = len(bad)
-    else:
-        bad, count = first_nonfinite_rows(values)
+    rows, count = _nonfinite_rows(values)
     if count:
-        raise UnsafeFile(f"{path}: has nan or inf in {count} of {len(values)} rows (first: {bad[:5]})")
+        raise UnsafeFile(f"{path}: has nan or inf in {count} of {len(values)} rows (first: {rows})")
     return values
+
+
+def _nonfinite_rows(stored: Array) -> tuple[list[int], int]:
+    """The first rows with nan or inf among values as they are stored, and how many there are."""
+    if stored.dtype.kind == "f":
+        return first_nonfinite_rows(stored)
+    parts = blocks(len(stored), stored.shape[1] * 2)
+    bad = [p.start + int(i) for p in parts for i in np.flatnonzero(((stored[p] & 0x7F80) == 0x7F80).any(axis=1))]
+    return bad[:5], len(bad)
 
 
 def _read_column(place: Path, shard: dict[str, Any], role: str) -> Array:
@@ -229,9 +273,10 @@ def read_manifest(place: Path) -> Manifest:
     """Read and check a manifest: types, ranges, names of files, lengths that agree with the numbers of rows."""
     path = place / MANIFEST
     with damage_named(path):
-        manifest = read_document(path, SCHEMA, what="feature store", limit=MAX_MANIFEST)
+        manifest = read_document(path, SCHEMA, what=WHAT, limit=MAX_MANIFEST)
         del manifest["digest"]
         names, source, made_by = manifest["class_names"], manifest["source"], manifest["made_by"]
+        as_count(manifest.setdefault("first", 0), "first", low=0, high=MAX_ROWS)
         rows = as_count(manifest["rows"], "rows", high=MAX_ROWS)
         as_count(manifest["width"], "width", high=MAX_WIDTH)
         if manifest["dtype"] not in DTYPES or not isinstance(manifest["shards"], list):
@@ -255,16 +300,26 @@ def _check_entry(shard: dict[str, Any], number: int, manifest: Manifest) -> None
         raise ValueError(f"shard {number} has files {sorted(files)}")
     for role, entry in files.items():
         least = count * row_bytes.get(role, 8)
-        size = check_entry(entry, f"{role}-{number:05}.npy")
+        size = check_entry(entry, f"{role}-{manifest['first'] + number:05}.npy")
         if size < least or (role != "ids" and size > least + MAX_HEADER + 12):
             raise ValueError(f"shard {number}: {count} rows do not fit {size} bytes of {role}")
 
 
 def _encode(values: Array, dtype: str) -> Array:
-    if dtype == "bfloat16":
-        return narrow_bfloat16(np.asarray(values, dtype=np.float32))
+    """Values as they are stored; a ValueError where some are nan or inf, or become so."""
+    brain = dtype == "bfloat16"
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=DTYPES[dtype])
+        stored: Array = np.ascontiguousarray(values, dtype="<f4" if brain else DTYPES[dtype])
+    rows, count = _nonfinite_rows(stored)
+    if brain and not count:
+        stored = narrow_bfloat16(stored)
+        rows, count = _nonfinite_rows(stored)
+    if count:
+        raise ValueError(
+            f"values have nan or inf as {dtype} in {count} of {len(values)} rows of a shard (first: {rows}): "
+            "remove or rescale them first"
+        )
+    return stored
 
 
 def widen_bfloat16(stored: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
@@ -285,14 +340,7 @@ def _difference(found: Any, wanted: Any) -> str:
     return ", ".join(sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)))
 
 
-def _remove_strays(place: Path, manifest: Manifest) -> None:
-    """Files of an older, longer store."""
-    kept = {entry["file"] for shard in manifest["shards"] for entry in shard["files"].values()}
-    for path in _shard_files(place):
-        if path.name not in kept:
-            path.unlink()
-
-
-def _shard_files(place: Path) -> Iterator[Path]:
-    pattern = re.compile(rf"({'|'.join(ROLES)})-\d{{5,}}\.npy")
-    yield from (path for path in place.iterdir() if pattern.fullmatch(path.name))
+def _shard_files(place: Path) -> dict[Path, int]:
+    """Files of shards in the folder of a store, also those that a killed writer has left, with their numbers."""
+    found = {path: re.fullmatch(rf"({'|'.join(ROLES)})-(\d{{5,}})\.npy", path.name) for path in place.iterdir()}
+    return {path: int(match[2]) for path, match in found.items() if match}

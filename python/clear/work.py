@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_count
-from clear._documents import damage_named, digest, read_document, spelled, write_document
-from clear._files import MANIFEST, atomic_write, remove_leftovers, require_writable
+from clear._documents import damage_named, digest, read_older, spelled, write_document
+from clear._files import MANIFEST, atomic_write, make_folder, remove_leftovers
 from clear._npy import read_npz
 from clear.errors import LimitReached, UnsafeFile
 
@@ -27,6 +27,7 @@ __all__ = ["PIECE_ROWS", "Arrays", "Work", "hash_array"]
 
 SCHEMA = "clear-work/1"
 MAX_MANIFEST = 1 << 20
+REMEDY = "if this is a folder of work, delete that file (finished pieces are kept), else want another folder"
 PIECE_ROWS = 1 << 13
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -48,9 +49,7 @@ class Work:
         self, folder: str | os.PathLike[str], *, piece_rows: int = PIECE_ROWS, max_seconds: float | None = None
     ) -> None:
         self.piece_rows = as_count(piece_rows, "piece_rows")
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        require_writable(self.folder)
+        self.folder = make_folder(folder)
         remove_leftovers(self.folder)
         self._limit = max_seconds
         self._begun = time.monotonic()
@@ -61,9 +60,10 @@ class Work:
         path = self.folder / MANIFEST
         inputs = inputs | {"piece_rows": self.piece_rows}
         document = {"schema": SCHEMA, "inputs": spelled(inputs)}
-        if path.exists():
+        older = read_older(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST, remedy=REMEDY)
+        if older is not None:
             with damage_named(path):
-                found = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
+                found = older["inputs"]
             differing = sorted(name for name in {*found, *inputs} if found.get(name) != document["inputs"].get(name))
             if differing:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -133,6 +134,15 @@ def as_count(value: Any, name: str, *, low: int = 1, high: int | None = None, wh
         top = "" if high is None else f" and at most {high}"
         raise ValueError(f"{name} is {value}: want at least {low}{top}{why}")
     return int(value)
+
+
+def as_number(value: Any, name: str, *, low: float = 0.0, high: float = math.inf) -> float:
+    """Return `value` as a float in [low, high], or raise; nan is none."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        wanted = f"of at least {low:g}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}: want a number {wanted}")
+    return float(value)
 
 
 def as_threads(threads: int | None) -> int:

@@ -13,7 +13,7 @@ from bench import report_scans
 
 import clear
 from clear.class_index import class_runs
-from clear.plan import resident_bytes
+from clear.plan import _runs, resident_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +38,24 @@ def test_classes_are_packed_together_while_they_are_small() -> None:
     million = 1 << 20
     assert class_runs(np.array([million, million, 1, 1]), 64) == [(0, 1), (1, 2), (2, 4)]
     assert class_runs(np.array([1 << 19, 1 << 19, 1]), 64) == [(0, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 100])
+@pytest.mark.parametrize("n", [1000, 1 << 20, 10_000_000])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_plan_counts_the_runs_of_balanced_classes(n: int, classes: int, parts: int) -> None:
+    sizes = np.full(classes, n // classes)
+    assert _runs(n, 64, classes, parts) == len(class_runs(sizes, 4 * 64 + 16, parts=parts))
+
+
+def test_a_stray_label_is_refused_alike_with_and_without_a_limit() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 5
+    labels[7] = 10**12
+    features = clear.Features.from_arrays(rng.normal(size=(200, 8)).astype(np.float32), labels)
+    for options in ({}, {"max_memory": 1 << 32}):
+        with pytest.raises(ValueError, match=r"labels\[7\] is 1000000000000: want class numbers from 0 without large"):
+            clear.scan(features, **options)
 
 
 @pytest.mark.parametrize("mode", ["exact", "ivf"])

@@ -17,7 +17,7 @@ from clear._arrays import as_count, as_threads
 from clear._blas import one_numpy_thread
 from clear._lists import NEAR_CLASSES, default_lists
 from clear.approximate import Approximate, as_approximate
-from clear.class_index import class_runs
+from clear.class_index import RUN_BYTES
 from clear.collapse import BLOCK_BYTES, measuring_bytes
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import MAX_FIT_ROWS, cross_validate
@@ -25,7 +25,7 @@ from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import LOCAL_ROWS
-from clear.prepare import apply_preparation, find_representatives, fit_preparation
+from clear.prepare import apply_preparation, count_classes, find_representatives, fit_preparation
 
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
@@ -161,12 +161,13 @@ def plan_scan(
 
 def require_memory(features: Features, config: ScanConfig, limit: int, threads: int | None = None) -> None:
     """Raise MemoryError when the process would need more than `limit` bytes, features that are in memory included."""
+    limit = as_count(limit, "max_memory")
     n, d = features.values.shape
-    classes = int(features.labels.max(initial=1)) + 1
+    classes = count_classes(features)
     kept, peak = _memory(n, d, classes, config, as_threads(threads))
     loaded = resident_bytes() if "sklearn" in sys.modules else max(resident_bytes() + SKLEARN_BYTES, LIBRARY_BYTES)
     needed = loaded + kept + max(peak.values())
-    if needed > as_count(limit, "max_memory"):
+    if needed > limit:
         raise MemoryError(
             f"the scan needs about {needed / 2**20:.0f} MiB, this process included: max_memory allows "
             f"{limit / 2**20:.0f} MiB; narrower features (pca_width) or fewer samples need less"
@@ -197,7 +198,9 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
-    return len(class_runs(np.full(classes, n // classes), 4 * width + 16, parts=parts))
+    """`len(class_runs(...))` of balanced classes, however many."""
+    of_class = max(1, n // classes) * (4 * width + 16) * parts
+    return -(-classes // max(1, RUN_BYTES // of_class))
 
 
 def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> tuple[int, dict[str, int]]:

@@ -153,13 +153,14 @@ def scan(
     reference.divide_for_few()
     approximation = None
     if reference.approximate is not None:
-        approximation = compare_scan(reference, wrap, partial(_score_training_set, reference, views=views))
-    hulls = score_hulls(reference, wrap)
+        score = partial(_score_training_set, reference, views=views, progress=progress)
+        approximation = compare_scan(reference, wrap, score, progress)
+    hulls = score_hulls(reference, wrap, progress)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
     reference.far.distances = None
     scores, threshold = score_samples(reference, hulls, views)
     del hulls
-    return _judge(features, reference, scores, threshold, approximation)
+    return _judge(features, reference, scores, threshold, approximation, progress)
 
 
 def _scan_joining(
@@ -172,9 +173,9 @@ def _scan_joining(
     """A scan whose first rows have been scanned."""
     joining = join_scan(features, previous, config=config, threads=threads, progress=progress)
     known = len(joining.before.labels)
-    scored = _score_training_set(joining.reference, joining.wrap, None)
-    result = _judge(features, joining.reference, *scored, None)
-    before = _score_training_set(joining.before, joining.wrap_before, None)[0].level
+    scored = _score_training_set(joining.reference, joining.wrap, None, progress)
+    result = _judge(features, joining.reference, *scored, None, progress)
+    before = _score_training_set(joining.before, joining.wrap_before, None, progress)[0].level
     after = result.scores.level[:known]
     changed = tuple(
         Change(row, features.ids[row].item(), Level(int(before[row])), Level(int(after[row])))
@@ -190,7 +191,12 @@ def _scan_joining(
 
 
 def _judge(
-    features: Features, reference: Reference, scores: Scores, threshold: float, approximation: Approximation | None
+    features: Features,
+    reference: Reference,
+    scores: Scores,
+    threshold: float,
+    approximation: Approximation | None,
+    progress: Progress,
 ) -> ScanResult:
     """Flags, pockets and the verdict from scores."""
     flags = make_flags(
@@ -202,8 +208,9 @@ def _judge(
         reference,
         np.isfinite(scores.crowd).astype(np.int64),
         (SCAN_SCALE,),
+        progress,
     )
-    pockets = find_pockets(reference, flags)
+    pockets = find_pockets(reference, flags, progress)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -234,8 +241,10 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
     return None
 
 
-def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
-    return score_samples(reference, score_hulls(reference, wrap), views)
+def _score_training_set(
+    reference: Reference, wrap: Wrap, views: Views | None, progress: Progress = False
+) -> tuple[Scores, float]:
+    return score_samples(reference, score_hulls(reference, wrap, progress), views)
 
 
 def _scan_notes(reference: Reference, scores: Scores) -> list[str]:

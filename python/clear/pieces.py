@@ -119,8 +119,10 @@ def measure_in_pieces(
                 add_piece(reference, wrap, piece, arrays)
                 advance(piece.stop - piece.start)
         else:
-            for piece in pieces:
-                add_piece(reference, wrap, piece, work.load(*name_piece(piece)) or measure_piece(reference, piece))
+            with track(progress, "collect", len(pieces), "pieces") as collected:
+                for piece in pieces:
+                    add_piece(reference, wrap, piece, work.load(*name_piece(piece)) or measure_piece(reference, piece))
+                    collected(1)
     forget(wrap.mates)
     return wrap
 

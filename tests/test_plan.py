@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import report_scans
+from samples import make_classes
 
 import clear
 from clear.class_index import class_runs
-from clear.plan import _runs, resident_bytes
+from clear.plan import _filed, _runs, require_memory, resident_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,40 @@ def test_lists_cost_fewer_operations_where_classes_are_large() -> None:
     operations = [{stage.name: stage.operations for stage in plan.stages}["neighbours"] for plan in (exact, lists)]
     assert operations[1] < operations[0] / 4
     assert (exact.approximate, lists.approximate) == (None, "ivf")
+
+
+def test_a_graph_costs_what_it_holds_and_building_it() -> None:
+    pytest.importorskip("faiss")
+    lists, graph = (clear.plan_scan(1_000_000, 64, 4, approximate=how) for how in ("ivf", "hnsw"))
+    packed = 250_000 * (4 * 64 + 256)  # numbers and links of a class
+    assert graph.peak_bytes - graph.process_bytes > lists.peak_bytes - lists.process_bytes + packed
+    neighbours = [{stage.name: stage for stage in plan.stages}["neighbours"] for plan in (lists, graph)]
+    assert neighbours[0].operations != neighbours[1].operations
+
+
+def test_the_disk_planned_holds_what_a_folder_of_work_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clear.prepare.FILED_BYTES", 1 << 10)
+    monkeypatch.setattr("clear.plan.FILED_BYTES", 1 << 10)
+    nameless: list[int] = []
+    reserve = os.posix_fallocate
+    monkeypatch.setattr("os.posix_fallocate", lambda file, at, size: (nameless.append(size), reserve(file, at, size)))
+    values, labels = make_classes(0)
+    clear.scan(clear.Features.from_arrays(values, labels), workdir=tmp_path)
+    plan = clear.plan_scan(*values.shape, int(labels.max()) + 1)
+    assert sum(_filed(*values.shape).values()) == sum(nameless)
+    named = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert sum(nameless) < plan.disk_bytes < 1.5 * (sum(nameless) + named)
+
+
+def test_what_lies_in_files_need_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clear.plan.FILED_BYTES", 1 << 20)
+    n, needed = 400_000, []
+    features = clear.Features.from_arrays(np.zeros((n, 64), np.float32), np.arange(n) % 10)
+    for files in (False, True):
+        with pytest.raises(MemoryError, match="max_memory allows 0 MiB") as error:
+            require_memory(features, clear.ScanConfig(), 1, threads=1, files=files)
+        needed.append(int(str(error.value).split()[4]))
+    assert needed[0] - needed[1] == pytest.approx(n * (4 * 64 + 4 * 10) / 2**20, abs=5)
 
 
 def test_classes_are_packed_together_while_they_are_small() -> None:

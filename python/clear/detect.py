@@ -88,7 +88,8 @@ def scan(
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
-        Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many).
+        Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many; with a
+        `workdir` large arrays lie in files there, and do not count).
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may
         be missed. Hulls and distances remain exact for those found, and the result says how many were found on a
@@ -127,7 +128,14 @@ def scan(
     (5, 0)
     """
     if max_memory is not None:
-        require_memory(features, config or ScanConfig(), max_memory, threads)
+        require_memory(
+            features,
+            config or ScanConfig(),
+            max_memory,
+            threads,
+            approximate=approximate,
+            files=workdir is not None,
+        )
     check_engine(engine, address, node_memory)
     if previous is not None:
         others = (workdir, approximate, max_seconds, views)

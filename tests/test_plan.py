@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import report_scans
+from bench import bench_plan, report_scans
 from samples import make_classes
 
 import clear
@@ -92,6 +92,15 @@ def test_a_stray_label_is_refused_alike_with_and_without_a_limit() -> None:
     for options in ({}, {"max_memory": 1 << 32}):
         with pytest.raises(ValueError, match=r"labels\[7\] is 1000000000000: want class numbers from 0 without large"):
             clear.scan(features, **options)
+
+
+def test_a_wrong_plan_is_named_where_the_scan_was_long() -> None:
+    good = {"rows": 1000, "mode": "exact", "seconds": 3.0, "seconds_over_plan": 1.4, "peak_over_plan": 0.7}
+    assert bench_plan.misses([good, good | {"seconds": 1.9, "seconds_over_plan": 9.0}]) == []
+    (slow,) = bench_plan.misses([good, good | {"seconds_over_plan": 1.6}])
+    (large,) = bench_plan.misses([good | {"peak_over_plan": 0.6}])
+    assert slow == "1000 rows, exact: seconds_over_plan is 1.60, want within 1.5"
+    assert large.startswith("1000 rows, exact: peak_over_plan is 0.60")
 
 
 @pytest.mark.parametrize("mode", ["exact", "ivf"])

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from bench_plan import WITHIN
 from workloads import features
 
 import clear
@@ -144,11 +145,12 @@ def test_import_time(benchmark, full):
 
 
 def test_a_plan_comes_within_reach_of_the_scan(full, threads):
-    """The plan's estimate beside what then happens; printed, and only absurd ones fail."""
+    """The plan's estimate beside what then happens; with --full within what `bench.bench_plan` allows."""
     values, labels = make_case(full)
     plan = clear.plan_scan(*values.shape, int(labels.max()) + 1, threads=threads)
     start = time.perf_counter()
     clear.scan(clear.Features.from_arrays(values, labels), threads=threads)
     taken = time.perf_counter() - start
     sys.stderr.write(json.dumps({"planned_seconds": plan.seconds, "taken_seconds": taken}) + "\n")
-    assert plan.seconds < 100 * taken + 60
+    if full:
+        assert 1 / WITHIN <= taken / plan.seconds <= WITHIN

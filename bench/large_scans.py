@@ -98,13 +98,19 @@ class Meter:
         self.since, self.stage = now, stage
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        name = {"cross-validated core": "core", "hulls": "neighbours and hulls"}.get(stage)
-        if name is None:
-            return
-        if done < total:
-            self.enter(name)
-        else:
-            self.enter("packing and lists" if name == "core" else "flags and agreement")
+        after = {"cross-validated core": "packing and lists", "hulls": "neighbours and hulls"}.get(stage)
+        if after is not None and (done == total or stage == "hulls"):
+            self.enter(after)
+
+    def enter_at(self, owner: Any, function: str, stage: str) -> None:
+        """Begin a stage where a function is called."""
+        real = getattr(owner, function)
+
+        def entered(*args: Any, **options: Any) -> Any:
+            self.enter(stage)
+            return real(*args, **options)
+
+        setattr(owner, function, entered)
 
     def time_calls(self, owner: Any, function: str, name: str) -> None:
         """Count the seconds of a function."""
@@ -133,7 +139,7 @@ def resident() -> dict[str, int]:
 def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Path | None) -> dict[str, Any]:
     """One scan in this process."""
     import clear
-    from clear import class_index, collapse
+    from clear import class_index, collapse, detect, reference
     from clear.data import open_features
 
     data = open_features(folder)
@@ -142,6 +148,9 @@ def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Pa
     how = None if mode == "exact" else clear.Approximate() if probes is None else clear.Approximate(probes=probes)
     plan = clear.plan_scan(rows, width, CLASSES, config=config, threads=threads, approximate=how)
     before, meter, cpu = resident(), Meter(), time.process_time()
+    meter.enter_at(reference, "cross_validate", "core")
+    meter.enter_at(detect, "score_hulls", "flags and agreement")
+    meter.enter_at(detect, "compare_scan", "flags and agreement")
     meter.time_calls(class_index.ClassIndex, "own", "of these: neighbours")
     meter.time_calls(class_index.ClassIndex, "others", "of these: neighbours")
     meter.time_calls(collapse, "solve_hulls", "of these: hulls")

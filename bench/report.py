@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import goals, report_plots, report_scans  # noqa: E402
+from bench import bench_plan, goals, report_plots, report_scans  # noqa: E402
 from bench.report_tables import best_peer, hull_summary, seconds, sections, table  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,9 @@ def main() -> int:
     speed = json.loads(SPEED.read_text(encoding="utf-8"))
     wanted = {DOCUMENT: benchmarks_page(speed), README: with_block(README.read_text(encoding="utf-8"), headline(speed))}
     page = with_block(SCALE.read_text(encoding="utf-8"), goals.block(), "goals")
+    plans = report_scans.load(bench_plan.RESULTS)
+    if plans is not None:
+        page = with_block(page, bench_plan.text(plans), "plan")
     scans = report_scans.load(SCANS)
     wanted[SCALE] = page if scans is None else with_block(page, report_scans.text(scans), "large-scans")
     for path, text in wanted.items():

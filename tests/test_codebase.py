@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "clear"
 
 LAYERS = [
-    {"errors", "_version", "_core", "_check_scores", "_rows"},
-    {"_arrays", "_blas", "_progress", "_files", "check"},
+    {"errors", "_version", "_core", "_check_scores", "_rows", "_progress"},
+    {"_arrays", "_blas", "_files", "check"},
     {"_backend", "_stored", "config", "_npy", "_documents", "_urls"},
     {"_search", "hull", "_parquet", "_parts", "work"},
     {"_lists", "store", "cross_validation"},

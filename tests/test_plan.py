@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import report_scans
+from bench import bench_plan, report_scans
+from samples import make_classes
 
 import clear
 from clear.class_index import class_runs
-from clear.plan import resident_bytes
+from clear.plan import _filed, _runs, require_memory, resident_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,11 +35,72 @@ def test_lists_cost_fewer_operations_where_classes_are_large() -> None:
     assert (exact.approximate, lists.approximate) == (None, "ivf")
 
 
+def test_a_graph_costs_what_it_holds_and_building_it() -> None:
+    pytest.importorskip("faiss")
+    lists, graph = (clear.plan_scan(1_000_000, 64, 4, approximate=how) for how in ("ivf", "hnsw"))
+    packed = 250_000 * (4 * 64 + 256)  # numbers and links of a class
+    assert graph.peak_bytes - graph.process_bytes > lists.peak_bytes - lists.process_bytes + packed
+    neighbours = [{stage.name: stage for stage in plan.stages}["neighbours"] for plan in (lists, graph)]
+    assert neighbours[0].operations != neighbours[1].operations
+
+
+def test_the_disk_planned_holds_what_a_folder_of_work_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clear.prepare.FILED_BYTES", 1 << 10)
+    monkeypatch.setattr("clear.plan.FILED_BYTES", 1 << 10)
+    nameless: list[int] = []
+    reserve = os.posix_fallocate
+    monkeypatch.setattr("os.posix_fallocate", lambda file, at, size: (nameless.append(size), reserve(file, at, size)))
+    values, labels = make_classes(0)
+    clear.scan(clear.Features.from_arrays(values, labels), workdir=tmp_path)
+    plan = clear.plan_scan(*values.shape, int(labels.max()) + 1)
+    assert sum(_filed(*values.shape).values()) == sum(nameless)
+    named = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert sum(nameless) < plan.disk_bytes < 1.5 * (sum(nameless) + named)
+
+
+def test_what_lies_in_files_need_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clear.plan.FILED_BYTES", 1 << 20)
+    n, needed = 400_000, []
+    features = clear.Features.from_arrays(np.zeros((n, 64), np.float32), np.arange(n) % 10)
+    for files in (False, True):
+        with pytest.raises(MemoryError, match="max_memory allows 0 MiB") as error:
+            require_memory(features, clear.ScanConfig(), 1, threads=1, files=files)
+        needed.append(int(str(error.value).split()[4]))
+    assert needed[0] - needed[1] == pytest.approx(n * (4 * 64 + 4 * 10) / 2**20, abs=5)
+
+
 def test_classes_are_packed_together_while_they_are_small() -> None:
     assert class_runs(np.array([10, 0, 20]), 64) == [(0, 3)]
     million = 1 << 20
     assert class_runs(np.array([million, million, 1, 1]), 12) == [(0, 1), (1, 2), (2, 4)]
     assert class_runs(np.array([1 << 19, 1 << 19, 1]), 12) == [(0, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 100])
+@pytest.mark.parametrize("n", [1000, 1 << 20, 10_000_000])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_plan_counts_the_runs_of_balanced_classes(n: int, classes: int, parts: int) -> None:
+    sizes = np.full(classes, n // classes)
+    assert _runs(n, 64, classes, parts) == len(class_runs(sizes, 4 * 64 + 16, parts=parts))
+
+
+def test_a_stray_label_is_refused_alike_with_and_without_a_limit() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 5
+    labels[7] = 10**12
+    features = clear.Features.from_arrays(rng.normal(size=(200, 8)).astype(np.float32), labels)
+    for options in ({}, {"max_memory": 1 << 32}):
+        with pytest.raises(ValueError, match=r"labels\[7\] is 1000000000000: want class numbers from 0 without large"):
+            clear.scan(features, **options)
+
+
+def test_a_wrong_plan_is_named_where_the_scan_was_long() -> None:
+    good = {"rows": 1000, "mode": "exact", "seconds": 3.0, "seconds_over_plan": 1.4, "peak_over_plan": 0.7}
+    assert bench_plan.misses([good, good | {"seconds": 1.9, "seconds_over_plan": 9.0}]) == []
+    (slow,) = bench_plan.misses([good, good | {"seconds_over_plan": 1.6}])
+    (large,) = bench_plan.misses([good | {"peak_over_plan": 0.6}])
+    assert slow == "1000 rows, exact: seconds_over_plan is 1.60, want within 1.5"
+    assert large.startswith("1000 rows, exact: peak_over_plan is 0.60")
 
 
 @pytest.mark.parametrize("mode", ["exact", "ivf"])

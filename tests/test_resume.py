@@ -215,6 +215,10 @@ def test_time_up_leaves_work_to_go_on_with(training, undisturbed, tmp_path, monk
 def test_limits_are_checked_before_anything_is_computed(training, tmp_path) -> None:
     with pytest.raises(ValueError, match="max_seconds is 1: want a workdir too"):
         clear.scan(training, max_seconds=1)
+    for limit in (float("nan"), -5, "soon", True):
+        with pytest.raises(ValueError, match=f"max_seconds is {limit!r}: want a number of at least 0"):
+            clear.scan(training, workdir=tmp_path / "never", max_seconds=limit)
+    assert not (tmp_path / "never").exists()
     with pytest.raises(MemoryError, match="max_memory allows 1 MiB"):
         clear.scan(training, max_memory=1 << 20)
     assert clear.scan(training, max_memory=1 << 30).n_samples == len(training)

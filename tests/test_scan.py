@@ -7,6 +7,7 @@ import math
 import re
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,11 +280,31 @@ def test_a_prepared_reference_gives_the_same_probe() -> None:
     assert once.flags == again.flags
 
 
+PREPARING = ["read and check", "mean", "prepare"]
+JUDGING = ["crowds", "class means", "distances to class means", "certificates", "nearest mates"]
+
+
+def reported(**options: Any) -> tuple[dict[str, tuple[int, int]], int]:
+    """The last that a scan says of each of its stages, and the number of samples."""
+    planted, seen = make_pocket(3), {}
+    features = Features(planted.values, planted.labels)
+    clear.scan(features, progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)), **options)
+    return seen, len(features)
+
+
 def test_progress_reports_every_stage_to_a_callable() -> None:
-    seen: dict[str, tuple[int, int]] = {}
-    clear.scan(Features(*make_classes(0)), progress=lambda stage, done, total: seen.__setitem__(stage, (done, total)))
-    assert seen["hulls"] == (400, 400)
+    seen, n = reported()
+    assert list(seen) == [*PREPARING, "cross-validated core", "hulls", *JUDGING]
+    assert seen["hulls"] == seen["crowds"] == seen["prepare"] == (n, n)
     assert seen["cross-validated core"] == (5, 5)
+
+
+def test_progress_reports_lists_and_what_they_miss(tmp_path: Path) -> None:
+    seen, _ = reported(approximate="ivf", workdir=tmp_path / "work")
+    of_lists = ["lists", "nearest lists"]
+    compared = [*JUDGING[:3], "exact hulls", "recall"]
+    assert list(seen) == [*PREPARING, "cross-validated core", *of_lists, "hulls", "collect", *compared, *JUDGING[3:]]
+    assert all(done == total for done, total in seen.values())
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

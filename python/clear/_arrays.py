@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from clear._progress import Progress, tracked
 from clear._rows import ShardedRows
 
 __all__ = ["as_features", "as_ids", "as_labels", "as_threads", "blocks", "first_nonfinite_rows", "forget"]
@@ -37,18 +39,25 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
     return np.asarray(value)
 
 
-def first_nonfinite_rows(values: FloatArray, limit: int = 5) -> tuple[list[int], int]:
+def first_nonfinite_rows(values: FloatArray, limit: int = 5, *, progress: Progress = False) -> tuple[list[int], int]:
     """Return the first rows that hold nan or inf, and how many there are. Reads in blocks."""
     found: list[int] = []
     count = 0
-    for block in blocks(len(values), values.shape[1] * values.itemsize):
+    for block in tracked(blocks(len(values), values.shape[1] * values.itemsize), progress, "read and check"):
         bad = np.flatnonzero(~np.isfinite(values[block]).all(axis=1))
         count += len(bad)
         found.extend(int(block.start + i) for i in bad[: limit - len(found)])
     return found, count
 
 
-def as_features(value: Any, name: str = "features", *, width: int | None = None, finite: bool = True) -> FloatArray:
+def as_features(
+    value: Any,
+    name: str = "features",
+    *,
+    width: int | None = None,
+    finite: bool = True,
+    progress: Progress = False,
+) -> FloatArray:
     """Return `value` as a floating (n, d) array without copying it, or raise."""
     array = to_numpy(value)
     if array.dtype.kind != "f":
@@ -64,7 +73,7 @@ def as_features(value: Any, name: str = "features", *, width: int | None = None,
             f"{name} has {array.shape[1]} columns: want {width}, the width of the rows it is compared with"
         )
     if finite:
-        rows, count = first_nonfinite_rows(array)
+        rows, count = first_nonfinite_rows(array, progress=progress)
         if count:
             raise ValueError(
                 f"{name} has nan or inf in {count} of {len(array)} rows (first: {rows}): remove them first"
@@ -133,6 +142,15 @@ def as_count(value: Any, name: str, *, low: int = 1, high: int | None = None, wh
         top = "" if high is None else f" and at most {high}"
         raise ValueError(f"{name} is {value}: want at least {low}{top}{why}")
     return int(value)
+
+
+def as_number(value: Any, name: str, *, low: float = 0.0, high: float = math.inf) -> float:
+    """Return `value` as a float in [low, high], or raise; nan is none."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        wanted = f"of at least {low:g}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}: want a number {wanted}")
+    return float(value)
 
 
 def as_threads(threads: int | None) -> int:

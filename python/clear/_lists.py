@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks
+from clear._progress import Progress, track
 from clear._search import Base, Tile
 from clear._stored import StoredRows
 
@@ -91,16 +92,18 @@ class Centres:
         return _nearest(self.ranking, self.rows, count, threads, np.full(len(self.rows), label))
 
 
-def train_centres(base: Base, lists: int | None, seed: int, threads: int) -> Centres:
+def train_centres(base: Base, lists: int | None, seed: int, threads: int, progress: Progress = False) -> Centres:
     """k-means in every class, on a seeded sample of its rows."""
     parts, owner = [], []
-    for label in range(base.n_classes):
-        mine = base.rows_of(label)
-        count = lists or default_lists(len(mine))
-        count = min(count, len(mine))
-        if count:
-            parts.append(_train(base, mine, count, np.random.default_rng((seed, label)), threads))
-            owner += [label] * count
+    with track(progress, "lists", base.n_classes, "classes") as advance:
+        for label in range(base.n_classes):
+            mine = base.rows_of(label)
+            count = lists or default_lists(len(mine))
+            count = min(count, len(mine))
+            if count:
+                parts.append(_train(base, mine, count, np.random.default_rng((seed, label)), threads))
+                owner += [label] * count
+            advance(1)
     width = base.stored.values.shape[1]
     rows = np.ascontiguousarray(np.concatenate(parts)) if parts else np.empty((0, width), np.float32)
     labels = np.array(owner, dtype=np.int64)

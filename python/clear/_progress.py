@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Progress", "track"]
+__all__ = ["Progress", "track", "tracked"]
 
 Progress = bool | Callable[[str, int, int], None]
 """False: silent. True: a tqdm bar on standard error. Callable: called as f(stage, done, total)."""
@@ -29,3 +29,12 @@ def track(progress: Progress, stage: str, total: int, unit: str = "samples") -> 
             progress(stage, done, total)
 
     yield advance
+
+
+def tracked(parts: Iterable[slice], progress: Progress, stage: str) -> Iterator[slice]:
+    """Go through consecutive slices from 0 on, and show each when it is done."""
+    parts = list(parts)
+    with track(progress, stage, parts[-1].stop if parts else 0) as advance:
+        for part in parts:
+            yield part
+            advance(part.stop - part.start)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks
+from clear._progress import Progress, track
 from clear.approximate import describe
 from clear.class_index import ClassIndex
 from clear.collapse import Wrap, measure
@@ -53,7 +54,14 @@ def draw(scores: Scores) -> Drawn:
 
 
 def compare(
-    reference: Reference, drawn: Drawn, points: Rows, labels: Ints, exclude: Ints, scale: Scale, again: Again
+    reference: Reference,
+    drawn: Drawn,
+    points: Rows,
+    labels: Ints,
+    exclude: Ints,
+    scale: Scale,
+    again: Again,
+    progress: Progress = False,
 ) -> Approximation:
     """Compare the rows drawn with what exact neighbours give; points, labels and exclude are those of all rows."""
     assert reference.approximate is not None  # noqa: S101 - asked for by the caller
@@ -63,10 +71,13 @@ def compare(
     of_flagged = np.isin(drawn.asked, drawn.flagged)
     of_random = np.isin(drawn.asked, drawn.random)
     sampled, flagged = drawn.random, len(drawn.flagged)
+    recall = recall_of(
+        reference, points[sampled], labels[sampled], suggested[of_random], exclude[sampled], scale, progress
+    )
     return Approximation(
         **describe(reference.approximate),
         sampled=len(sampled),
-        recall=recall_of(reference, points[sampled], labels[sampled], suggested[of_random], exclude[sampled], scale),
+        recall=recall,
         same_level=float(same_level[of_random].mean()),
         flagged=flagged,
         flagged_same_level=float(same_level[of_flagged].mean()) if flagged else float("nan"),
@@ -74,7 +85,7 @@ def compare(
     )
 
 
-def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximation:
+def compare_scan(reference: Reference, wrap: Wrap, score: Score, progress: Progress = False) -> Approximation:
     """Measure a sample of a scan again with exact neighbours.
 
     Levels follow from all scores: those of the rows sampled are replaced by exact ones, the others stay, and levels are
@@ -84,7 +95,9 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximatio
 
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
         points, labels = reference.rows[rows], reference.labels[rows]
-        true = measure(reference.exact(), points, labels, (SCAN_SCALE,), exclude=rows)
+        true = measure(
+            reference.exact(), points, labels, (SCAN_SCALE,), exclude=rows, progress=progress, stage="exact hulls"
+        )
         reference.release()
         at = positions(reference, rows)
         kept = [whole[at] for whole in _arrays(wrap)]
@@ -95,32 +108,43 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score) -> Approximatio
         return found
 
     every = np.arange(len(reference.rows))
-    return compare(reference, draw(score(wrap)[0]), reference.rows, reference.labels, every, SCAN_SCALE, again)
+    drawn = draw(score(wrap)[0])
+    return compare(reference, drawn, reference.rows, reference.labels, every, SCAN_SCALE, again, progress)
 
 
-def recall_of(reference: Reference, points: Rows, labels: Ints, suggested: Ints, exclude: Ints, scale: Scale) -> float:
+def recall_of(
+    reference: Reference,
+    points: Rows,
+    labels: Ints,
+    suggested: Ints,
+    exclude: Ints,
+    scale: Scale,
+    progress: Progress = False,
+) -> float:
     """Share of the exact candidates of some points that are found: mates, core rows of label and suggested label."""
     exact, size = reference.exact(), reference.config.hull_size
     found = wanted = 0
     groups = reference.groups(points)
-    for run in reference.runs:
-        mine, other = (np.flatnonzero((of >= run[0]) & (of < run[1])) for of in (labels, suggested))
-        own: list[Asked] = [
-            (points[mine], labels[mine], k, exclude[mine], core) for core, k in _own_searches(reference, scale)
-        ]
-        here = reference.index(run)
-        near = here.others(points[other], labels[other], size, None if groups is None else groups[other]).indices
-        have = [near[np.arange(len(other)), suggested[other] - run[0]], *_search_own(here, own)]
-        del here, near
-        reference.release()  # one index at a time
-        there = exact.index(run)
-        true = _search_own(there, [(points[other], suggested[other], size, None, True), *own])
-        del there
-        exact.release()
-        for got, want in zip(have, true, strict=True):
-            for block in blocks(len(want), want.shape[1] ** 2):
-                hit = (want[block, :, None] == got[block, None, :]).any(axis=2) & (want[block] >= 0)
-                found, wanted = found + int(hit.sum()), wanted + int((want[block] >= 0).sum())
+    with track(progress, "recall", reference.n_classes, "classes") as advance:
+        for run in reference.runs:
+            mine, other = (np.flatnonzero((of >= run[0]) & (of < run[1])) for of in (labels, suggested))
+            own: list[Asked] = [
+                (points[mine], labels[mine], k, exclude[mine], core) for core, k in _own_searches(reference, scale)
+            ]
+            here = reference.index(run)
+            near = here.others(points[other], labels[other], size, None if groups is None else groups[other]).indices
+            have = [near[np.arange(len(other)), suggested[other] - run[0]], *_search_own(here, own)]
+            del here, near
+            reference.release()  # one index at a time
+            there = exact.index(run)
+            true = _search_own(there, [(points[other], suggested[other], size, None, True), *own])
+            del there
+            exact.release()
+            for got, want in zip(have, true, strict=True):
+                for block in blocks(len(want), want.shape[1] ** 2):
+                    hit = (want[block, :, None] == got[block, None, :]).any(axis=2) & (want[block] >= 0)
+                    found, wanted = found + int(hit.sum()), wanted + int((want[block] >= 0).sum())
+            advance(run[1] - run[0])
     return found / max(wanted, 1)
 
 

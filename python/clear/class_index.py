@@ -11,7 +11,7 @@ from clear._stored import StoredRows
 from clear.approximate import Approximate, ApproximateSearch
 from clear.neighbors import NeighborIndex, Neighbors
 
-__all__ = ["ClassIndex", "Run", "base_of", "class_runs"]
+__all__ = ["RUN_BYTES", "ClassIndex", "Run", "base_of", "class_runs", "packed_bytes"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -22,13 +22,17 @@ RUN_BYTES = 64 << 20
 """Packed rows of a run, unless one class alone has more."""
 
 
+def packed_bytes(width: int) -> int:
+    """What a row takes in a packed index."""
+    return 4 * width + 16
+
+
 def class_runs(sizes: Ints, width: int, *, parts: int = 1) -> list[Run]:
     """Cut the classes into consecutive runs, a class each at least; packed rows take at most `RUN_BYTES` / parts."""
-    row_bytes = 4 * width + 16
     runs: list[Run] = []
     first, held = 0, 0
     for label, size in enumerate(sizes.tolist()):
-        if label > first and (held + size) * row_bytes * parts > RUN_BYTES:
+        if label > first and (held + size) * packed_bytes(width) * parts > RUN_BYTES:
             runs.append((first, label))
             first, held = label, 0
         held += size

@@ -318,7 +318,7 @@ def _solve(
 
 
 def evidence(
-    reference: Reference, points: Rows, labels: Ints, exclude: Ints, scale: Scale
+    reference: Reference, points: Rows, labels: Ints, exclude: Ints, scale: Scale, progress: Progress = False
 ) -> list[tuple[HullEvidence, ...]]:
     """Solve the three hulls of each point again, with weights: what a report shows and a checker verifies."""
     if len(points) == 0:
@@ -326,15 +326,17 @@ def evidence(
     m, size, groups = len(points), reference.config.hull_size, reference.groups(points)
     pocket, own = np.full((m, scale.tight), -1), np.full((m, size), -1)
     best: Nearest | None = None
-    for run in reference.runs:  # an index is made once for all that it is asked
-        index = reference.index(run)
-        mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
-        if len(mine):
-            _, ((pocket[mine], own[mine]),) = _own_vertices(
-                reference, index, points[mine], labels[mine], exclude[mine], (scale,)
-            )
-        best = _nearer(best, _nearest_of_run(reference, index, points, labels, groups))
-        del index  # before the next one is packed
+    with track(progress, "certificates", reference.n_classes, "classes") as advance:
+        for run in reference.runs:  # an index is made once for all that it is asked
+            index = reference.index(run)
+            mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+            if len(mine):
+                _, ((pocket[mine], own[mine]),) = _own_vertices(
+                    reference, index, points[mine], labels[mine], exclude[mine], (scale,)
+                )
+            best = _nearer(best, _nearest_of_run(reference, index, points, labels, groups))
+            del index  # before the next one is packed
+            advance(run[1] - run[0])
     assert best is not None  # noqa: S101 - there is a run at least
     return prove(reference, points, (("pocket", pocket, labels), ("own", own, labels), ("other", best[2], best[1])))
 

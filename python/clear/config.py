@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clear._arrays import as_count
+from clear._arrays import as_count, as_number
 
 __all__ = ["Scale", "ScanConfig"]
 
@@ -72,9 +72,7 @@ class ScanConfig:
             ("hull_tolerance", 1e-9, 0.1),
             ("weak_accuracy", 0.0, 1.0),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise ValueError(f"{name} is {value!r}: want a number from {least} to {most}")
+            as_number(getattr(self, name), name, low=least, high=most)
         if self.pca_width > self.pca_above:
             raise ValueError(f"pca_width is {self.pca_width}: want at most pca_above ({self.pca_above})")
 

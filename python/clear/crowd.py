@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks, forget
+from clear._progress import Progress, tracked
 from clear.collapse import Wrap, distances, log_ratio, prove, vertices
 from clear.config import SCAN_SCALE
 from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, linked, mean_of_best, standard, stands_out
@@ -74,10 +75,10 @@ def nearest_far(reference: Reference, points: Rows, labels: Ints) -> tuple[Float
     return apart[at, label], label, members[at, label]
 
 
-def find_crowds(reference: Reference, wrap: Wrap) -> Crowds:
+def find_crowds(reference: Reference, wrap: Wrap, progress: Progress = False) -> Crowds:
     """The crowds of a training set, one label after another; `wrap` holds the distinct samples. Time O(n width)."""
     units, labels = reference.units, reference.labels[reference.units]
-    own = _own_distances(reference)
+    own = _own_distances(reference, progress)
     measured = log_ratio(own, wrap.pocket[0])
     crowded = _crowded(reference, measured, wrap.mates)
     found, n = [_nothing()], len(units)
@@ -125,11 +126,11 @@ def _nothing() -> Crowds:
     return Crowds(whole, none, none, whole, none)
 
 
-def _own_distances(reference: Reference) -> Floats:
+def _own_distances(reference: Reference, progress: Progress) -> Floats:
     """`far_distances` of all distinct samples; measured once."""
     if reference.far.distances is None:
         found = np.empty(len(reference.units))
-        for block in blocks(len(reference.units), 4 * reference.rows.shape[1]):
+        for block in tracked(blocks(len(reference.units), 4 * reference.rows.shape[1]), progress, "crowds"):
             rows = reference.units[block]
             found[block] = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
             forget(reference.rows)

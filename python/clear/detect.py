@@ -88,7 +88,8 @@ def scan(
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
-        Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many).
+        Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many; with a
+        `workdir` large arrays lie in files there, and do not count).
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may
         be missed. Hulls and distances remain exact for those found, and the result says how many were found on a
@@ -127,7 +128,14 @@ def scan(
     (5, 0)
     """
     if max_memory is not None:
-        require_memory(features, config or ScanConfig(), max_memory, threads)
+        require_memory(
+            features,
+            config or ScanConfig(),
+            max_memory,
+            threads,
+            approximate=approximate,
+            files=workdir is not None,
+        )
     check_engine(engine, address, node_memory)
     if previous is not None:
         others = (workdir, approximate, max_seconds)
@@ -151,15 +159,16 @@ def scan(
     reference.divide_for_few()
     approximation = None
     if reference.approximate is not None:
-        approximation = compare_scan(reference, wrap, partial(_score_training_set, reference, views=views))
-    hulls = score_hulls(reference, wrap)
+        score = partial(_score_training_set, reference, views=views, progress=progress)
+        approximation = compare_scan(reference, wrap, score, progress)
+    hulls = score_hulls(reference, wrap, progress)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
     reference.far.distances = None
     scores, threshold = score_samples(reference, hulls, views)
     del hulls
     if work is not None:
         record_views(work, views)
-    return _judge(features, reference, scores, threshold, approximation)
+    return _judge(features, reference, scores, threshold, approximation, progress)
 
 
 def _scan_joining(
@@ -173,10 +182,10 @@ def _scan_joining(
     """A scan whose first rows have been scanned."""
     joining = join_scan(features, previous, config=config, threads=threads, progress=progress, views=views)
     known = len(joining.before.labels)
-    scored = _score_training_set(joining.reference, joining.wrap, views)
-    result = _judge(features, joining.reference, *scored, None)
+    scored = _score_training_set(joining.reference, joining.wrap, views, progress)
+    result = _judge(features, joining.reference, *scored, None, progress)
     known_views = None if views is None else views.first(known)
-    before = _score_training_set(joining.before, joining.wrap_before, known_views)[0].level
+    before = _score_training_set(joining.before, joining.wrap_before, known_views, progress)[0].level
     after = result.scores.level[:known]
     changed = tuple(
         Change(row, features.ids[row].item(), Level(int(before[row])), Level(int(after[row])))
@@ -192,7 +201,12 @@ def _scan_joining(
 
 
 def _judge(
-    features: Features, reference: Reference, scores: Scores, threshold: float, approximation: Approximation | None
+    features: Features,
+    reference: Reference,
+    scores: Scores,
+    threshold: float,
+    approximation: Approximation | None,
+    progress: Progress,
 ) -> ScanResult:
     """Flags, pockets and the verdict from scores."""
     flags = make_flags(
@@ -204,8 +218,9 @@ def _judge(
         reference,
         np.isfinite(scores.crowd).astype(np.int64),
         (SCAN_SCALE,),
+        progress,
     )
-    pockets, group = find_pockets(reference, flags), find_group(reference, scores)
+    pockets, group = find_pockets(reference, flags, progress), find_group(reference, scores)
     return ScanResult(
         n_samples=len(reference.labels),
         n_features=features.values.shape[1],
@@ -237,8 +252,10 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
     return None
 
 
-def _score_training_set(reference: Reference, wrap: Wrap, views: Views | None) -> tuple[Scores, float]:
-    return score_samples(reference, score_hulls(reference, wrap), views)
+def _score_training_set(
+    reference: Reference, wrap: Wrap, views: Views | None, progress: Progress = False
+) -> tuple[Scores, float]:
+    return score_samples(reference, score_hulls(reference, wrap, progress), views)
 
 
 def _scan_notes(reference: Reference, scores: Scores, group: Group) -> list[str]:

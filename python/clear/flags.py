@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from clear._progress import Progress
 from clear.collapse import evidence
 from clear.config import Scale
 from clear.crowd import far_evidence
@@ -24,6 +25,7 @@ def make_flags(
     reference: Reference,
     scale_of: Ints,
     scales: tuple[Scale, ...],
+    progress: Progress = False,
 ) -> tuple[Flag, ...]:
     """Flags of all samples above level NONE, most suspicious first, each with its hulls.
 
@@ -34,7 +36,7 @@ def make_flags(
     for i in range(len(scales) + 1):
         rows = flagged[scale_of[flagged] == i]
         asked = reference, points[rows], labels[rows], exclude[rows]
-        hulls = evidence(*asked, scales[i]) if i < len(scales) else far_evidence(*asked)
+        hulls = evidence(*asked, scales[i], progress) if i < len(scales) else far_evidence(*asked)
         for row, wraps in zip(rows.tolist(), hulls, strict=True):
             flags.append(
                 Flag(

@@ -93,10 +93,10 @@ def join_scan(
     if known >= n:
         raise ValueError(f"features has {n} samples, the scan in {previous} {known}: want these first, then new ones")
     config = config or ScanConfig()
-    values = as_features(features.values)
+    values = as_features(features.values, progress=progress)
     labels = as_labels(features.labels, n, classes=n_classes)
-    preparation = fit_preparation(values, config, rows=known)
-    rows = apply_preparation(values, preparation)
+    preparation = fit_preparation(values, config, rows=known, progress=progress)
+    rows = apply_preparation(values, preparation, progress=progress)
     work = Work(previous, piece_rows=piece_rows)
     work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config))
     _check_views(work, views, known, n)

@@ -120,10 +120,13 @@ def measure_in_pieces(
                 add_piece(reference, wrap, piece, arrays)
                 advance(piece.stop - piece.start)
         else:
-            for whole in cut_pieces(count, piece_rows):
-                stored = stored_parts(reference, work, whole)
-                for piece, arrays in stored or engine.run(reference, [whole._replace(run=run) for run in runs]):
-                    add_piece(reference, wrap, piece, arrays)
+            ranges = cut_pieces(count, piece_rows)
+            with track(progress, "collect", len(ranges), "pieces") as collected:
+                for whole in ranges:
+                    stored = stored_parts(reference, work, whole)
+                    for piece, arrays in stored or engine.run(reference, [whole._replace(run=run) for run in runs]):
+                        add_piece(reference, wrap, piece, arrays)
+                    collected(1)
     forget(wrap.mates)
     return wrap
 

@@ -13,43 +13,62 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_count, as_threads
+from clear._arrays import as_count, as_features, as_threads
 from clear._blas import one_numpy_thread
 from clear._lists import NEAR_CLASSES, default_lists
 from clear.approximate import Approximate, as_approximate
-from clear.class_index import class_runs
-from clear.collapse import BLOCK_BYTES, measuring_bytes
+from clear.class_index import RUN_BYTES, packed_bytes
+from clear.collapse import BLOCK_BYTES, NEAREST_MATES, measuring_bytes
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import MAX_FIT_ROWS, cross_validate
 from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import LOCAL_ROWS
-from clear.prepare import apply_preparation, find_representatives, fit_preparation
+from clear.prepare import FILED_BYTES, apply_preparation, count_classes, find_representatives, fit_preparation
+from clear.work import hash_array
 
 __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 
-SAMPLE_ROWS, LARGE_SAMPLE, SAMPLE_QUERIES = 4096, 1 << 15, 1024
+SAMPLE_ROWS, FITTED_SAMPLE, LARGE_SAMPLE, SAMPLE_QUERIES = 1 << 12, 1 << 14, 1 << 15, 1 << 10
 PIECE_BYTES = 13
 """Of a sample in a piece of the stage "hulls", for each run of classes: 12 and its share of the file's head."""
 KEPT_BYTES = 28
 """Of a sample beside its prepared row: number of its representative, margin, marks."""
 SORT_BYTES, FOLD_BYTES = 24, 32
 """Of a sample: while copies are found; rows of the folds, and what they predict."""
-WRAP_BYTES, SCORE_BYTES = 70, 104
-"""Of a sample: its distances and mates; its scores."""
+WRAP_BYTES, SCORE_BYTES, COMPARED_BYTES = 70, 104, 24
+"""Of a sample: its distances and mates; its scores; what these want more where the distances stay to be compared."""
+FREED_BYTES = 64 << 20
+"""That the allocator keeps of what was scored before."""
 PACKING_BYTES, NUMBERS_BYTES = 80, 16
 """Of a packed row beside its numbers, while it is packed; of any row, its class in the run."""
 FLAG_BYTES = 8 << 10
 """Of a flag, with its hulls."""
 LIBRARY_BYTES, SKLEARN_BYTES = 150 << 20, 90 << 20
 """Resident at least once the libraries of a scan are imported; what scikit-learn and SciPy bring of it."""
+MANY_FASTER = 0.9
+"""An operation among all rows over one among the rows of the measurement: fewer of them are near enough to be kept."""
 LISTS_SLOWER = 1.6
 """An operation in lists over one in a whole class: fewer queries and rows meet at a time."""
+FILES_SLOWER = 2.0
+"""Preparing many rows over preparing those of the measurement, which are in memory: files are read, too."""
+GRAPHS_FIRST, GRAPHS_AGAIN = 2, 4
+"""Graphs that a row is put into: of its class and of that's core before hulls are measured; to compare, to certify."""
+GRAPH_GROWTH = 1 / 3
+"""Power of the rows of a graph by which a step in it becomes slower: 2.8 times from 4,096 to 65,536."""
+VISITED = 8192
+"""Rows that a step in a graph may meet: 64 links of 128 nodes."""
+GRAPH_BYTES = 300
+"""Of a row in a graph, beside its numbers."""
+SCORES = 12
+"""Numbers of a sample in `Scores` that lie in files, where there are many samples."""
+PREDICTED = 0.1
+"""Predicting a row over fitting on it."""
 STARTUP_SECONDS = 0.5
 """Imports, and reading and hashing little."""
-SECONDS_OF_SCORE, SECONDS_OF_COMPARISON = 8e-6, 12e-6
-"""Of a sample, after its hulls: its scores; packing all rows again for a comparison with exact neighbours."""
+HULLS_OF_SCORE, HULLS_OF_COMPARISON = 3.0, 3.5
+"""Of a sample, after its hulls, in the seconds of a hull: its scores; the comparison with exact neighbours."""
 PRODUCT_SIDE = 384
 
 
@@ -65,7 +84,7 @@ class Stage:
     peak_bytes: int
     """Working memory of the stage, beside what it keeps."""
     disk_bytes: int
-    """What a scan with a `workdir` keeps of the stage on disk."""
+    """What the stage adds to a `workdir`: pieces, and files without names that are gone when the scan ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +117,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """What a scan with a `workdir` keeps on disk."""
+        """Room that a `workdir` wants on its disk: pieces, and files without names that are gone when the scan ends."""
         return sum(stage.disk_bytes for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,41 +154,66 @@ def plan_scan(
     workers = as_threads(threads)
     width = d if d <= config.pca_above else config.pca_width
     how = as_approximate(approximate)
-    rates = _measure_rates(width, min(classes, 100), config, workers)
-    searched = _searched_rows(n, classes, how)
-    operations = 2.0 * n * searched * width
-    rate = rates["neighbours"] * (1 if how is None else LISTS_SLOWER)
+    rates = _measure_rates(width, min(classes, 100), config, workers, how)
     hulls = selected = n * (classes - 1) + 2 * n
+    again = 0.0
+    if how is not None and how.method == "hnsw":
+        deep = max(1.0, n / classes / SAMPLE_ROWS) ** GRAPH_GROWTH
+        operations = 2.0 * width * VISITED * (GRAPHS_FIRST * n + selected)
+        searching = deep * (GRAPHS_FIRST * n * rates["insert"] + selected * rates["graph"])
+        again = deep * GRAPHS_AGAIN * n * rates["insert"]
+    else:
+        operations = 2.0 * n * _searched_rows(n, classes, how) * width
+        rate = rates["neighbours"] * MANY_FASTER * (1 if how is None else LISTS_SLOWER)
+        searching = operations * rate + selected * rates["selection"]
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
-    prepare_seconds = STARTUP_SECONDS + n * d * rates["prepare"] + products * rates["products"]
-    core_seconds = fitted * config.folds * rates["core"]
-    after = SECONDS_OF_SCORE + (0 if how is None else SECONDS_OF_COMPARISON)
-    kept, peak = _memory(n, d, classes, config, workers)
-    disk = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
+    prepare_seconds = STARTUP_SECONDS + n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
+    core_seconds = (fitted * config.folds + n * PREDICTED) * rates["core"]
+    after = rates["hulls"] * (HULLS_OF_SCORE + (0 if how is None else HULLS_OF_COMPARISON))
+    kept, peak = _memory(n, d, classes, config, workers, how)
+    pieces = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
+    filed = _filed(n, width)
     stages = (
-        Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], 0),
-        Stage("core", float(fitted * config.folds), core_seconds, peak["core"], disk[0]),
-        Stage("neighbours", operations, operations * rate + selected * rates["selection"], peak["hulls"], 0),
-        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], disk[1]),
-        Stage("flags", float(n), n * after, peak["flags"], 0),
+        Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], filed["prepare"]),
+        Stage("core", float(fitted * config.folds), core_seconds, peak["core"], pieces[0]),
+        Stage("neighbours", operations, searching, peak["hulls"], 0),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], pieces[1] + filed["hulls"]),
+        Stage("flags", float(n), n * after + again, peak["flags"], filed["flags"]),
     )
     process = max(resident_bytes(), LIBRARY_BYTES)
     return Plan(n, d, classes, width, workers, stages, process, kept, None if how is None else str(how.method))
 
 
-def require_memory(features: Features, config: ScanConfig, limit: int, threads: int | None = None) -> None:
-    """Raise MemoryError when the process would need more than `limit` bytes, features that are in memory included."""
+def require_memory(
+    features: Features,
+    config: ScanConfig,
+    limit: int,
+    threads: int | None = None,
+    *,
+    approximate: Approximate | str | None = None,
+    files: bool = False,
+) -> None:
+    """Raise MemoryError when the process would need more than `limit` bytes, features that are in memory included.
+
+    files: large arrays lie in files of a folder of work, whose pages the system writes out when it wants memory.
+    """
+    limit = as_count(limit, "max_memory")
     n, d = features.values.shape
-    classes = int(features.labels.max(initial=1)) + 1
-    kept, peak = _memory(n, d, classes, config, as_threads(threads))
+    classes = count_classes(features)
+    kept, peak = _memory(n, d, classes, config, as_threads(threads), as_approximate(approximate))
+    if files:
+        width = d if d <= config.pca_above else config.pca_width
+        filed = _filed(n, width)
+        kept -= filed["prepare"]
+        peak = {stage: size - (filed["hulls"] if stage in ("hulls", "flags") else 0) for stage, size in peak.items()}
     loaded = resident_bytes() if "sklearn" in sys.modules else max(resident_bytes() + SKLEARN_BYTES, LIBRARY_BYTES)
     needed = loaded + kept + max(peak.values())
-    if needed > as_count(limit, "max_memory"):
+    if needed > limit:
         raise MemoryError(
             f"the scan needs about {needed / 2**20:.0f} MiB, this process included: max_memory allows "
-            f"{limit / 2**20:.0f} MiB; narrower features (pca_width) or fewer samples need less"
+            f"{limit / 2**20:.0f} MiB; narrower features (pca_width), fewer samples, and of many a workdir need less"
         )
 
 
@@ -197,10 +241,21 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
-    return len(class_runs(np.full(classes, n // classes), width, parts=parts))
+    """`len(class_runs(...))` of balanced classes, however many."""
+    of_class = max(1, n // classes) * packed_bytes(width) * parts
+    return -(-classes // max(1, RUN_BYTES // of_class))
 
 
-def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> tuple[int, dict[str, int]]:
+def _filed(n: int, width: int) -> dict[str, int]:
+    """Bytes of large arrays that lie in files of a folder of work (`prepare.room`), by the stage that makes them."""
+    arrays = {"prepare": 4 * width * n, "hulls": 4 * NEAREST_MATES * n, "flags": 8 * n}
+    found = {stage: size if size >= FILED_BYTES else 0 for stage, size in arrays.items()}
+    return found | {"flags": SCORES * found["flags"]}
+
+
+def _memory(
+    n: int, d: int, classes: int, config: ScanConfig, threads: int, how: Approximate | None
+) -> tuple[int, dict[str, int]]:
     """Bytes kept to the end, and those of each stage beside them; classes are balanced."""
     width = d if d <= config.pca_above else config.pca_width
     row = 4 * width
@@ -209,33 +264,41 @@ def _memory(n: int, d: int, classes: int, config: ScanConfig, threads: int) -> t
     packed, few = -(-n // runs), -(-n // _runs(n, width, classes, parts=4))
     at_once = min(n, LOCAL_ROWS) * (measuring_bytes(config.hull_size, SCAN_SCALE.mates, -(-classes // runs)) + row)
     fits = min(threads, config.folds)
-    shown = NUMBERS_BYTES * n + few * (row + PACKING_BYTES) + FLAG_BYTES * round(n * config.review_rate)
+    packing = row + PACKING_BYTES
+    if how is not None and how.method == "hnsw":
+        packing = GRAPHS_FIRST * (2 * row + GRAPH_BYTES)  # vectors grow by doubling
+    compared = 0 if how is None else COMPARED_BYTES * n
+    shown = NUMBERS_BYTES * n + few * packing + FLAG_BYTES * round(n * config.review_rate)
     return n * (row + KEPT_BYTES), {
         "prepare": 2 * min(16 << 20, 8 * n * d) + SORT_BYTES * n + (0 if width == d else 4 * 8 * d * d),
         "core": FOLD_BYTES * n + fits * fitted * 4 * (width + 4 * classes),
-        "hulls": (WRAP_BYTES + NUMBERS_BYTES) * n + packed * (row + PACKING_BYTES) + min(BLOCK_BYTES, at_once),
-        "flags": SCORE_BYTES * n + max(WRAP_BYTES * n, shown),
+        "hulls": (WRAP_BYTES + NUMBERS_BYTES) * n + packed * packing + min(BLOCK_BYTES, at_once),
+        "flags": SCORE_BYTES * n + max(WRAP_BYTES * n + compared, shown) + FREED_BYTES,
     }
 
 
-def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -> dict[str, float]:
+def _measure_rates(
+    width: int, classes: int, config: ScanConfig, threads: int, how: Approximate | None
+) -> dict[str, float]:
     """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search and hull.
 
-    Also "selection": seconds of a query and class for finding the nearest among the rows that were looked at.
+    Also "selection": seconds of a query and class for finding the nearest among the rows that were looked at; where
+    graphs are searched, "insert" of a row into one and "graph" of a search.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, LARGE_SAMPLE)
     labels[:classes] = np.arange(classes)
     large = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(LARGE_SAMPLE, width))).astype(np.float32)
     rows, size = large[:SAMPLE_ROWS], config.hull_size
-    near = NeighborIndex(rows).search(rows, k=size, threads=threads)
-    prepare = _seconds(lambda: _prepare(rows, labels[:SAMPLE_ROWS], config))
+    near = NeighborIndex(rows).search(rows, k=size, exclude=np.arange(len(rows)), threads=threads)
+    prepare = _seconds(lambda: _prepare(large, labels, config))
     square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
     with one_numpy_thread():
         products = _seconds(lambda: square @ square)
+    cross_validate(rows, labels[:SAMPLE_ROWS], config, threads=threads)  # the first imports
     core = _seconds(
-        lambda: cross_validate(rows, labels[:SAMPLE_ROWS], config, threads=threads), repeat=2
-    )  # the first imports
+        lambda: cross_validate(large[:FITTED_SAMPLE], labels[:FITTED_SAMPLE], config, threads=threads), repeat=1
+    )
     small_search, large_search = (
         _seconds(functools.partial(index.search_by_class, rows[:SAMPLE_QUERIES], k=size, threads=threads))
         for index in (NeighborIndex(base, labels[: len(base)], n_classes=classes) for base in (rows, large))
@@ -247,18 +310,30 @@ def _measure_rates(width: int, classes: int, config: ScanConfig, threads: int) -
             rows, rows, near.indices, relative_tolerance=config.hull_tolerance, certificates=False, threads=threads
         )
     )
-    return {
-        "prepare": prepare / rows.size,
+    graphs = _measure_graph(rows, size, how, threads) if how is not None and how.method == "hnsw" else {}
+    return graphs | {
+        "prepare": prepare / large.size,
         "products": products / (2.0 * PRODUCT_SIDE**3),
-        "core": core / (SAMPLE_ROWS * (config.folds - 1)),
+        "core": core / (FITTED_SAMPLE * (config.folds - 1 + PREDICTED)),
         "neighbours": operation,
         "selection": selection / (SAMPLE_QUERIES * classes),
         "hulls": hulls / SAMPLE_ROWS,
     }
 
 
+def _measure_graph(rows: npt.NDArray[np.float32], k: int, how: Approximate, threads: int) -> dict[str, float]:
+    index = NeighborIndex(rows, approximate=how)
+    build = _seconds(lambda: NeighborIndex(rows, approximate=how).search(rows[:1], k=k, threads=threads))
+    index.search(rows[:1], k=k, threads=threads)  # is built
+    search = _seconds(lambda: index.search(rows[:SAMPLE_QUERIES], k=k, threads=threads))
+    return {"insert": build / len(rows), "graph": search / SAMPLE_QUERIES}
+
+
 def _prepare(rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], config: ScanConfig) -> None:
-    find_representatives(apply_preparation(rows, fit_preparation(rows, config)), labels)
+    as_features(rows)
+    mapped = apply_preparation(rows, fit_preparation(rows, config))
+    find_representatives(mapped, labels)
+    hash_array(mapped)
 
 
 def _seconds(work: Callable[[], object], repeat: int = 3) -> float:

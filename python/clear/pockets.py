@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks, forget
+from clear._progress import Progress
 from clear.config import ScanConfig
 from clear.reference import Reference, for_copies
 from clear.results import Flag, Level, Pocket
@@ -155,7 +156,7 @@ def sample_levels(
     return levels
 
 
-def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket, ...]:
+def find_pockets(reference: Reference, flags: tuple[Flag, ...], progress: Progress = False) -> tuple[Pocket, ...]:
     """Connected components of flagged samples: same label, same suggested label, among ten nearest mates of each other.
 
     A component counts as a pocket when it has at least three distinct samples or a certain one. Highest score first.
@@ -167,7 +168,7 @@ def find_pockets(reference: Reference, flags: tuple[Flag, ...]) -> tuple[Pocket,
     position[rows] = np.arange(len(rows))
     suggested = np.array([flag.suggested_label for flag in flags])
     unit = reference.representative[rows]
-    near = reference.nearest(reference.rows[unit], reference.labels[unit], LINKED_MATES, unit)
+    near = reference.nearest(reference.rows[unit], reference.labels[unit], LINKED_MATES, unit, progress=progress)
     other = np.column_stack([np.where(near >= 0, position[near], -1), position[unit]])
     component = linked(np.where(suggested[other] == suggested[:, None], other, -1))
     found = []

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from clear._arrays import FloatArray, blocks, forget
 from clear._blas import one_numpy_thread
+from clear._progress import Progress, tracked
 from clear.config import ScanConfig
 from clear.data import Features
 from clear.results import Preparation
@@ -41,14 +42,16 @@ Ints = npt.NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
 
 
-def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None = None) -> Preparation:
+def fit_preparation(
+    values: FloatArray, config: ScanConfig, *, rows: int | None = None, progress: Progress = False
+) -> Preparation:
     """Measure the mean, and the leading principal components of wide features. Reads `values` in blocks.
 
     `rows`: so many of the first rows alone.
     """
     n, d = len(values) if rows is None else rows, values.shape[1]
     mean = np.zeros(d)
-    for block in blocks(n, d * 8):
+    for block in tracked(blocks(n, d * 8), progress, "mean"):
         mean += values[block].astype(np.float64).sum(axis=0)
         forget(values)
     mean /= n
@@ -56,7 +59,7 @@ def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None 
         return Preparation(mean, None)
     covariance = np.zeros((d, d))
     with one_numpy_thread():
-        for block in blocks(n, d * 8):
+        for block in tracked(blocks(n, d * 8), progress, "covariance"):
             centred = values[block].astype(np.float64) - mean
             covariance += centred.T @ centred
         _, vectors = np.linalg.eigh(covariance)
@@ -66,7 +69,9 @@ def fit_preparation(values: FloatArray, config: ScanConfig, *, rows: int | None 
     return Preparation(mean, components)
 
 
-def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Path | None = None) -> Rows:
+def apply_preparation(
+    values: FloatArray, preparation: Preparation, *, place: Path | None = None, progress: Progress = False
+) -> Rows:
     """Map (n, d) features to float32 unit rows; rows equal to the mean stay zero. Reads `values` in blocks.
 
     place: a folder for the rows where they are many; they then lie in a file without a name, gone when they are.
@@ -74,7 +79,7 @@ def apply_preparation(values: FloatArray, preparation: Preparation, *, place: Pa
     width = values.shape[1] if preparation.components is None else len(preparation.components)
     mapped: Rows = room((len(values), width), np.float32, place)
     with nullcontext() if preparation.components is None else one_numpy_thread():
-        for block in blocks(len(values), values.shape[1] * 8):
+        for block in tracked(blocks(len(values), values.shape[1] * 8), progress, "prepare"):
             centred = values[block].astype(np.float64)
             centred -= preparation.mean
             if preparation.components is not None:

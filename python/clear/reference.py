@@ -16,7 +16,7 @@ import numpy.typing as npt
 from clear._arrays import as_features, as_labels, as_threads, blocks, forget
 from clear._backend import release_memory
 from clear._lists import Centres, train_centres
-from clear._progress import Progress
+from clear._progress import Progress, track, tracked
 from clear._version import __version__
 from clear.approximate import Approximate, as_approximate, describe
 from clear.class_index import ClassIndex, Run, base_of, class_runs
@@ -123,14 +123,14 @@ class Reference:
         """Where large arrays lie."""
         self.features = features
         self.threads = as_threads(threads)
-        values = as_features(features.values)
+        values = as_features(features.values, progress=progress)
         n = len(values)
         if n < 2 * self.config.folds:
             raise ValueError(f"features has {n} samples: want at least {2 * self.config.folds} (twice the folds)")
         self.n_classes = count_classes(features)
         self.labels: Ints = as_labels(features.labels, n, classes=self.n_classes)
-        self.preparation = fit_preparation(values, self.config)
-        self.rows: Rows = apply_preparation(values, self.preparation, place=self.place)
+        self.preparation = fit_preparation(values, self.config, progress=progress)
+        self.rows: Rows = apply_preparation(values, self.preparation, place=self.place, progress=progress)
         self.representative = find_representatives(self.rows, self.labels)
         self.units = distinct_rows(self.representative)
         if len(self.units) < 2 * self.config.folds:
@@ -143,17 +143,17 @@ class Reference:
         if work is not None:
             work.begin(scan_inputs(self.rows, self.labels, self.n_classes, self.config, self.approximate))
         self.in_core, self.margin, self.core_accuracy = self._pick_core(progress, work, engine)
-        self._plan_indices()
+        self._plan_indices(progress)
 
-    def _plan_indices(self) -> None:
+    def _plan_indices(self, progress: Progress = False) -> None:
         """Indices are packed when asked for: all classes together, unless `divide` is called."""
         self.distinct = self.representative == np.arange(len(self.rows))
         self.runs: list[Run] = [(0, self.n_classes)]
         self.centres: Centres | None = None
         if self.approximate is not None and self.approximate.method == "ivf":
             whole = base_of(self.rows, self.labels, self.distinct, (0, self.n_classes))
-            self.centres = train_centres(whole, self.approximate.lists, self.approximate.seed, self.threads)
-        self.order, self.order_groups = self.units, self._unit_groups()
+            self.centres = train_centres(whole, self.approximate.lists, self.approximate.seed, self.threads, progress)
+        self.order, self.order_groups = self.units, self._unit_groups(progress)
         if self.order_groups is not None:  # samples that search the same lists lie side by side
             place = np.argsort(self.order_groups, kind="stable")
             self.order, self.order_groups = self.units[place], self.order_groups[place].astype(np.int32)
@@ -231,22 +231,33 @@ class Reference:
         parts = blocks(len(points), 4 * points.shape[1])
         return np.concatenate([np.zeros(0, np.int64), *(self.centres.groups(points[p], self.threads) for p in parts)])
 
-    def _unit_groups(self) -> Ints | None:
+    def _unit_groups(self, progress: Progress) -> Ints | None:
         if self.centres is None:
             return None
         found = np.empty(len(self.units), np.int64)
-        for part in blocks(len(self.units), 4 * self.rows.shape[1]):
+        for part in tracked(blocks(len(self.units), 4 * self.rows.shape[1]), progress, "nearest lists"):
             found[part] = self.centres.groups(self.rows[self.units[part]], self.threads)
         return found
 
-    def nearest(self, points: Rows, labels: Ints, k: int, exclude: Ints | None = None, *, core: bool = False) -> Ints:
+    def nearest(
+        self,
+        points: Rows,
+        labels: Ints,
+        k: int,
+        exclude: Ints | None = None,
+        *,
+        core: bool = False,
+        progress: Progress = False,
+    ) -> Ints:
         """Row numbers of the nearest k (core) rows of each point's label, (m, k)."""
         found = np.full((len(points), k), -1)
-        for run in self.runs:
-            mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
-            if len(mine):
-                skip = None if exclude is None else exclude[mine]
-                found[mine] = self.index(run).own(points[mine], labels[mine], k, skip, core=core).indices
+        with track(progress, "nearest mates", self.n_classes, "classes") as advance:
+            for run in self.runs:
+                mine = np.flatnonzero((labels >= run[0]) & (labels < run[1]))
+                if len(mine):
+                    skip = None if exclude is None else exclude[mine]
+                    found[mine] = self.index(run).own(points[mine], labels[mine], k, skip, core=core).indices
+                advance(run[1] - run[0])
         return found
 
     def exact(self) -> Reference:

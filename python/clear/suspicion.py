@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, blocks, forget
+from clear._progress import Progress, tracked
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowds
@@ -73,12 +74,12 @@ class HullScores(NamedTuple):
     """And its hulls say enough to be certain."""
 
 
-def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
+def score_hulls(reference: Reference, wrap: Wrap, progress: Progress = False) -> HullScores:
     """Everything that scores want of the hull distances of the distinct samples, whose memory is then free."""
     config = reference.config
     k, r, crowded = collapse(wrap, 0), reassignment(wrap, 0), np.full(len(wrap.other), np.nan)
     full = wrap.own_size[0] >= config.hull_size // 2
-    crowds = find_crowds(reference, wrap)
+    crowds = find_crowds(reference, wrap, progress)
     suggested = wrap.other_label.copy()
     at = crowds.at
     k[at], r[at], suggested[at], crowded[at] = (
@@ -93,7 +94,7 @@ def score_hulls(reference: Reference, wrap: Wrap) -> HullScores:
     score = k if weak else r + k
     group = group_scores(reference, k if weak else r + k / 2, wrap.mates)
     nearer = (r > 0) | weak  # nan is not
-    distance = class_distances(reference)
+    distance = class_distances(reference, progress)
     around = partial(mean_of_best, mates=wrap.mates)
     # One array of all samples at a time.
     company = around(_with_distance(k, distance), count=BEST_COMPANY, own=reference.units)
@@ -145,13 +146,13 @@ def score_samples(reference: Reference, hulls: HullScores, views: Views | None) 
     ), threshold
 
 
-def class_distances(reference: Reference) -> Floats:
+def class_distances(reference: Reference, progress: Progress = False) -> Floats:
     """Distance of every sample to the mean of its class's core, float64 (n,). Reads the features twice, in blocks."""
     values, labels = as_features(reference.features.values, finite=False), reference.labels  # read once: are finite
     n, d = values.shape
     in_mean = reference.in_core & (reference.representative == np.arange(n))
     means, counts = np.zeros((reference.n_classes, d)), np.zeros(reference.n_classes)
-    for block in blocks(n, d * 16):
+    for block in tracked(blocks(n, d * 16), progress, "class means"):
         rows = np.flatnonzero(in_mean[block]) + block.start
         if len(rows):
             rows = rows[np.argsort(labels[rows], kind="stable")]
@@ -161,7 +162,7 @@ def class_distances(reference: Reference) -> Floats:
         forget(values)
     means /= np.maximum(counts, 1)[:, None]
     found = np.empty(n)
-    for block in blocks(n, d * 16):
+    for block in tracked(blocks(n, d * 16), progress, "distances to class means"):
         apart = values[block].astype(np.float64)
         apart -= means[labels[block]]
         largest = np.maximum(np.abs(apart).max(axis=1), 1e-300)  # squares of large numbers stay finite

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_count
+from clear._arrays import as_count, as_number
 from clear._documents import damage_named, digest, read_older, spelled, write_document
 from clear._files import MANIFEST, atomic_write, make_folder, remove_leftovers
 from clear._npy import read_npz
@@ -49,9 +49,9 @@ class Work:
         self, folder: str | os.PathLike[str], *, piece_rows: int = PIECE_ROWS, max_seconds: float | None = None
     ) -> None:
         self.piece_rows = as_count(piece_rows, "piece_rows")
+        self._limit = None if max_seconds is None else as_number(max_seconds, "max_seconds")
         self.folder = make_folder(folder)
         remove_leftovers(self.folder)
-        self._limit = max_seconds
         self._begun = time.monotonic()
         self._key = b""
 

@@ -2,14 +2,15 @@
 
     python -m bench.clean_sets [--data DIR]
 
-Synthetic class features (bench/workloads.py), scikit-learn's digits as they are, and, with DIR (as in real_runs.py),
-penultimate ResNet-20 features of CIFAR-10's test images. Writes bench/results/clean-sets.json and
-the table in docs/how-it-works.md.
+Synthetic class features (bench/workloads.py), classes of unequal spread, noise, scikit-learn's digits as they are (all
+classes, or a few), and, with DIR (as in real_runs.py), penultimate ResNet-20 features of CIFAR-10's test images. Writes
+bench/results/clean-sets.json and the table in docs/how-it-works.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,16 @@ def synthetic_sets() -> Sets:
         for seed in range(seeds):
             values, labels = features(n, 64, 10, seed=100 + seed)
             yield f"synthetic, {n} x 64", values, labels.astype(np.int64)
+    for classes, per_class in ((2, 500), (3, 300), (10, 100)):
+        for seed in range(40):
+            rng = np.random.default_rng(5000 + seed)
+            labels = np.repeat(np.arange(classes), per_class)
+            centres, spreads = 1.5 * rng.normal(size=(classes, 64)), np.exp(0.3 * rng.normal(size=classes))
+            values = centres[labels] + spreads[labels, None] * rng.normal(size=(len(labels), 64))
+            yield f"normal, {classes} classes of {per_class}, unequal spreads", values.astype(np.float32), labels
+    for seed in range(40):
+        values = np.random.default_rng(6000 + seed).normal(size=(1000, 64)).astype(np.float32)
+        yield "noise, 10 classes of 100", values, np.repeat(np.arange(10), 100)
 
 
 def digit_sets() -> Sets:
@@ -45,6 +56,13 @@ def digit_sets() -> Sets:
     for seed in range(20):
         rows = np.random.default_rng(seed).permutation(len(labels))[:1000]
         yield "digits, pixels, 1000 x 64", values[rows].astype(np.float32), labels[rows].astype(np.int64)
+    for classes, seeds in ((2, 45), (4, 30)):
+        pairs = list(itertools.combinations(range(10), 2))
+        for seed in range(seeds):
+            chosen = pairs[seed] if classes == 2 else np.random.default_rng(7000 + seed).permutation(10)[:classes]
+            rows = np.flatnonzero(np.isin(labels, chosen))
+            numbers = np.searchsorted(np.sort(chosen), labels[rows])
+            yield f"digits, pixels, {classes} classes", values[rows].astype(np.float32), numbers
 
 
 def cifar_sets(data: Path) -> Sets:
@@ -54,6 +72,13 @@ def cifar_sets(data: Path) -> Sets:
         for seed in range(seeds):
             rows = np.random.default_rng(seed).permutation(len(extracted))[:n]
             yield f"CIFAR-10, ResNet-20, {n} x 64", extracted.values[rows], extracted.labels[rows]
+    for classes, per_class in ((2, 100), (2, 300), (4, 100)):
+        for seed in range(40):
+            rng = np.random.default_rng(8000 + seed)
+            of_class = [rng.permutation(np.flatnonzero(extracted.labels == c)) for c in rng.permutation(10)[:classes]]
+            rows = np.concatenate([members[:per_class] for members in of_class])
+            numbers = np.repeat(np.arange(classes), per_class)
+            yield f"CIFAR-10, ResNet-20, {classes} classes of {per_class}", extracted.values[rows], numbers
 
 
 def measure(sets: Sets) -> list[dict[str, object]]:

@@ -228,13 +228,21 @@ def test_settings_come_from_options_and_file_with_options_first(files: Path, mon
     assert seen == [ScanConfig(hull_size=10, folds=3, certain_spreads=2.5)]
 
 
-@pytest.mark.parametrize("command", ["plan", "scan", "probe"])
-def test_every_setting_of_the_library_is_an_option_and_no_other(command: str) -> None:
-    settings = {field.name for field in dataclasses.fields(ScanConfig)}
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        ("plan", set()),
+        ("scan", {"probe_spreads"}),
+        ("probe", {"review_rate", "certain_spreads"}),
+        ("review", {"review_rate", "certain_spreads", "probe_spreads", "weak_accuracy"}),
+    ],
+)
+def test_every_setting_that_a_command_uses_is_an_option_and_no_other(command: str, unused: set[str]) -> None:
+    settings = {field.name for field in dataclasses.fields(ScanConfig)} - unused
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
         "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
-        "node_memory", "previous", "approximate", "probes",
+        "node_memory", "previous", "approximate", "probes", "fpr",
     }  # fmt: skip
     assert names_of(command) - own == settings
 

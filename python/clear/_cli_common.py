@@ -164,13 +164,16 @@ def show_progress() -> bool:
     return sys.stderr.isatty()
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --config and one option for each field of `ScanConfig`; it gets the resolved `config`."""
+def with_settings(command: Callable[..., Any] | None = None, *, unused: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Give a command --config and an option for each field of `ScanConfig` that it uses; it gets the whole `config`."""
+    if command is None:
+        return functools.partial(with_settings, unused=unused)
     helps = _documentation(ScanConfig)
+    used = [item for item in fields(ScanConfig) if item.name not in unused]
 
     @functools.wraps(command)
     def run(*args: Any, config: Path | None = None, **options: Any) -> Any:
-        given = {item.name: options.pop(item.name) for item in fields(ScanConfig)}
+        given = {item.name: options.pop(item.name) for item in used}
         base = ScanConfig() if config is None else ScanConfig.from_toml(config)
         chosen = {name: value for name, value in given.items() if value is not None}
         return command(*args, config=replace(base, **chosen), **options)
@@ -178,7 +181,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     own = inspect.signature(command, eval_str=True)
     parameters = [parameter for name, parameter in own.parameters.items() if name != "config"]
     parameters.append(_keyword("config", ConfigOption))
-    for item in fields(ScanConfig):
+    for item in used:
         kind = type(item.default)
         option = typer.Option(help=f"{helps[item.name]} Default: {item.default}.", show_default=False)
         annotation = Annotated[kind | None, option]  # type: ignore[valid-type]

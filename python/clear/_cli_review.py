@@ -29,7 +29,7 @@ __all__ = ["review"]
 LISTED = 10
 
 
-@with_settings
+@with_settings(unused=("review_rate", "certain_spreads", "probe_spreads", "weak_accuracy"))
 def review(
     inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
     reference: Annotated[Path, typer.Argument(help="Features of clean samples of your own, with labels.", **LOCAL)],

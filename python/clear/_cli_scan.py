@@ -56,7 +56,7 @@ ImagesOption = Annotated[
 ]
 
 
-@with_settings
+@with_settings(unused=("probe_spreads",))
 def scan(
     features: FeaturesArgument,
     *,
@@ -137,7 +137,7 @@ def scan(
     return status
 
 
-@with_settings
+@with_settings(unused=("review_rate", "certain_spreads"))
 def probe(
     inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
     reference: Annotated[Path, typer.Argument(help="Features of the training set.", **LOCAL)],

@@ -274,9 +274,11 @@ def _scan_notes(reference: Reference, scores: Scores, group: Group) -> list[str]
     crowded = np.isfinite(scores.crowd)
     for label in np.unique(reference.labels[crowded]).tolist():
         rows = np.flatnonzero(crowded & (reference.labels == label))
+        size = int((reference.labels == label).sum())
         notes.append(
-            f"{len(rows)} samples labelled {label}, such as row {rows[0]}, crowd where another label is nearer than "
-            "the rest of theirs: they are measured against its farther half"
+            f"{len(rows)} of the {size} samples labelled {label}, such as row {rows[0]}, crowd where another label is "
+            "nearer than the rest of theirs: they are measured against its farther half"
+            + (" (so many may be the class itself, and the rest what was planted)" if 3 * len(rows) > size else "")
         )
     unscored = int(np.isnan(scores.score).sum())
     if unscored:

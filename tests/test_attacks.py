@@ -318,12 +318,31 @@ def test_fitted_coefficients_reach_the_hull_distance() -> None:
         (bullseye_polytope, {"spread": -1.0}, "spread is -1.0"),
         (bullseye_polytope, {"pocket": 2}, "spread is 0.0: want .* above 0 where a pocket is given"),
         (bullseye_polytope, {"spread": 0.1, "pocket": 3}, "pocket is 3: want at least 1 and at most 2"),
+        (bullseye_polytope, {"spread": float("inf")}, "spread is inf"),
         (gradient_matching, {"scope": "body"}, "scope is 'body'"),
+        (gradient_matching, {"layer": "none"}, "none"),
+        (feature_collision, {"bounds": (0, 0)}, r"bounds are \(0, 0\): want the smallest and the largest"),
+        (feature_collision, {"learning_rate": float("inf")}, "learning_rate inf: want numbers above 0"),
     ],
 )
 def test_impossible_options_are_refused(attack: object, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         craft(attack, make_network(), make_images(2, 0), make_images(1, 1), epsilon=0.1, steps=2, **options)
+
+
+def test_targets_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="target_images? hold nan or inf: want finite values"):
+        feature_collision(make_network(), make_images(2, 0), make_images(1, 1) * np.nan, epsilon=0.1)
+
+
+def test_gradient_matching_measures_distances_at_the_layer_asked_for() -> None:
+    """A network may end in something else than a linear layer."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 8), torch.nn.Flatten())
+    bases, target = torch.rand(2, 1, 8, 8), torch.rand(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="name a layer"):
+        gradient_matching(network, bases, [0, 0], target, 1, epsilon=0.1, steps=2)
+    crafted = gradient_matching(network, bases, [0, 0], target, 1, epsilon=0.1, steps=2, restarts=1, layer="0")
+    assert crafted.after.distance.shape == (2,)
 
 
 def test_labels_that_the_model_does_not_know_are_refused() -> None:

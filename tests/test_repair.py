@@ -20,7 +20,7 @@ from torch import nn  # noqa: E402
 
 from clear.features import predict  # noqa: E402
 from clear.repair import find_corrections, repair_model  # noqa: E402
-from clear.training import fit, load_inputs  # noqa: E402
+from clear.training import accuracy, fit, load_inputs  # noqa: E402
 from clear.verify import PocketCheck, Rescan, TargetCheck, Verification, verify_repair  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -205,6 +205,33 @@ def test_retrain_hands_the_corrected_labels_to_the_users_function(case: Case) ->
     repair = repair_model(case.network, case.inputs, case.labels, oracle(case), method="retrain", retrain=retrain)
     assert np.array_equal(seen[0], case.true_labels)
     assert same(weights(repair.model), weights(make_network()))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(3, 2), (5, 1), (65, 64)])
+def test_no_batch_holds_one_sample_alone(n: int, batch_size: int) -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    fit(network, torch.rand(n, 4), np.arange(n) % 2, epochs=1, learning_rate=0.1, batch_size=batch_size)
+
+
+def test_a_retrained_model_keeps_to_the_accuracy_budget(case: Case) -> None:
+    held_out = (case.inputs, case.true_labels)
+    options = {"method": "retrain", "held_out": held_out}
+    bad = repair_model(
+        case.network, case.inputs, case.labels, oracle(case), retrain=lambda *_: make_network(), **options
+    )
+    assert bad.rolled_back
+    assert same(weights(bad.model), weights(case.network))
+    assert "rolled back: the new model did not stay" in repr(bad)
+    good = repair_model(
+        case.network, case.inputs, case.labels, oracle(case), retrain=lambda *_: case.network, **options
+    )
+    assert not good.rolled_back
+    assert good.model is case.network
+    assert good.accuracy_before == bad.accuracy_before == accuracy(case.network, *held_out)
+    unflagged = repair_model(case.network, case.inputs, case.labels, {}, held_out=held_out)
+    assert unflagged.accuracy_before == good.accuracy_before
+    with pytest.raises(ValueError, match="no samples to measure accuracy on"):
+        repair_model(case.network, case.inputs, case.labels, {}, held_out=(case.inputs[:0], case.true_labels[:0]))
 
 
 def test_a_dataset_gives_the_same_repair_as_its_tensor_and_only_chosen_rows_are_read(case: Case) -> None:

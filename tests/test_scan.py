@@ -253,6 +253,28 @@ def test_a_probe_notes_that_labels_stood_in_for_predictions() -> None:
     assert noted == [True, False]
 
 
+@pytest.mark.parametrize("kind", ["a class of one sample", "weak features"])
+def test_a_probe_that_cannot_tell_is_undecided_and_says_why(kind: str, tmp_path: Path) -> None:
+    values, labels = make_classes(4)
+    if kind == "weak features":
+        labels = np.random.default_rng(0).permutation(labels)
+        inputs = Features(values[:1] + 0.5, labels[:1])
+    else:
+        keep = (labels != 4) | (np.cumsum(labels == 4) <= 1)
+        inputs = Features(values[labels == 4][2:5], [4, 4, 4])
+        values, labels = values[keep], labels[keep]
+    clear.save_features(Features(values, labels), tmp_path / "training.npz")
+    clear.save_features(inputs, tmp_path / "inputs.npz")
+    training, inputs = clear.open_features(tmp_path / "training.npz"), clear.open_features(tmp_path / "inputs.npz")
+    result = clear.probe(inputs, training)
+    assert (result.verdict, result.flags) == ("undecided", ())
+    said = "3 inputs could not be judged" if kind == "a class of one sample" else "weak features"
+    assert any(said in note and "undecided, not clean" in note for note in result.notes)
+    written = write_report(result, tmp_path / "out", features_path=tmp_path / "training.npz")
+    assert clear.read_report(written.json).core_accuracy == result.core_accuracy
+    assert check_report(written.json, training, inputs=inputs) == []
+
+
 def test_a_gap_in_the_class_numbers_is_allowed_up_to_a_thousand() -> None:
     values, labels = make_classes(3, classes=3, per_class=30)
     assert clear.Reference(Features(values, np.where(labels == 2, 999, labels)), threads=1).n_classes == 1000

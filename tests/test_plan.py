@@ -81,7 +81,7 @@ def test_classes_are_packed_together_while_they_are_small() -> None:
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_plan_counts_the_runs_of_balanced_classes(n: int, classes: int, parts: int) -> None:
     sizes = np.full(classes, n // classes)
-    assert _runs(n, 64, classes, parts) == len(class_runs(sizes, 4 * 64 + 16, parts=parts))
+    assert _runs(n, 64, classes, parts) == len(class_runs(sizes, 64, parts=parts))
 
 
 def test_a_stray_label_is_refused_alike_with_and_without_a_limit() -> None:

@@ -147,7 +147,7 @@ def test_a_group_makes_the_verdict_poisoned_and_stands_out_less_among_others_lik
     assert alone.scores.company.argmax() in np.flatnonzero(labels == 2)[:5]
     assert alone.scores.company.argmax() == alone.verdict_rows[0]
     assert len(set(alone.verdict_rows) & set(np.flatnonzero(labels == 2)[:5].tolist())) == 5
-    assert any("spreads above all others, 5 of them flagged" in note for note in alone.notes)
+    assert any("spreads, 5 of them flagged" in note for note in alone.notes)
     assert excess_of(among) < excess_of(alone) / 2
 
 
@@ -181,6 +181,22 @@ def test_a_group_without_flags_is_not_poisoned() -> None:
     quiet = dataclasses.replace(scores, level=np.zeros_like(scores.level))
     assert find_group(reference, quiet).flagged == 0
     assert scan_verdict(reference, quiet, find_group(reference, quiet)) == "undecided"
+
+
+def test_samples_around_a_flagged_group_do_not_hide_it() -> None:
+    """What stands out nearly as much in the group's own class may be the attacker's, too: near-copies, say."""
+    values, labels = odd_groups(1, (2,))
+    reference, result = Reference(Features(values, labels)), clear.scan(Features(values, labels))
+    company = np.random.default_rng(0).normal(size=len(labels))
+    company[np.setdiff1d(np.flatnonzero(labels == 2), result.verdict_rows)[:30]] = 6.5
+    company[result.verdict_rows[0]] = 7.0
+    hidden = dataclasses.replace(result.scores, company=company)
+    group, above_all = find_group(reference, hidden), excess_of(dataclasses.replace(result, scores=hidden))
+    assert group.rows == result.verdict_rows
+    assert above_all < 3.75
+    assert scan_verdict(reference, hidden, group) == "poisoned"
+    quiet = dataclasses.replace(hidden, level=np.zeros_like(hidden.level))
+    assert find_group(reference, quiet).excess == pytest.approx(above_all)
 
 
 def test_flags_are_ordered_and_scored_by_suspicion(planted) -> None:

@@ -29,6 +29,7 @@ CERTAIN_RATE, ODD_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 5e-4, 1e-2, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
 GROUP_QUANTILE, GROUP_NORMAL, LARGEST_GROUP_TAIL, LEAST_OTHERS, LARGEST_GROUP = 0.98, 2.053749, 3.0, 50, 11
+OTHER_LABELS_SHORT = 0.75
 LEVELS = {"review": 1, "certain": 2}
 SMALLEST_CROWD = 22
 PROBE_TESTS = ("5", "20", "far")
@@ -359,7 +360,7 @@ def _stands_out(spreads: float, n: int) -> float:
 
 
 def _company_excess(arrays: dict[str, Any], group: Any) -> tuple[float, int]:
-    """How far the largest company stands above that outside its group, nan if untold; how many of it are flagged."""
+    """How far the largest company stands out, nan if untold; how many of its group are flagged."""
     company, unit = arrays["company"], arrays["representative"]
     if np.isnan(company).all():
         if group:
@@ -372,10 +373,18 @@ def _company_excess(arrays: dict[str, Any], group: Any) -> tuple[float, int]:
         raise ValueError("verdict_rows: want different rows")
     if company[rows[0]] != np.nanmax(company) or (arrays["label"][rows] != arrays["label"][rows[0]]).any():
         raise ValueError("verdict_rows: want the sample of the largest company, and others with its label")
-    others = company[~np.isin(unit, unit[rows]) & ~np.isnan(company)]
+    flagged = int((arrays["level"][rows] > 0).sum())
+    excess = _above(company[rows[0]], company[~np.isin(unit, unit[rows])])
+    if flagged >= SMALLEST_POCKET:
+        others = company[arrays["label"] != arrays["label"][rows[0]]]
+        excess = float(np.fmax(excess, _above(company[rows[0]], others) - OTHER_LABELS_SHORT))
+    return excess, flagged
+
+
+def _above(value: float, others: Any) -> float:
+    others = others[~np.isnan(others)]
     middle, spread = _center(others)
     if len(others) < LEAST_OTHERS or not spread > 0:
-        return math.nan, 0
+        return math.nan
     tail = float(np.quantile(others, GROUP_QUANTILE) - middle) / GROUP_NORMAL / spread
-    excess = (company[rows[0]] - middle) / spread / min(max(tail, 1.0), LARGEST_GROUP_TAIL)
-    return float(excess), int((arrays["level"][rows] > 0).sum())
+    return float((value - middle) / spread / min(max(tail, 1.0), LARGEST_GROUP_TAIL))

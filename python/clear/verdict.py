@@ -21,6 +21,9 @@ VERDICT_ALPHA = 1e-2
 """Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 GROUP_TAIL = 0.98
 """Quantile of the samples outside the group: further groups, as poisons for several targets are, may be beyond it."""
+OTHER_LABELS_SHORT = 0.75
+"""Spreads more by which a flagged group must stand above the samples of other labels, where it does not above all: what
+lies around poisons in their own class may be the attacker's, too, but classes of unequal shape stand out a little."""
 
 
 class Group(NamedTuple):
@@ -29,7 +32,8 @@ class Group(NamedTuple):
     rows: tuple[int, ...]
     """Distinct ones, the sample first; none where no sample has a company."""
     excess: float
-    """How far its company stands above that of all samples outside the group, in their spreads; nan if untold."""
+    """How far its company stands above that of all samples outside the group, in their spreads, or, of a flagged group,
+    above that of the samples of other labels, less `OTHER_LABELS_SHORT`, if that is more; nan if untold."""
     flagged: int
     """How many of the rows are flagged."""
 
@@ -42,9 +46,13 @@ def find_group(reference: Reference, scores: Scores) -> Group:
     at = np.array([top])
     near = reference.nearest(reference.rows[at], reference.labels[at], LINKED_MATES, at)[0]
     units = np.append(at, near[near >= 0])
+    flagged = int((scores.level[units] > Level.NONE).sum())
     member = np.isin(reference.representative, units)
     excess = excess_over(scores.company[at], scores.company[~member], GROUP_TAIL)[0]
-    return Group(tuple(units.tolist()), float(excess), int((scores.level[units] > Level.NONE).sum()))
+    if flagged >= SMALLEST_POCKET:
+        others = scores.company[reference.labels != reference.labels[top]]
+        excess = np.fmax(excess, excess_over(scores.company[at], others, GROUP_TAIL)[0] - OTHER_LABELS_SHORT)
+    return Group(tuple(units.tolist()), float(excess), flagged)
 
 
 def scan_verdict(reference: Reference, scores: Scores, group: Group) -> Verdict:
@@ -74,7 +82,7 @@ def describe_group(reference: Reference, group: Group) -> list[str]:
         return []
     row = group.rows[0]
     return [
-        f"the {len(group.rows)} samples around row {row}, labelled {int(reference.labels[row])}, stand "
-        f"{group.excess:.1f} spreads above all others, {group.flagged} of them flagged: clean data seldom reach "
-        f"{may:.2f}, and hardly ever {does:.2f}"
+        f"the {len(group.rows)} samples around row {row}, labelled {int(reference.labels[row])}, stand out by "
+        f"{group.excess:.1f} spreads, {group.flagged} of them flagged: clean data seldom reach {may:.2f}, and "
+        f"hardly ever {does:.2f}"
     ]

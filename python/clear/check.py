@@ -142,9 +142,9 @@ def check_report(
 
     `features` and, for a probe, `inputs` are anything with `values` (n, d) and `labels` (n,), such as
     `clear.Features`: the training set, and the samples probed (`predictions` go before `labels`). Only rows that
-    the report names are read, and those with the label of its group. `features_path` and `inputs_path` are the files they came from: their SHA-256 is
-    compared with the report's. An empty list means that everything holds; a file that cannot be read gives one entry.
-    docs/how-it-works.md ("Certificates") says what is proven and what is not.
+    the report names are read, and those with the label of its group. `features_path` and `inputs_path` are the files
+    they came from: their SHA-256 is compared with the report's. An empty list means that everything holds; a file that
+    cannot be read gives one entry. docs/how-it-works.md ("Certificates") says what is proven and what is not.
     """
     path = Path(report_path)
     path = path / "report.json" if path.is_dir() else path

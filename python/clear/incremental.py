@@ -43,9 +43,7 @@ from clear.reference import Parts, Reference, scan_inputs
 from clear.results import Views
 from clear.work import MAX_MANIFEST, SCHEMA, Work, hash_array
 
-__all__ = ["Joining", "join_scan", "record_views"]
-
-VIEWS = "views"
+__all__ = ["Joining", "hash_views", "join_scan"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -144,29 +142,29 @@ def join_scan(
     return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
 
 
-def record_views(work: Work, views: Views | None) -> None:
-    """Keep a hash of the views that a finished scan had: what joins it wants the same."""
+def hash_views(views: Views | None) -> list[str]:
+    """What a folder of work keeps of the views of its scan: what joins it wants the same. Empty without views."""
     if views is None:
-        work.remove(VIEWS, 0)
-    else:
-        work.save(VIEWS, 0, {"sha256": _hash_views(views)})
-
-
-def _hash_views(views: Views) -> npt.NDArray[np.str_]:
+        return []
     parts = (views.early, views.label_drop, views.prediction_drop, views.late, views.late_mirrored)
-    return np.array(["" if part is None else hash_array(part) for part in parts])
+    return ["" if part is None else hash_array(part) for part in parts]
 
 
 def _check_views(work: Work, views: Views | None, known: int, n: int) -> None:
     if views is not None and len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
-    stored = work.load(VIEWS, 0)
-    if stored is None and views is None:
-        return
-    if stored is None or views is None:
-        had, want = ("no views", "none here") if stored is None else ("views", "views of all samples")
-        raise ValueError(f"the scan in {work.folder} had {had}: want {want}, so that its levels can be compared")
-    if not np.array_equal(stored["sha256"], _hash_views(views.first(known))):
+    stored = work.read_views()
+    if not stored and views is not None:
+        raise ValueError(
+            f"the scan in {work.folder} had no views: want none here, so that its levels can be compared; the command "
+            "scan takes them from the file NAME.views.npz beside the features: move that away"
+        )
+    if stored and views is None:
+        raise ValueError(
+            f"the scan in {work.folder} had views: want views of all samples, so that its levels can be compared; the "
+            "command scan takes them from the file NAME.views.npz beside the features (features --views writes it)"
+        )
+    if views is not None and stored != hash_views(views.first(known)):
         raise ValueError(f"views of the first {known} samples differ from those of the scan in {work.folder}")
 
 

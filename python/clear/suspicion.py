@@ -17,7 +17,8 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
                crowding. Where the network fits 99 % of the labels, the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
-               The verdict asks how far the largest stands above the samples of all other labels
+               The verdict asks how far the largest stands above all samples outside its group; of a flagged group
+               also above those of other labels, by a higher bar (`clear.verdict`)
 """
 
 from __future__ import annotations

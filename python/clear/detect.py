@@ -164,7 +164,7 @@ def scan(
     hulls = score_hulls(reference, wrap, progress)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
     reference.far.distances = None
-    scores, threshold = score_samples(reference, hulls, views)
+    scores, threshold = score_samples(reference, hulls, views, progress)
     del hulls
     return _judge(features, reference, scores, threshold, approximation, progress)
 
@@ -255,7 +255,7 @@ def _open_work(
 def _score_training_set(
     reference: Reference, wrap: Wrap, views: Views | None, progress: Progress = False
 ) -> tuple[Scores, float]:
-    return score_samples(reference, score_hulls(reference, wrap, progress), views)
+    return score_samples(reference, score_hulls(reference, wrap, progress), views, progress)
 
 
 def _scan_notes(reference: Reference, scores: Scores, group: Group) -> list[str]:

@@ -12,6 +12,7 @@ from samples import make_pocket
 
 import clear
 from clear import Features, UnsafeFile
+from clear.incremental import join_scan
 
 planted = make_pocket(3)
 FEATURES = Features.from_arrays(planted.values, planted.labels, predictions=planted.labels)
@@ -38,6 +39,11 @@ def scan_again(folder: Path) -> None:
     clear.scan(FEATURES, workdir=folder / "work", piece_rows=64)
 
 
+def join(folder: Path) -> None:
+    values, labels = (np.concatenate([whole, whole[:1]]) for whole in (FEATURES.values, FEATURES.labels))
+    join_scan(Features.from_arrays(values, labels), folder / "work")
+
+
 KINDS: list[tuple[str, Callable[[Path], Any]]] = [
     ("store/manifest.json", open_all),
     ("store/values-00000.npy", open_all),
@@ -53,6 +59,7 @@ KINDS: list[tuple[str, Callable[[Path], Any]]] = [
     ("report/arrays.npz", lambda folder: clear.read_report(folder / "report")),
     ("report/scores.parquet", lambda folder: clear.read_report(folder / "report")),
     ("work/manifest.json", scan_again),
+    ("work/views.json", join),
     ("work/core-00001.npz", scan_again),
     ("work/hulls-00001.npz", scan_again),
 ]

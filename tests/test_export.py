@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -62,19 +61,26 @@ def test_an_interrupted_export_leaves_the_older_one_whole(tmp_path: Path, monkey
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_older_parts_are_gone_before_the_first_new_one_has_its_name(tmp_path: Path, monkeypatch) -> None:
+def test_older_parts_go_when_the_new_ones_have_their_names(tmp_path: Path, monkeypatch) -> None:
     result = clear.scan(TRAINING)
-    clear.export_scores(result, tmp_path, file_rows=10)
-    seen = []
-    real = os.replace
+    wanted = clear.export_scores(result, tmp_path / "wanted", file_rows=100)
+    clear.export_scores(result, tmp_path / "scores", file_rows=50)
+    unlink, removed = Path.unlink, []
 
-    def replace(*args: str) -> None:
-        seen.append({path.name for path in tmp_path.rglob("*.parquet")})
-        real(*args)
+    def interrupted(path: Path, *, missing_ok: bool = False) -> None:
+        removed.append(path)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
 
-    monkeypatch.setattr(os, "replace", replace)
-    clear.export_scores(result, tmp_path)
-    assert seen[0] == set()
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        clear.export_scores(result, tmp_path / "scores", file_rows=100)
+    for path in wanted:
+        assert (tmp_path / "scores" / path.relative_to(tmp_path / "wanted")).read_bytes() == path.read_bytes()
+    assert removed[1].exists()
+    files = clear.export_scores(result, tmp_path / "scores", file_rows=100)
+    assert sorted((tmp_path / "scores").rglob("part-*")) == sorted(files)
 
 
 def test_the_command_line_writes_it_and_the_queries_of_the_documents_run(tmp_path: Path, monkeypatch) -> None:

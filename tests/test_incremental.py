@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 from samples import make_classes, make_pocket
 
 import clear
-from clear import Features, Level
+from clear import Features, Level, UnsafeFile
 from clear.check import check_report
 from clear.cli import main
 from clear.collapse import measure
 from clear.config import SCAN_SCALE
-from clear.incremental import join_scan
+from clear.incremental import hash_views, join_scan
 from clear.reference import Reference
 from clear.report import read_report, write_report
+from clear.work import Work
 
 PIECE = 64
 
@@ -183,5 +185,36 @@ def test_a_scan_with_views_is_joined_with_views_of_all(old: Features, tmp_path: 
     with pytest.raises(ValueError, match=f"views of the first {len(old)} samples differ"):
         clear.scan(features, views=views_of(features, slice(9)), previous=tmp_path / "work")
     clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE)  # now finished without
-    with pytest.raises(ValueError, match="had no views: want none here"):
+    with pytest.raises(ValueError, match=r"had no views: want none here.*NAME\.views\.npz beside the features: move"):
         clear.scan(features, views=views_of(features, doubted), previous=tmp_path / "work")
+
+
+def damage(record: Path) -> None:
+    record.write_bytes(record.read_bytes().replace(b'"sha256":[', b'"sha256":["a",'))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, damage])
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_scan_whose_record_of_views_is_lost_is_not_joined(
+    harm, seen: bool, old: Features, work: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = shutil.copytree(work, tmp_path / "work")
+    features = join(old, old.values[:1], old.labels[:1])
+    harm(folder / "views.json")
+    with pytest.raises(UnsafeFile, match=r"views\.json.*scan the samples that were scanned again, with workdir="):
+        join_scan(features, folder, views=views_of(features, slice(9)) if seen else None)
+    assert not recwarn.list
+
+
+def test_the_record_of_views_is_there_before_any_piece(old: Features, tmp_path: Path) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "cross-validated core":
+            raise KeyboardInterrupt
+
+    views = views_of(old, slice(9))
+    with pytest.raises(KeyboardInterrupt):
+        clear.scan(old, views=views, workdir=tmp_path, progress=stop)
+    assert Work(tmp_path).read_views() == hash_views(views)
+    with pytest.raises(KeyboardInterrupt):
+        clear.scan(old, workdir=tmp_path, progress=stop)
+    assert Work(tmp_path).read_views() == []

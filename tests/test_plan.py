@@ -15,7 +15,7 @@ from samples import make_classes
 
 import clear
 from clear.class_index import class_runs
-from clear.plan import _filed, _runs, require_memory, resident_bytes
+from clear.plan import _filed, _memory, _runs, require_memory, resident_bytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +66,17 @@ def test_what_lies_in_files_need_not_fit_in_memory(monkeypatch: pytest.MonkeyPat
         with pytest.raises(MemoryError, match="max_memory allows 0 MiB") as error:
             require_memory(features, clear.ScanConfig(), 1, threads=1, files=files)
         needed.append(int(str(error.value).split()[4]))
-    assert needed[0] - needed[1] == pytest.approx(n * (4 * 64 + 4 * 10) / 2**20, abs=5)
+    assert needed[0] - needed[1] == pytest.approx(n * 4 * 64 / 2**20, abs=5)  # mates are gone at the peak
+
+
+@pytest.mark.parametrize(("review_rate", "saves"), [(0.02, False), (1e-4, True)])
+def test_mates_in_a_file_are_taken_off_only_where_they_are_still_held(review_rate: float, saves: bool) -> None:
+    """The flags' own memory comes when mates are gone: where it is the most, a file of these saves nothing."""
+    n, config = 2_000_000, clear.ScanConfig(review_rate=review_rate)
+    mates = _filed(n, 64)["hulls"]
+    held, filed = (_memory(n, 64, 100, config, 2, None, files=files)[1] for files in (False, True))
+    assert held["hulls"] - filed["hulls"] == mates > 0
+    assert held["flags"] - filed["flags"] == saves * mates
 
 
 def test_classes_are_packed_together_while_they_are_small() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from samples import make_pocket
 import clear
 from clear.cli import main
 from clear.errors import MissingExtra
+from clear.ray_engine import _is_here, _same_place
 
 planted = make_pocket(3)
 FEATURES = clear.Features.from_arrays(planted.values, planted.labels)
@@ -105,3 +107,38 @@ def test_another_cluster_than_the_connected_one_is_refused(cluster: object) -> N
         ValueError, match="address is '10.9.9.9:1', but this process is connected to the Ray cluster at"
     ):
         clear.scan(FEATURES, engine="ray", address="10.9.9.9:1")
+
+
+@pytest.mark.parametrize(
+    ("address", "connected", "same"),
+    [
+        ("localhost:6379", "10.0.0.5:6379", True),
+        ("127.0.0.1:6379", "10.0.0.5:6379", True),
+        ("head:6379", "10.0.0.5:6379", True),
+        ("10.0.0.5:6379", "127.0.0.1:6379", True),
+        ("head:6380", "10.0.0.5:6379", False),
+        ("10.0.0.6:6379", "10.0.0.5:6379", False),
+        ("localhost:6379", "10.0.0.6:6379", False),
+        ("unknown:6379", "10.0.0.5:6379", False),
+        ("unknown:6379", "unknown:6379", True),
+        ("unknown:6379", "other:6379", False),
+        ("6379", "10.0.0.5:6379", False),
+        ("", "10.0.0.5:6379", False),
+    ],
+)
+def test_a_cluster_is_known_by_all_names_of_its_host(address: str, connected: str, same: bool, monkeypatch) -> None:
+    numbers = {"localhost": "127.0.0.1", "head": "10.0.0.5", "": "127.0.0.1"}
+
+    def look_up(host: str) -> str:
+        if host in ("unknown", "other"):
+            raise socket.gaierror("Name or service not known")
+        return numbers.get(host, host)
+
+    monkeypatch.setattr("clear.ray_engine.socket.gethostbyname", look_up)
+    monkeypatch.setattr("clear.ray_engine._is_here", {"127.0.0.1", "10.0.0.5"}.__contains__)
+    assert _same_place(address, connected) == same
+
+
+def test_this_machine_is_told_from_others() -> None:
+    assert _is_here("127.0.0.1")
+    assert not _is_here("203.0.113.77")  # kept for documents: nobody's

@@ -268,6 +268,20 @@ def test_a_scan_goes_on_from_a_mixture_of_such_pieces(training, undisturbed, tmp
     assert clear.scan(grown, previous=work).joined.measured_again == 0
 
 
+@pytest.mark.parametrize("run", ["", "-1-2"])
+def test_a_damaged_piece_is_read_and_reported_once(training, tmp_path, monkeypatch, recwarn, run: str) -> None:
+    if run:
+        monkeypatch.setattr("clear.class_index.RUN_BYTES", 1)
+    clear.scan(training, workdir=tmp_path, piece_rows=200)
+    (tmp_path / f"hulls{run}-00001.npz").write_bytes(b"no archive")
+    load, asked = Work.load, []
+    monkeypatch.setattr(Work, "load", lambda self, *of: (asked.append(of), load(self, *of))[1])
+    recwarn.clear()
+    clear.scan(training, workdir=tmp_path, piece_rows=200)
+    assert len(recwarn.list) == 1
+    assert asked.count((f"hulls{run}", 1)) == 2  # damaged, and measured again: collected
+
+
 def test_time_is_looked_at_between_folds_fitted_elsewhere(training, tmp_path, monkeypatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr("clear.work.time.monotonic", lambda: next(clock))

@@ -329,6 +329,37 @@ def test_progress_reports_lists_and_what_they_miss(tmp_path: Path) -> None:
     assert all(done == total for done, total in seen.values())
 
 
+def test_progress_reports_the_margins_of_views() -> None:
+    planted = make_pocket(3)
+    drop = np.zeros(len(planted.labels))
+    seen, _ = reported(views=clear.Views(planted.values, drop, drop, "early", planted.values, planted.values))
+    assert seen["margins of views"] == (5, 5)
+    assert list(seen)[-3:] == ["margins of views", "certificates", "nearest mates"]
+
+
+def test_progress_reports_every_stage_of_a_probe() -> None:
+    planted, seen = make_pocket(3), []
+    training, n = clear.Features.from_arrays(planted.values, planted.labels), 6
+    inputs = clear.Features.from_arrays(planted.values[planted.poisons[:n]], planted.labels[planted.poisons[:n]])
+    reference = clear.Reference(training, approximate="ivf")
+    assert clear.probe(inputs, reference, progress=lambda *told: seen.append(told)).flags
+    judging = ["equal samples", "probe", "crowds"]
+    stages = ["read and check", "training collapse", "crowds", "prepare", *judging, "certificates"]
+    stages += ["prepare", *judging, "recall"]
+    assert [stage for i, (stage, *_) in enumerate(seen) if i == 0 or stage != seen[i - 1][0]] == stages
+    assert ("equal samples", n, n) in seen
+
+
+def test_progress_reports_every_stage_of_joining(tmp_path: Path) -> None:
+    planted = make_pocket(3)
+    n = len(planted.labels)
+    clear.scan(clear.Features.from_arrays(planted.values[:-5], planted.labels[:-5]), workdir=tmp_path)
+    seen, _ = reported(previous=tmp_path)
+    joining = ["collect", "near new samples", "touched samples", "touched hulls", "hulls of other labels"]
+    assert list(seen)[: len(PREPARING) + 6] == [*PREPARING, *joining, "new samples"]
+    assert seen["near new samples"] == (n - 5, n - 5)
+
+
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     from scipy.stats import rankdata
 

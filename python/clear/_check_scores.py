@@ -17,6 +17,7 @@ __all__ = [
     "check_pockets",
     "check_scores",
     "check_verdict",
+    "distinct_mates",
     "failed",
     "number",
     "read_arrays",
@@ -346,7 +347,8 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     n = int((unit == np.arange(len(unit))).sum())
     rate = CERTAIN_RATE * n
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
-    excess, flagged = _company_excess(arrays, report["verdict_rows"])
+    exact = report.get("approximation") is None
+    excess, flagged = _company_excess(arrays, report["verdict_rows"], exact=exact)
     if (excess > _stands_out(STANDS_OUT, n) and flagged >= SMALLEST_POCKET) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
     some = certain >= max(1, ODD_RATE * n) or np.isfinite(arrays["crowd"]).any()
@@ -359,20 +361,29 @@ def _stands_out(spreads: float, n: int) -> float:
     return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
-def _company_excess(arrays: dict[str, Any], group: Any) -> tuple[float, int]:
+def distinct_mates(arrays: dict[str, Any], row: int) -> Any:
+    """The distinct samples with the label of a row, which is one of them."""
+    unit, label = arrays["representative"], arrays["label"]
+    return np.flatnonzero((label == label[row]) & (unit == np.arange(len(unit))))
+
+
+def _company_excess(arrays: dict[str, Any], group: Any, *, exact: bool) -> tuple[float, int]:
     """How far the largest company stands out, nan if untold; how many of its group are flagged."""
     company, unit = arrays["company"], arrays["representative"]
     if np.isnan(company).all():
         if group:
             raise ValueError("verdict_rows: want none where no sample has a company")
         return math.nan, 0
-    if not 1 <= len(group) <= LARGEST_GROUP or not all(type(row) is int and 0 <= row < len(unit) for row in group):
-        raise ValueError(f"verdict_rows: want 1 to {LARGEST_GROUP} rows")
+    if not group or not all(type(row) is int and 0 <= row < len(unit) for row in group):
+        raise ValueError("verdict_rows: want rows")
     rows = np.array(group)
-    if len(set(group)) < len(rows):
-        raise ValueError("verdict_rows: want different rows")
-    if company[rows[0]] != np.nanmax(company) or (arrays["label"][rows] != arrays["label"][rows[0]]).any():
+    if (unit[rows] != rows).any() or len(set(group)) < len(rows):
+        raise ValueError("verdict_rows: want distinct samples")
+    if rows[0] != unit[np.nanargmax(company)] or (arrays["label"][rows] != arrays["label"][rows[0]]).any():
         raise ValueError("verdict_rows: want the sample of the largest company, and others with its label")
+    wanted = min(LARGEST_GROUP, len(distinct_mates(arrays, rows[0])))
+    if len(rows) > wanted or (exact and len(rows) < wanted):  # approximate candidates may miss some
+        raise ValueError(f"verdict_rows: want {wanted} rows")
     flagged = int((arrays["level"][rows] > 0).sum())
     excess = _above(company[rows[0]], company[~np.isin(unit, unit[rows])])
     if flagged >= SMALLEST_POCKET:

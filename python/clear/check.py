@@ -16,6 +16,7 @@ from clear._check_scores import (
     check_pockets,
     check_scores,
     check_verdict,
+    distinct_mates,
     failed,
     read_arrays,
     same,
@@ -141,9 +142,9 @@ def check_report(
 
     `features` and, for a probe, `inputs` are anything with `values` (n, d) and `labels` (n,), such as
     `clear.Features`: the training set, and the samples probed (`predictions` go before `labels`). Only rows that
-    the report names are read. `features_path` and `inputs_path` are the files they came from: their SHA-256 is
-    compared with the report's. An empty list means that everything holds; a file that cannot be read gives one entry.
-    docs/how-it-works.md ("Certificates") says what is proven and what is not.
+    the report names are read, and those with the label of its group. `features_path` and `inputs_path` are the files
+    they came from: their SHA-256 is compared with the report's. An empty list means that everything holds; a file that
+    cannot be read gives one entry. docs/how-it-works.md ("Certificates") says what is proven and what is not.
     """
     path = Path(report_path)
     path = path / "report.json" if path.is_dir() else path
@@ -196,7 +197,8 @@ def _check_all(report: Any, folder: Path, features: Any, queries: Any) -> list[s
     wrong += check_listed(report, arrays) + check_scores(report, arrays)
     if report["kind"] == "scan":
         wrong += check_pockets(report, arrays)
-    return wrong + check_approximation(report) + check_verdict(report, arrays)
+    wrong += check_approximation(report) + check_verdict(report, arrays)
+    return wrong + _check_group(report, features, arrays)
 
 
 def _carried(report: Any, queries: Any) -> Any:
@@ -225,6 +227,21 @@ def _check_data(report: Any, features: Any, queries: Any, arrays: dict[str, Any]
         (real, "scores: a copy is not equal to what it is a copy of"),
         (all(s == [report["n_samples"], report["n_features"]] for s in shapes), "inputs: shape is not the data's"),
     )
+
+
+def _check_group(report: Any, features: Any, arrays: dict[str, Any]) -> list[str]:
+    """The rows by which the verdict is made are a sample and its nearest mates, where neighbours are exact."""
+    group = report.get("verdict_rows")
+    if not group or report.get("approximation") is not None:
+        return []
+    point, mates = _prepare(features.values, group[:1], arrays), distinct_mates(arrays, group[0])
+    apart = np.empty(len(mates))
+    for i in range(0, len(mates), 4096):
+        block = slice(i, i + 4096)
+        apart[block] = np.linalg.norm(_prepare(features.values, mates[block], arrays) - point, axis=1)
+    inside = np.isin(mates, group)
+    nearest = apart[inside].max() <= apart[~inside].min(initial=math.inf) + SLACK
+    return failed((nearest, "verdict_rows: a sample outside is nearer to the first than one inside"))
 
 
 def _prepare(values: Any, rows: Any, maps: dict[str, Any]) -> Any:

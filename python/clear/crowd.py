@@ -53,13 +53,15 @@ class Crowds(NamedTuple):
     """How far the crowd of each stands above other labels, in their spreads."""
 
 
-def far_distances(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> Floats:
+def far_distances(
+    reference: Reference, points: Rows, labels: Ints, exclude: Ints, progress: Progress = False
+) -> Floats:
     """Hull distance to the nearest of the farther half of the few rows of each point's label, float64 (m,).
 
     exclude int64 (m,): the training row that is the point itself, or -1. inf where the label has too few rows.
     """
     far, found = reference.far, np.empty(len(points))
-    for block in blocks(len(points), 4 * points.shape[1] + 48 * far.size):
+    for block in tracked(blocks(len(points), 4 * points.shape[1] + 48 * far.size), progress, "crowds"):
         members = far.own(points[block], labels[block], exclude[block], reference.threads)
         found[block] = distances(reference, points[block], members)
     return found

@@ -18,7 +18,7 @@ from clear.collapse import Wrap
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.data import Features
 from clear.flags import make_flags
-from clear.incremental import join_scan, record_views
+from clear.incremental import hash_views, join_scan
 from clear.pieces import measure_in_pieces
 from clear.plan import require_memory
 from clear.pockets import find_pockets
@@ -142,7 +142,7 @@ def scan(
         if engine != "local" or any(other is not None for other in others):
             raise ValueError('previous goes with engine="local", and without workdir, max_seconds and approximate')
         return _scan_joining(features, previous, config, threads, progress, views)
-    work = _open_work(workdir, piece_rows, max_seconds)
+    work = _open_work(workdir, piece_rows, max_seconds, views)
     with open_engine(engine, address, as_threads(threads), node_memory) as runner:
         reference = Reference(
             features,
@@ -164,10 +164,8 @@ def scan(
     hulls = score_hulls(reference, wrap, progress)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
     reference.far.distances = None
-    scores, threshold = score_samples(reference, hulls, views)
+    scores, threshold = score_samples(reference, hulls, views, progress)
     del hulls
-    if work is not None:
-        record_views(work, views)
     return _judge(features, reference, scores, threshold, approximation, progress)
 
 
@@ -243,10 +241,12 @@ def _judge(
     )
 
 
-def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seconds: float | None) -> Work | None:
+def _open_work(
+    workdir: str | os.PathLike[str] | None, piece_rows: int, max_seconds: float | None, views: Views | None
+) -> Work | None:
     as_count(piece_rows, "piece_rows")
     if workdir is not None:
-        return Work(workdir, piece_rows=piece_rows, max_seconds=max_seconds)
+        return Work(workdir, piece_rows=piece_rows, max_seconds=max_seconds, views=hash_views(views))
     if max_seconds is not None:
         raise ValueError(f"max_seconds is {max_seconds}: want a workdir too, where what is done can be kept")
     return None
@@ -255,7 +255,7 @@ def _open_work(workdir: str | os.PathLike[str] | None, piece_rows: int, max_seco
 def _score_training_set(
     reference: Reference, wrap: Wrap, views: Views | None, progress: Progress = False
 ) -> tuple[Scores, float]:
-    return score_samples(reference, score_hulls(reference, wrap, progress), views)
+    return score_samples(reference, score_hulls(reference, wrap, progress), views, progress)
 
 
 def _scan_notes(reference: Reference, scores: Scores, group: Group) -> list[str]:

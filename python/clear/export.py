@@ -29,9 +29,10 @@ def export_scores(
     ----------
     result : ScanResult or ProbeResult
     folder : path
-        Made if it does not exist. Parts of an older export go when all new ones are complete, before the first gets its
-        name: what is interrupted leaves the older export, or at worst some of the new parts, never a mixture. `flagged`
-        is none, review or certain: readers of such folders give it as a column, and open only what a query asks for.
+        Made if it does not exist. When all new parts are complete they get their names, and then those of an older
+        export that no new one has replaced go: what is interrupted before leaves the older export, what is interrupted
+        just then may leave parts of both (export again). `flagged` is none, review or certain: readers of such folders
+        give it as a column, and open only what a query asks for.
     file_rows : int
         Samples in a file, at most.
 
@@ -59,19 +60,18 @@ def export_scores(
     parquet = need("pyarrow.parquet", extra="data")
     step, place = as_count(file_rows, "file_rows"), make_folder(folder)
     order = np.argsort(result.ids, kind="stable")
-    written = []
+    parts = {level: place / f"flagged={level.name.lower()}" for level in Level}
+    older, written = set(), []
     with ExitStack() as stack:  # when it ends, the files get their names
-        for level in Level:
+        for level, part in parts.items():
             rows = order[result.scores.level[order] == level]
-            part = place / f"flagged={level.name.lower()}"
             part.mkdir(exist_ok=True)
             remove_leftovers(part)
+            older |= {path for path in part.iterdir() if re.fullmatch(r"part-\d{5,}\.parquet", path.name)}
             for number, start in enumerate(range(0, len(rows), step)):
                 written.append(part / f"part-{number:05}.parquet")
                 table = score_table(result, rows[start : start + step])
                 parquet.write_table(table, stack.enter_context(atomic_write(written[-1])))
-        for level in Level:
-            for path in (place / f"flagged={level.name.lower()}").iterdir():
-                if re.fullmatch(r"part-\d{5,}\.parquet", path.name):
-                    path.unlink()
+    for path in older.difference(written):
+        path.unlink()
     return written

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from clear._arrays import as_features, as_labels, blocks
 from clear._documents import damage_named, read_document
 from clear._files import MANIFEST
-from clear._progress import Progress, track
+from clear._progress import Progress, track, tracked
 from clear.collapse import Wrap, count_peeled, empty_wrap, measure, nearest_other
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import STAGE as CORE
@@ -43,9 +43,7 @@ from clear.reference import Parts, Reference, scan_inputs
 from clear.results import Views
 from clear.work import MAX_MANIFEST, SCHEMA, Work, hash_array
 
-__all__ = ["Joining", "join_scan", "record_views"]
-
-VIEWS = "views"
+__all__ = ["Joining", "hash_views", "join_scan"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -136,7 +134,7 @@ def join_scan(
             rows[:known], labels[:known], old[reference.in_core[old]], n_classes, config.hull_size, config.seed
         ),
     )
-    wrap_before, reach = _load_wrap(work, cast("Reference", before))
+    wrap_before, reach = _load_wrap(work, cast("Reference", before), progress)
     wrap, count = _measure_touched(reference, cast("Reference", before), wrap_before, reach, new, progress)
     found = measure(
         reference, rows[new], labels[new], (SCAN_SCALE,), exclude=new, progress=progress, stage="new samples"
@@ -144,29 +142,29 @@ def join_scan(
     return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
 
 
-def record_views(work: Work, views: Views | None) -> None:
-    """Keep a hash of the views that a finished scan had: what joins it wants the same."""
+def hash_views(views: Views | None) -> list[str]:
+    """What a folder of work keeps of the views of its scan: what joins it wants the same. Empty without views."""
     if views is None:
-        work.remove(VIEWS, 0)
-    else:
-        work.save(VIEWS, 0, {"sha256": _hash_views(views)})
-
-
-def _hash_views(views: Views) -> npt.NDArray[np.str_]:
+        return []
     parts = (views.early, views.label_drop, views.prediction_drop, views.late, views.late_mirrored)
-    return np.array(["" if part is None else hash_array(part) for part in parts])
+    return ["" if part is None else hash_array(part) for part in parts]
 
 
 def _check_views(work: Work, views: Views | None, known: int, n: int) -> None:
     if views is not None and len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
-    stored = work.load(VIEWS, 0)
-    if stored is None and views is None:
-        return
-    if stored is None or views is None:
-        had, want = ("no views", "none here") if stored is None else ("views", "views of all samples")
-        raise ValueError(f"the scan in {work.folder} had {had}: want {want}, so that its levels can be compared")
-    if not np.array_equal(stored["sha256"], _hash_views(views.first(known))):
+    stored = work.read_views()
+    if not stored and views is not None:
+        raise ValueError(
+            f"the scan in {work.folder} had no views: want none here, so that its levels can be compared; the command "
+            "scan takes them from the file NAME.views.npz beside the features: move that away"
+        )
+    if stored and views is None:
+        raise ValueError(
+            f"the scan in {work.folder} had views: want views of all samples, so that its levels can be compared; the "
+            "command scan takes them from the file NAME.views.npz beside the features (features --views writes it)"
+        )
+    if views is not None and stored != hash_views(views.first(known)):
         raise ValueError(f"views of the first {known} samples differ from those of the scan in {work.folder}")
 
 
@@ -185,20 +183,23 @@ def _predict_core(
     return predicted == labels[np.concatenate([old, new])], margin
 
 
-def _load_wrap(work: Work, before: Reference) -> tuple[Wrap, Reach]:
+def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap, Reach]:
     """The finished scan's hulls, and how near a row must be to change them."""
     m = len(before.units)
     wrap, reach = (
         empty_wrap(m, 1, len(before.labels)),
         Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32)),
     )
-    for whole in cut_pieces(m, work.piece_rows):
-        for piece, arrays in stored_parts(before, work, whole) or _missing(work, STAGE, whole.number):
-            add_piece(before, wrap, piece, arrays)
-            run = piece.run or (0, before.n_classes)
-            reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
-            mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
-            reach.of_mates[piece.start + mine] = arrays["own_reach"]
+    ranges = cut_pieces(m, work.piece_rows)
+    with track(progress, "collect", len(ranges), "pieces") as advance:
+        for whole in ranges:
+            for piece, arrays in stored_parts(before, work, whole) or _missing(work, STAGE, whole.number):
+                add_piece(before, wrap, piece, arrays)
+                run = piece.run or (0, before.n_classes)
+                reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
+                mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
+                reach.of_mates[piece.start + mine] = arrays["own_reach"]
+            advance(1)
     return wrap, reach
 
 
@@ -210,7 +211,7 @@ def _measure_touched(
     reference: Reference, before: Reference, wrap: Wrap, reach: Reach, new: Ints, progress: Progress
 ) -> tuple[Wrap, int]:
     """The old samples' hulls among all rows: those that a new row has changed are measured, the others copied."""
-    own, others = _find_touched(reference, before, reach, new)
+    own, others = _find_touched(reference, before, reach, new, progress)
     pocket, own_hull, own_size = wrap.pocket[0].copy(), wrap.own[0].copy(), wrap.own_size[0].copy()
     other, other_label, mates = wrap.other.copy(), wrap.other_label.copy(), wrap.mates.copy()
     at = np.flatnonzero(own)
@@ -224,13 +225,16 @@ def _measure_touched(
     return Wrap([pocket], [own_hull], [own_size], other, other_label, mates), int((own | others.any(axis=1)).sum())
 
 
-def _find_touched(reference: Reference, before: Reference, reach: Reach, new: Ints) -> tuple[Mask, Mask]:
+def _find_touched(
+    reference: Reference, before: Reference, reach: Reach, new: Ints, progress: Progress
+) -> tuple[Mask, Mask]:
     """Which old samples see a new row in their own hulls, (m,), and in those of other labels, (m, classes)."""
     old, threads = before.units, reference.threads
     index = NeighborIndex(reference.rows, reference.labels, rows=new, n_classes=reference.n_classes)
     core = index.subset(reference.in_core)
     own, others = np.empty(len(old), np.bool_), np.empty((len(old), reference.n_classes), np.bool_)
-    for block in blocks(len(old), 4 * reference.rows.shape[1] + 16 * reference.n_classes):
+    parts = blocks(len(old), 4 * reference.rows.shape[1] + 16 * reference.n_classes)
+    for block in tracked(parts, progress, "near new samples"):
         rows = old[block]
         points, labels = reference.rows[rows], reference.labels[rows]
         mates = index.search(points, k=1, within=labels, threads=threads).distances[:, 0]
@@ -259,7 +263,8 @@ def _measure_others(
     other[nearer], other_label[nearer] = best[nearer], best_label[nearer]
     again = np.flatnonzero(moved)
     width, size = reference.rows.shape[1], reference.config.hull_size
-    for block in blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES):
+    parts = blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES)
+    for block in tracked(parts, progress, "hulls of other labels"):
         rows = old[again[block]]
         distance, label, _ = nearest_other(reference, reference.rows[rows], reference.labels[rows])
         other[again[block]], other_label[again[block]] = distance, label

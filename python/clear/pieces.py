@@ -135,14 +135,11 @@ def _store_pieces(
     reference: Reference, work: Work, pieces: list[Piece], engine: Engine, advance: Callable[[int], None]
 ) -> None:
     """Measure and store the pieces that are not stored yet, by whichever engine, as long as there is time."""
-    stored = {
-        piece.number
-        for piece in dict.fromkeys(piece._replace(run=None) for piece in pieces)
-        if stored_parts(reference, work, piece)
-    }
+    ranges = dict.fromkeys(piece._replace(run=None) for piece in pieces)
+    stored = {whole.number: _stored_runs(reference, work, whole) for whole in ranges}
     missing = []
     for piece in pieces:
-        if piece.number in stored or (piece.run and work.load(*name_piece(piece)) is not None):
+        if stored[piece.number] & {None, piece.run}:
             advance(piece.stop - piece.start)
         else:
             missing.append(piece)
@@ -158,6 +155,15 @@ def _store_pieces(
 def cut_pieces(count: int, piece_rows: int) -> list[Piece]:
     """Ranges of distinct samples, for all classes."""
     return [Piece(i, start, min(count, start + piece_rows)) for i, start in enumerate(range(0, count, piece_rows))]
+
+
+def _stored_runs(reference: Reference, work: Work, whole: Piece) -> set[Run | None]:
+    """The runs of classes that are stored of a range of samples: None alone where that is all. Each is loaded once."""
+    if work.load(*name_piece(whole)) is not None:
+        return {None}
+    runs = class_runs(reference.class_sizes, reference.rows.shape[1])
+    found = {run for run in runs if work.load(*name_piece(whole._replace(run=run))) is not None}
+    return {None} if len(found) == len(runs) else {*found}
 
 
 def stored_parts(reference: Reference, work: Work, whole: Piece) -> list[tuple[Piece, Arrays]]:

@@ -202,12 +202,7 @@ def require_memory(
     limit = as_count(limit, "max_memory")
     n, d = features.values.shape
     classes = count_classes(features)
-    kept, peak = _memory(n, d, classes, config, as_threads(threads), as_approximate(approximate))
-    if files:
-        width = d if d <= config.pca_above else config.pca_width
-        filed = _filed(n, width)
-        kept -= filed["prepare"]
-        peak = {stage: size - (filed["hulls"] if stage in ("hulls", "flags") else 0) for stage, size in peak.items()}
+    kept, peak = _memory(n, d, classes, config, as_threads(threads), as_approximate(approximate), files=files)
     loaded = resident_bytes() if "sklearn" in sys.modules else max(resident_bytes() + SKLEARN_BYTES, LIBRARY_BYTES)
     needed = loaded + kept + max(peak.values())
     if needed > limit:
@@ -254,10 +249,11 @@ def _filed(n: int, width: int) -> dict[str, int]:
 
 
 def _memory(
-    n: int, d: int, classes: int, config: ScanConfig, threads: int, how: Approximate | None
+    n: int, d: int, classes: int, config: ScanConfig, threads: int, how: Approximate | None, *, files: bool = False
 ) -> tuple[int, dict[str, int]]:
-    """Bytes kept to the end, and those of each stage beside them; classes are balanced."""
+    """Bytes kept to the end, and those of each stage beside them; classes are balanced. files: as `require_memory`."""
     width = d if d <= config.pca_above else config.pca_width
+    filed = _filed(n, width) if files else {"prepare": 0, "hulls": 0}
     row = 4 * width
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     runs = _runs(n, width, classes)
@@ -269,11 +265,12 @@ def _memory(
         packing = GRAPHS_FIRST * (2 * row + GRAPH_BYTES)  # vectors grow by doubling
     compared = 0 if how is None else COMPARED_BYTES * n
     shown = NUMBERS_BYTES * n + few * packing + FLAG_BYTES * round(n * config.review_rate)
-    return n * (row + KEPT_BYTES), {
+    wrap = WRAP_BYTES * n - filed["hulls"]
+    return n * (row + KEPT_BYTES) - filed["prepare"], {
         "prepare": 2 * min(16 << 20, 8 * n * d) + SORT_BYTES * n + (0 if width == d else 4 * 8 * d * d),
         "core": FOLD_BYTES * n + fits * fitted * 4 * (width + 4 * classes),
-        "hulls": (WRAP_BYTES + NUMBERS_BYTES) * n + packed * packing + min(BLOCK_BYTES, at_once),
-        "flags": SCORE_BYTES * n + max(WRAP_BYTES * n + compared, shown) + FREED_BYTES,
+        "hulls": wrap + NUMBERS_BYTES * n + packed * packing + min(BLOCK_BYTES, at_once),
+        "flags": SCORE_BYTES * n + max(wrap + compared, shown) + FREED_BYTES,
     }
 
 

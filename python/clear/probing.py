@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import FloatArray, as_features, as_labels
-from clear._progress import Progress
+from clear._arrays import FloatArray, as_features, as_labels, blocks
+from clear._progress import Progress, tracked
 from clear.agreement import compare, draw
 from clear.approximate import Approximate
 from clear.collapse import collapse, log_ratio, measure, reassignment
@@ -81,11 +81,11 @@ def probe(
     if not isinstance(reference, Reference):
         reference = Reference(reference, config=config, threads=threads, progress=progress, approximate=approximate)
     wanted = inputs.labels if inputs.predictions is None else inputs.predictions
-    values, labels = check_inputs(reference, inputs.values, wanted)
+    values, labels = check_inputs(reference, inputs.values, wanted, progress)
     stood_in = ["inputs have no predictions: their labels were taken for them"] if inputs.predictions is None else []
     centers = training_collapse(reference, progress)
     judged = judge(reference, centers, values, labels, progress=progress)
-    flags = judged.flags(reference, labels, inputs.ids)
+    flags = judged.flags(reference, labels, inputs.ids, progress)
     unsure = _doubts(reference, judged.scores, labels)
     return ProbeResult(
         n_samples=len(values),
@@ -104,7 +104,9 @@ def probe(
         config=reference.config,
         core_accuracy=reference.core_accuracy,
         notes=tuple(reference.notes + stood_in + unsure),
-        approximation=None if reference.approximate is None else _compare(reference, centers, judged, values, labels),
+        approximation=(
+            None if reference.approximate is None else _compare(reference, centers, judged, values, labels, progress)
+        ),
     )
 
 
@@ -126,9 +128,11 @@ def _doubts(reference: Reference, scores: Scores, labels: Ints) -> list[str]:
     return notes
 
 
-def check_inputs(reference: Reference, values: Any, predictions: Any) -> tuple[FloatArray, Ints]:
+def check_inputs(
+    reference: Reference, values: Any, predictions: Any, progress: Progress = False
+) -> tuple[FloatArray, Ints]:
     """Features (m, d) and predictions (m,) that fit the reference, or an error that says what does not."""
-    checked = as_features(values, "inputs", width=len(reference.preparation.mean))
+    checked = as_features(values, "inputs", width=len(reference.preparation.mean), progress=progress)
     return checked, as_labels(predictions, len(checked), "predictions", classes=reference.n_classes)
 
 
@@ -142,19 +146,23 @@ class Judged:
     scale: Ints
     """Which of the probe's scales decided, int64 (m,)."""
 
-    def flags(self, reference: Reference, labels: Ints, ids: npt.NDArray[Any]) -> tuple[Flag, ...]:
+    def flags(
+        self, reference: Reference, labels: Ints, ids: npt.NDArray[Any], progress: Progress = False
+    ) -> tuple[Flag, ...]:
         """Flags of the inputs above level NONE."""
-        return make_flags(self.scores, labels, ids, self.points, self.exclude, reference, self.scale, PROBE_SCALES)
+        return make_flags(
+            self.scores, labels, ids, self.points, self.exclude, reference, self.scale, PROBE_SCALES, progress
+        )
 
 
 def judge(
     reference: Reference, centers: list[Center], values: FloatArray, labels: Ints, *, progress: Progress = False
 ) -> Judged:
     """Hold the collapse of checked inputs against that of the training set (`training_collapse`)."""
-    points = apply_preparation(values, reference.preparation)
-    exclude = _equal_training_rows(reference, points, labels)
+    points = apply_preparation(values, reference.preparation, progress=progress)
+    exclude = _equal_training_rows(reference, points, labels, progress)
     wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
-    far = far_distances(reference, points, labels, exclude)
+    far = far_distances(reference, points, labels, exclude, progress)
     k = np.stack([*(collapse(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.pocket[-1])])
     r = np.stack([*(reassignment(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.other)])
     z = np.empty(k.shape)
@@ -198,15 +206,21 @@ def _thresholds(config: ScanConfig, centers: list[Center]) -> dict[str, float]:
 
 
 def _compare(
-    reference: Reference, centers: list[Center], judged: Judged, values: FloatArray, labels: Ints
+    reference: Reference,
+    centers: list[Center],
+    judged: Judged,
+    values: FloatArray,
+    labels: Ints,
+    progress: Progress = False,
 ) -> Approximation:
     """Judge a sample of the inputs, and flagged ones, again with exact neighbours; thresholds stay."""
 
     def again(rows: Ints) -> tuple[npt.NDArray[np.int8], Ints]:
-        scores = judge(reference.exact(), centers, values[rows], labels[rows]).scores
+        scores = judge(reference.exact(), centers, values[rows], labels[rows], progress=progress).scores
         return scores.level, scores.suggested_label
 
-    return compare(reference, draw(judged.scores), judged.points, labels, judged.exclude, PROBE_SCALES[-1], again)
+    drawn = draw(judged.scores)
+    return compare(reference, drawn, judged.points, labels, judged.exclude, PROBE_SCALES[-1], again, progress)
 
 
 def training_collapse(reference: Reference, progress: Progress = False, rows: Ints | None = None) -> list[Center]:
@@ -226,7 +240,7 @@ def training_collapse(reference: Reference, progress: Progress = False, rows: In
         progress=progress,
         stage="training collapse",
     )
-    far = log_ratio(far_distances(reference, points, labels, units), wrap.pocket[-1])
+    far = log_ratio(far_distances(reference, points, labels, units, progress), wrap.pocket[-1])
     tight = [collapse(wrap, i) for i in range(len(PROBE_SCALES))]
     level = (0.0,) * reference.n_classes
     return [
@@ -245,6 +259,9 @@ def _raised(k: npt.NDArray[np.float64], labels: Ints, n_classes: int) -> tuple[f
     return tuple(max(0.0, float(np.quantile(values, LOWER) - bar)) if len(values) else 0.0 for values in by_class)
 
 
-def _equal_training_rows(reference: Reference, points: Rows, labels: Ints) -> Ints:
-    nearest = reference.all_index.search(points, k=1, within=labels, threads=reference.threads)
-    return np.where(nearest.distances[:, 0] == 0, nearest.indices[:, 0], -1)
+def _equal_training_rows(reference: Reference, points: Rows, labels: Ints, progress: Progress) -> Ints:
+    found, index = np.empty(len(points), np.int64), reference.all_index
+    for block in tracked(blocks(len(points), 4 * points.shape[1]), progress, "equal samples"):
+        nearest = index.search(points[block], k=1, within=labels[block], threads=reference.threads)
+        found[block] = np.where(nearest.distances[:, 0] == 0, nearest.indices[:, 0], -1)
+    return found

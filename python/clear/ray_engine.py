@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -130,7 +131,7 @@ def open_engine(
     ray = need("ray", extra="ray")
     if ray.is_initialized():
         connected = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", connected):
+        if address not in (None, "auto") and not _same_place(address, connected):
             raise ValueError(
                 f"address is {address!r}, but this process is connected to the Ray cluster at {connected!r}: want that "
                 "one, or none; ray.shutdown() disconnects"
@@ -146,6 +147,32 @@ def open_engine(
         yield RayEngine(node_memory)
     finally:
         ray.shutdown()
+
+
+def _same_place(address: str, connected: str) -> bool:
+    """Whether "host:port" is the address of the connected cluster, by whichever of its host's names."""
+    (host, _, port), (wanted_host, _, wanted_port) = address.rpartition(":"), connected.rpartition(":")
+    alike = port == wanted_port and host != "" and bool(_numbers_of(host) & _numbers_of(wanted_host))
+    return address == connected or alike
+
+
+def _numbers_of(host: str) -> set[str]:
+    """The numeric address of a host, and "here" for this machine's; its name where nobody knows it."""
+    try:
+        number = socket.gethostbyname(host)
+    except (OSError, UnicodeError):
+        return {host}
+    return {number, "here"} if _is_here(number) else {number}
+
+
+def _is_here(number: str) -> bool:
+    """Whether a numeric address is one of this machine: only to such a one a socket can be bound."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((number, 0))
+        except OSError:
+            return False
+    return True
 
 
 def check_engine(name: str, address: str | None, node_memory: int | None = None) -> None:

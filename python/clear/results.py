@@ -251,7 +251,8 @@ class ScanResult:
     joined: Joined | None = None
     """Of an incremental scan (`previous`)."""
     verdict_rows: tuple[int, ...] = ()
-    """Rows of the group that stands out most, by which the verdict is made: a sample and its ten nearest mates."""
+    """Rows of the group that stands out most, by which the verdict is made: a sample and its ten nearest mates. Where
+    candidates are approximate, of those found: `clear.check_report` then takes them as stated."""
 
     def __repr__(self) -> str:
         certain = sum(flag.level == Level.CERTAIN for flag in self.flags)

@@ -17,7 +17,8 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
                crowding. Where the network fits 99 % of the labels, the first two less 1
     K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
-               The verdict asks how far the largest stands above the samples of all other labels
+               The verdict asks how far the largest stands above all samples outside its group; of a flagged group
+               also above those of other labels, by a higher bar (`clear.verdict`)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, blocks, forget
-from clear._progress import Progress, tracked
+from clear._progress import Progress, track, tracked
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowds
@@ -115,10 +116,12 @@ def score_hulls(reference: Reference, wrap: Wrap, progress: Progress = False) ->
     )
 
 
-def score_samples(reference: Reference, hulls: HullScores, views: Views | None) -> tuple[Scores, float]:
+def score_samples(
+    reference: Reference, hulls: HullScores, views: Views | None, progress: Progress = False
+) -> tuple[Scores, float]:
     """Suspicion and level of every sample, with all that led there, and the threshold of the certain ones."""
     config = reference.config
-    second = None if views is None else view_scores(reference, views)
+    second = None if views is None else view_scores(reference, views, progress)
     bent = views is not None and views.fitted >= MEMORISED
     in_company = _with_distance(hulls.collapse, hulls.distance, MOST_COLLAPSED)
     in_company += hulls.support
@@ -180,29 +183,33 @@ def _with_distance(values: Floats, distance: Floats, most: float = np.inf) -> Fl
     return found
 
 
-def view_scores(reference: Reference, views: Views) -> Floats:
+def view_scores(reference: Reference, views: Views, progress: Progress = False) -> Floats:
     """What a second look says of every sample, float64 (n,)."""
     n = len(reference.labels)
     if len(views) != n:
         raise ValueError(f"views has {len(views)} samples: want the {n} of the features, in the same order")
-    early = as_features(views.early, "views.early")
-    found = standard(_held_out_margin(reference, early, early)) + standard(views.label_drop)
+    early = as_features(views.early, "views.early", progress=progress)
+    found = standard(_held_out_margin(reference, early, early, progress)) + standard(views.label_drop)
     if views.late is not None and views.late_mirrored is not None:
-        late, mirrored = as_features(views.late, "views.late"), as_features(views.late_mirrored, "views.late_mirrored")
-        found = found + standard(_held_out_margin(reference, late, mirrored))
+        late = as_features(views.late, "views.late", progress=progress)
+        mirrored = as_features(views.late_mirrored, "views.late_mirrored", progress=progress)
+        found = found + standard(_held_out_margin(reference, late, mirrored, progress))
     return found[reference.representative]
 
 
-def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray) -> Floats:
+def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray, progress: Progress) -> Floats:
     """Margin of every distinct sample in other features of it, by the samples of the other folds, float64 (n,)."""
-    preparation = fit_preparation(values, reference.config)
-    rows = apply_preparation(values, preparation)
-    others = rows if asked is values else apply_preparation(asked, preparation)
+    preparation = fit_preparation(values, reference.config, progress=progress)
+    rows = apply_preparation(values, preparation, progress=progress)
+    others = rows if asked is values else apply_preparation(asked, preparation, progress=progress)
     units, margin = reference.units, np.full(len(values), np.nan)
     labels = reference.labels[units]
-    for fitted, held_out in split_folds(len(units), reference.config):
-        here, there = units[fitted], units[held_out]
-        margin[there] = fit_predict(rows[here], labels[fitted], others[there], labels[held_out])["margin"]
+    folds = split_folds(len(units), reference.config)
+    with track(progress, "margins of views", len(folds), "folds") as advance:
+        for fitted, held_out in folds:
+            here, there = units[fitted], units[held_out]
+            margin[there] = fit_predict(rows[here], labels[fitted], others[there], labels[held_out])["margin"]
+            advance(1)
     return margin
 
 

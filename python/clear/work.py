@@ -1,6 +1,7 @@
 """Finished pieces of work in a folder: never done twice, and never believed when they are damaged or of other inputs.
 
 manifest.json         what the work depends on (hashes of the inputs, settings, versions), with a digest of its own
+views.json            hashes of the views that the scan has, which no piece depends on; written before any piece
 core-00000.npz        one file for each finished piece of a stage: its arrays, and a digest of these, the piece's
 hulls-00000.npz       name and the manifest; it appears under this name only when it is complete
 """
@@ -11,6 +12,7 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_count, as_number
-from clear._documents import damage_named, digest, read_older, spelled, write_document
+from clear._documents import damage_named, digest, read_document, read_older, spelled, write_document
 from clear._files import MANIFEST, atomic_write, make_folder, remove_leftovers
 from clear._npy import read_npz
 from clear.errors import LimitReached, UnsafeFile
@@ -28,6 +30,12 @@ __all__ = ["PIECE_ROWS", "Arrays", "Work", "hash_array"]
 SCHEMA = "clear-work/1"
 MAX_MANIFEST = 1 << 20
 REMEDY = "if this is a folder of work, delete that file (finished pieces are kept), else want another folder"
+VIEWS = "views.json"
+VIEWS_SCHEMA = "clear-work-views/1"
+RECORD_AGAIN = (
+    "scan the samples that were scanned again, with workdir= (--workdir) this folder and the same views, if any "
+    "(finished pieces are kept)"
+)
 PIECE_ROWS = 1 << 13
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -43,11 +51,19 @@ class Work:
         Samples in a piece of the stages that go by samples.
     max_seconds : float, optional
         Time from now after which no further piece is begun: `check_time` then raises `LimitReached`.
+    views : sequence of str, optional
+        Hashes of the views of the scan, none without any: `begin` keeps them, `read_views` gives them back.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, piece_rows: int = PIECE_ROWS, max_seconds: float | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        piece_rows: int = PIECE_ROWS,
+        max_seconds: float | None = None,
+        views: Sequence[str] | None = None,
     ) -> None:
+        self._views = views
         self.piece_rows = as_count(piece_rows, "piece_rows")
         self._limit = None if max_seconds is None else as_number(max_seconds, "max_seconds")
         self.folder = make_folder(folder)
@@ -72,7 +88,21 @@ class Work:
                 )
         else:
             write_document(path, document)
+        if self._views is not None:
+            write_document(self.folder / VIEWS, {"schema": VIEWS_SCHEMA, "sha256": list(self._views)})
         self._key = digest(document).encode()
+
+    def read_views(self) -> list[str]:
+        """The hashes of the views that the scan had; UnsafeFile where they are damaged or missing."""
+        path = self.folder / VIEWS
+        try:
+            with damage_named(path):
+                document = read_document(path, VIEWS_SCHEMA, what="record of views", limit=MAX_MANIFEST)
+                return [str(item) for item in document["sha256"]]
+        except FileNotFoundError:
+            raise UnsafeFile(f"{path}, which says what views the scan had, is missing: {RECORD_AGAIN}") from None
+        except UnsafeFile as error:
+            raise UnsafeFile(f"{error}; it says what views the scan had: {RECORD_AGAIN}") from error
 
     def check_time(self, stage: str, done: int, count: int) -> None:
         """Raise `LimitReached` when the time is up."""
@@ -102,10 +132,6 @@ class Work:
         stamp = np.frombuffer(self._digest(stage, piece, arrays), np.uint8)
         with atomic_write(self._path(stage, piece)) as temporary, open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, digest=stamp, **arrays)
-
-    def remove(self, stage: str, piece: int) -> None:
-        """Remove a piece, if it is there."""
-        self._path(stage, piece).unlink(missing_ok=True)
 
     def _path(self, stage: str, piece: int) -> Path:
         return self.folder / f"{stage}-{piece:05}.npz"

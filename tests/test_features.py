@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +18,9 @@ from clear import BackendUnavailable  # noqa: E402
 from clear._batches import Source  # noqa: E402
 from clear.architectures import digits_cnn  # noqa: E402
 from clear.data import open_features  # noqa: E402
-from clear.extraction import _describe, _hash_data, extract_to_store  # noqa: E402
+from clear.extraction import _hash_data, extract_to_store  # noqa: E402
 from clear.features import extract_features, iterate_batches, predict  # noqa: E402
-from clear.images import ImageDataset, Preprocess, open_images  # noqa: E402
+from clear.images import ImageDataset, open_images  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -482,48 +479,6 @@ class TestExtractionToAStore:
         source = Source(10**9, lambda rows: (asked.extend(rows.tolist()), ([np.zeros(1)] * len(rows), None))[1])
         _hash_data(object(), source)
         assert (len(asked), asked[0], asked[-1]) == (64, 0, 10**9 - 1)
-
-    def test_other_functions_are_told_apart_and_the_same_ones_are_not(self) -> None:
-        def scaled(factor: float) -> object:
-            return lambda images: images * factor
-
-        different = [
-            lambda images: images + 1,
-            lambda images: images + 2,
-            lambda images: images - 1,
-            lambda images: images.abs(),
-            lambda images: images.neg(),
-            lambda images, by=1: images * by,
-            lambda images, by=2: images * by,
-            lambda images: [image + 1 for image in images],
-            lambda images: [image + 2 for image in images],
-            scaled(1),
-            scaled(2),
-            functools.partial(torch.clamp, min=0),
-            functools.partial(torch.clamp, min=1),
-            torch.abs,
-            np.abs,
-            nn.Identity(),
-            nn.ReLU(),
-            nn.ReLU().forward,
-            Preprocess((0.5,), (0.5,)),
-            Preprocess((0.5,), (0.25,)),
-        ]
-        names = [_describe(function) for function in different]
-        assert len(set(names)) == len(names)
-        assert not any(" at 0x" in name for name in names)
-        assert _describe(scaled(2)) == _describe(scaled(2))
-
-    def test_a_function_has_the_same_description_in_another_process(self) -> None:
-        code = (
-            "from clear.extraction import _describe\n"
-            "print(_describe(lambda x, k={'a': 1}: x if x in {'one', 'two', 'three', 'four'} else [y + 1 for y in x]))"
-        )
-        runs = [
-            subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True)
-            for seed in ("1", "2")
-        ]
-        assert runs[0] == runs[1]
 
     def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,19 @@ def expected(model: nn.Module, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def as_tensors(pixels: np.ndarray, labels: np.ndarray) -> TensorDataset:
     inputs = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
     return TensorDataset(inputs, torch.from_numpy(labels))
+
+
+class Targets(Dataset):
+    """A torch data set whose `targets` are not the labels that its items have."""
+
+    def __init__(self, pixels: np.ndarray, classes: np.ndarray, targets: list[object]) -> None:
+        self.pixels, self.classes, self.targets = pixels, classes, targets
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return self.pixels[i], int(self.classes[i])
 
 
 class Items(Dataset):
@@ -478,7 +492,38 @@ class TestExtractionToAStore:
         asked = []
         source = Source(10**9, lambda rows: (asked.extend(rows.tolist()), ([np.zeros(1)] * len(rows), None))[1])
         _hash_data(object(), source)
-        assert (len(asked), asked[0], asked[-1]) == (64, 0, 10**9 - 1)
+        assert (len(set(asked)), len(asked), asked[0], asked[-1]) == (64, 128, 0, 10**9 - 1)
+
+    def test_items_that_are_other_ones_each_time_are_refused(self, tmp_path, model, pixels, labels) -> None:
+        class Augmented(Items):
+            def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+                image, label = super().__getitem__(i)
+                return image ^ np.uint8(torch.randint(2, ()).item()), label
+
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"dataset gives other items each time .*; pass the data set without"):
+                extract_to_store(model, Augmented(pixels, labels), tmp_path / "set")
+        assert not list((tmp_path / "set").iterdir())
+        assert len(extract_features(model, Augmented(pixels, labels))) == N
+
+    @pytest.mark.parametrize(
+        "targets",
+        [
+            [[i] * (1 + i % 2) for i in range(N)],
+            [{"boxes": np.full(i, i), "area": i} for i in range(N)],
+            [None] * N,
+            [f"{i}" for i in range(N)],
+        ],
+    )
+    def test_targets_of_any_kind_count_where_they_can_be_told(self, tmp_path, model, pixels, labels, targets) -> None:
+        dataset = Targets(pixels, labels, targets)
+        extract_to_store(model, dataset, tmp_path / "set")
+        extract_to_store(model, dataset, tmp_path / "set")
+        dataset.targets = targets[1:] + [0]
+        with pytest.raises(ValueError, match=r"\(data differs\)"):
+            extract_to_store(model, dataset, tmp_path / "set")
+        dataset.targets = [threading.Lock()] * N  # of these nothing can be told
+        extract_to_store(model, dataset, tmp_path / "other")
 
     def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -63,8 +64,8 @@ def extract_to_store(
         package, `preprocess` (its code, what it closes over, the state of objects; of globals that it uses only the
         names), and the data set: SHA-256 of its file, arrays or tensors (TensorDataset); the fingerprint of a Hugging
         Face data set; of any other one its length, labels (or `targets`) and ids, and 64 of its items, evenly spread
-        from the first to the last. Other items may change without being noticed; those that are not the same each time
-        (random augmentation) are refused.
+        from the first to the last. Other items may change without being noticed; a data set whose
+        items are not the same each time (random augmentation) is refused.
     shard_rows : int
         Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill. A finished
         shard that is lost or damaged is named in a RuntimeWarning and extracted again, alone.
@@ -83,8 +84,8 @@ def extract_to_store(
     Raises
     ------
     ValueError
-        As `extract_features`; also when the folder was begun with other inputs (what differs is named), or the data set
-        is a DataLoader.
+        As `extract_features`; also when the folder was begun with other inputs (what differs is named), the data set
+        is a DataLoader, or its items are not the same each time.
     TypeError
         As `extract_features`; also when `preprocess` holds what has no description, such as an open file or a lock.
     """
@@ -168,18 +169,42 @@ def _hash_data(dataset: Any, source: Source) -> str:
     elif type(dataset) is need("torch.utils.data", extra="torch").TensorDataset:
         total.update(hash_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)}).encode())
     else:
-        _hash_some_items(total, source)
+        total.update(_hash_some_items(source).encode())
     for column in (source.ids, getattr(dataset, "labels", getattr(dataset, "targets", None))):
-        array = to_numpy(column)
-        total.update(b"none" if array.dtype.hasobject else array.tobytes())
+        total.update(_hash_column(column).encode())
     return total.hexdigest()
 
 
-def _hash_some_items(total: hashlib._Hash, source: Source) -> None:
+def _hash_column(column: Any) -> str:
+    """A hash of labels or ids. What is neither numbers nor text may be of any kind: it counts where it can be told."""
+    with contextlib.suppress(ValueError):  # ragged
+        array = to_numpy(column)
+        if not array.dtype.hasobject:
+            return hash_array(array)
+    try:
+        return describe(column, "dataset")
+    except TypeError:
+        return "unknown"
+
+
+def _hash_some_items(source: Source) -> str:
+    """A hash of items from the first to the last, which must be the same ones each time."""
     if source.load is None or source.n == 0:
-        return
-    inputs, labels = source.load(np.unique(np.linspace(0, source.n - 1, SAMPLED_ITEMS).astype(np.int64)))
+        return ""
+    rows = np.unique(np.linspace(0, source.n - 1, SAMPLED_ITEMS).astype(np.int64))
+    first, second = (_hash_items(*source.load(rows)) for _ in range(2))
+    if first != second:
+        raise ValueError(
+            "dataset gives other items each time (random augmentation?): the features in a store must be those of the "
+            "same items; pass the data set without what is random in it"
+        )
+    return first
+
+
+def _hash_items(inputs: Any, labels: Any) -> str:
+    total = hashlib.sha256()
     for item in inputs:
         array = pixels(item)
         total.update((describe(item, "dataset") if array.dtype.hasobject else hash_array(array)).encode())
     total.update(str(None if labels is None else [int(label) for label in labels]).encode())
+    return total.hexdigest()

@@ -290,7 +290,7 @@ def test_features_are_extracted_and_saved(
     assert main([*call, "--classes", "10"]) == 0
     (model, images), options = seen["call"]
     assert model == ((Path("net.safetensors"), "resnet20"), {"num_classes": 10})
-    assert images == Path("train.parquet")
+    assert images == "train.parquet"
     assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "dtype": "float32", "progress": False}
     assert seen["saved"] == Path(out)
     assert "(180, 10)" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
 from pathlib import Path
@@ -524,6 +525,26 @@ class TestExtractionToAStore:
             extract_to_store(model, dataset, tmp_path / "set")
         dataset.targets = [threading.Lock()] * N  # of these nothing can be told
         extract_to_store(model, dataset, tmp_path / "other")
+
+    def test_images_from_a_url_go_on_and_the_url_is_their_source(self, tmp_path, model, pixels, labels) -> None:
+        memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+        for changed in (0, 0, 1):
+            np.savez(tmp_path / "images.npz", images=pixels ^ np.uint8(changed), labels=labels)
+            memory.put(str(tmp_path / "images.npz"), "/pictures/images.npz")
+            opened = open_images("memory://pictures/images.npz")
+            if changed:
+                with pytest.raises(ValueError, match=r"\(data differs\)"):
+                    extract_to_store(model, opened, tmp_path / "set")
+                break
+            extract_to_store(model, opened, tmp_path / "set")
+            manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+            assert opened.source == manifest["source"] == "memory://pictures/images.npz"
+            assert extract_features(model, opened).source == opened.source
+
+    def test_the_same_images_from_elsewhere_go_on(self, tmp_path, model, pixels, labels) -> None:
+        for name in ("one.npz", "two.npz"):
+            np.savez(tmp_path / name, images=pixels, labels=labels)
+            extract_to_store(model, open_images(tmp_path / name), tmp_path / "set")
 
     def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -158,8 +158,8 @@ def _identify(model: nn.Module, dataset: Any, source: Source, options: Extractio
 
 def _hash_data(dataset: Any, source: Source) -> str:
     total = hashlib.sha256(str(source.n).encode())
-    if source.name is not None and os.path.isfile(source.name):
-        total.update(sha256(source.name).encode())
+    if source.file is not None:
+        total.update(sha256(source.file).encode())
     elif isinstance(dataset, tuple) and source.load is not None:
         for start in range(0, source.n, 4096):
             for part in source.load(np.arange(start, min(source.n, start + 4096))):

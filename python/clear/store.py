@@ -87,7 +87,7 @@ def start_store(
     elif made_by is not None:
         found = read_manifest(place)
         for name, wanted in manifest.items():
-            if name != "shards" and found[name] != wanted:
+            if name not in ("shards", "source") and found[name] != wanted:  # the data's hash is in made_by
                 what = _difference(found[name], wanted) if name == "made_by" else name
                 raise ValueError(
                     f"{place / MANIFEST} was begun with other inputs ({what} differs): want the same command, or a new "

@@ -192,9 +192,9 @@ def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, out: P
     from clear._view_files import begin_views
     from clear.views import extract_views
 
-    begin_views(out)
     try:
-        return extract_views(model, dataset, progress=show_progress(), **options)
+        with begin_views(out):
+            return extract_views(model, dataset, progress=show_progress(), **options)
     except ValueError:
         if views:
             raise

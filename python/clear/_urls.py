@@ -59,5 +59,5 @@ def _copy(files: Any, inside: str) -> str | None:
 
 def _siblings(name: PurePosixPath) -> list[str]:
     """Names of the files that may lie beside one and belong to it."""
-    ends = ["views.npz", *(f"{column}.npy" for column in COLUMNS if name.suffix == ".npy")]
+    ends = ["views.npz", "views.begun", *(f"{column}.npy" for column in COLUMNS if name.suffix == ".npy")]
     return [f"{name.stem}.{end}" for end in ends]

@@ -453,8 +453,13 @@ class TestExtractionToAStore:
         with pytest.warns(RuntimeWarning, match="this shard is made again") as caught:
             extract_to_store(model, images, tmp_path / "set", **options)
         hook.remove()
-        named = ("values-00001.npy", "labels-00003.npy: has 100 bytes", "values-00005.npy: was changed")
-        assert all(name in str(warning.message) for name, warning in zip(named, caught, strict=True))
+        named = {
+            "values-00001.npy": "is missing, but the manifest names it",
+            "labels-00003.npy": f"has 100 bytes, but the manifest says {len(undisturbed['labels-00003.npy'])}",
+            "values-00005.npy": "was changed after it was written: its SHA-256 differs from the manifest's",
+        }
+        for (name, what), warning in zip(named.items(), caught, strict=True):
+            assert str(warning.message) == f"{tmp_path / 'set' / name}: {what}; this shard is made again"
         assert len(passes) == 3
         assert contents(tmp_path / "set") == undisturbed
 

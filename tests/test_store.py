@@ -123,6 +123,35 @@ def test_an_interrupted_save_leaves_the_older_store_whole(tmp_path: Path, monkey
     assert len(list((tmp_path / "set").iterdir())) == 3  # nothing stays of what was interrupted
 
 
+@pytest.mark.parametrize("made_by", [None, {"weights": "a"}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_shard_of_a_store_without_its_manifest_stays(
+    tmp_path: Path, made_by: dict[str, str] | None, dtype: str
+) -> None:
+    others = {"values-00007.npy": b"mine", "labels-99999.npy": b"mine", "values-1.npy": b"mine", "note.npy": b"mine"}
+    opened = open_features(write(tmp_path, make(ids=[f"s{i}" for i in range(N)]), shard_rows=16, dtype=dtype))
+    (tmp_path / "manifest.json").write_bytes(b"damaged")
+    with pytest.raises(UnsafeFile, match="delete that file first"):
+        save_features(make(), tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+    np.save(tmp_path / "values-00008.npy", np.zeros((3, 2)))  # without labels, and with others: no shards
+    np.save(tmp_path / "values-00009.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "labels-00009.npy", np.zeros(4, int))
+    if made_by is None:
+        save_features(opened, tmp_path)  # whose values are still to be read
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path).values), np.asarray(opened.values))
+    else:
+        manifest = start_store(tmp_path, rows=N, width=D, dtype="float32", made_by=made_by)
+        add_shard(tmp_path, manifest, make().values, make().labels)
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path).values), make().values)
+    kept = {"values-00008.npy", "values-00009.npy", "labels-00009.npy", "manifest.json", *others}
+    shards = json.loads((tmp_path / "manifest.json").read_text())["shards"]
+    kept |= {entry["file"] for shard in shards for entry in shard["files"].values()}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

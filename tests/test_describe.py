@@ -212,6 +212,15 @@ print(describe(make(words, frozenset(words), Kept(), {"a": words}), "preprocess"
     assert said[0] == said[1] != ""
 
 
+def test_what_torch_compile_notes_does_not_count() -> None:
+    def compiled(note: int) -> Callable[[Any], Any]:
+        function = scaled(1)
+        function._torchdynamo_wrapper_id = note
+        return function
+
+    assert described(compiled(1)) == described(compiled(2)) == described(scaled(1))
+
+
 @pytest.mark.parametrize("make", [threading.Lock, lambda: (i for i in range(3))])
 def test_what_has_no_description_is_refused_and_named(tmp_path: Any, make: Callable[[], Any]) -> None:
     held = make()

@@ -133,8 +133,15 @@ def _of_cell(cell: CellType) -> Iterable[Any]:
         return ()
 
 
+def _of_function(function: FunctionType) -> Iterable[Any]:
+    """Code, defaults, what it closes over and attributes, without what torch.compile notes: another in each process."""
+    noted = {name: value for name, value in vars(function).items() if not name.startswith("_torchdynamo_")}
+    closure = function.__closure__ or ()
+    return function.__code__, function.__defaults__, function.__kwdefaults__, noted, *closure
+
+
 HELD: dict[type, Callable[[Any], Iterable[Any]]] = {
-    FunctionType: lambda f: (f.__code__, f.__defaults__, f.__kwdefaults__, vars(f), *(f.__closure__ or ())),
+    FunctionType: _of_function,
     MethodType: lambda method: (method.__func__, method.__self__),
     CodeType: _of_code,
     CellType: _of_cell,

@@ -290,7 +290,7 @@ def test_features_are_extracted_and_saved(
     assert main([*call, "--classes", "10"]) == 0
     (model, images), options = seen["call"]
     assert model == ((Path("net.safetensors"), "resnet20"), {"num_classes": 10})
-    assert images == Path("train.parquet")
+    assert images == "train.parquet"
     assert options == {"layer": "fc", "batch_size": 256, "device": "auto", "dtype": "float32", "progress": False}
     assert seen["saved"] == Path(out)
     assert "(180, 10)" in capsys.readouterr().out
@@ -380,14 +380,46 @@ def test_views_beside_the_features_go_into_the_scan(
     for name in ("early", "label_drop", "prediction_drop", "late", "late_mirrored"):
         np.testing.assert_array_equal(getattr(seen[1], name), getattr(views, name))
     assert seen[1].layer == "2"
-    begin_views(files / "train.npz")
-    capsys.readouterr()
-    assert main(["scan", "train.npz"]) == 3
-    assert "was interrupted while it took views; give it again" in capsys.readouterr().err
     np.savez(files / "train.views.npz", early=views.early)
     assert main(["scan", "train.npz"]) == 3
     np.savez(files / "train.views.npz", early=views.early, label_drop=[1.0], prediction_drop=[1.0], layer=["2"])
     assert main(["scan", "train.npz"]) == 3
+
+
+def test_views_stay_until_there_are_new_ones(
+    files: Path, training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = len(training)
+    views = Views(np.ones((n, 4), np.float32), np.ones(n), np.ones(n), "2")
+    seen: list[Any] = []
+
+    def scan(features: Any, **options: Any) -> Any:
+        seen.append(options["views"])
+        return fake_results.fake_scan(features)
+
+    def take(error: type[BaseException]) -> None:
+        with pytest.raises(error), begin_views(files / "train.npz"):
+            raise error
+
+    monkeypatch.setattr(clear.detect, "scan", scan)
+    before = set(files.iterdir())
+    take(ValueError)  # no layer that sees an image
+    assert set(files.iterdir()) == before
+    save_views(views, files / "train.npz")
+    take(ValueError)
+    main(["scan", "train.npz"])
+    assert len(seen.pop()) == n
+    take(KeyboardInterrupt)
+    capsys.readouterr()
+    assert main(["scan", "train.npz"]) == 3
+    assert "train.views.begun is there: the command features was interrupted while it took" in capsys.readouterr().err
+    assert main(["scan", "train.npz", "--labels", "train.npz"]) != 3
+    save_views(views, files / "train.npz")
+    main(["scan", "train.npz"])
+    assert len(seen.pop()) == n
+    take(KeyboardInterrupt)
+    save_views(None, files / "train.npz")
+    assert set(files.iterdir()) == before
 
 
 def test_repair_writes_weights_and_verify_judges_them(

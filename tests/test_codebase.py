@@ -24,7 +24,7 @@ LAYERS = [
     {"_arrays", "_blas", "_files", "check"},
     {"_backend", "_stored", "config", "_npy", "_documents", "_urls"},
     {"_search", "hull", "_parquet", "_parts", "work"},
-    {"_lists", "store", "cross_validation"},
+    {"_lists", "_describe", "store", "cross_validation"},
     {"approximate"},
     {"neighbors"},
     {"class_index", "data", "_image_stores", "results", "shared_hull"},

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
+import json
 import os
-import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from clear import BackendUnavailable  # noqa: E402
 from clear._batches import Source  # noqa: E402
 from clear.architectures import digits_cnn  # noqa: E402
 from clear.data import open_features  # noqa: E402
-from clear.extraction import _describe, _hash_data, extract_to_store  # noqa: E402
+from clear.extraction import _hash_data, extract_to_store  # noqa: E402
 from clear.features import extract_features, iterate_batches, predict  # noqa: E402
-from clear.images import ImageDataset, Preprocess, open_images  # noqa: E402
+from clear.images import ImageDataset, open_images  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -84,6 +83,19 @@ def expected(model: nn.Module, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def as_tensors(pixels: np.ndarray, labels: np.ndarray) -> TensorDataset:
     inputs = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
     return TensorDataset(inputs, torch.from_numpy(labels))
+
+
+class Targets(Dataset):
+    """A torch data set whose `targets` are not the labels that its items have."""
+
+    def __init__(self, pixels: np.ndarray, classes: np.ndarray, targets: list[object]) -> None:
+        self.pixels, self.classes, self.targets = pixels, classes, targets
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return self.pixels[i], int(self.classes[i])
 
 
 class Items(Dataset):
@@ -441,8 +453,13 @@ class TestExtractionToAStore:
         with pytest.warns(RuntimeWarning, match="this shard is made again") as caught:
             extract_to_store(model, images, tmp_path / "set", **options)
         hook.remove()
-        named = ("values-00001.npy", "labels-00003.npy: has 100 bytes", "values-00005.npy: was changed")
-        assert all(name in str(warning.message) for name, warning in zip(named, caught, strict=True))
+        named = {
+            "values-00001.npy": "is missing, but the manifest names it",
+            "labels-00003.npy": f"has 100 bytes, but the manifest says {len(undisturbed['labels-00003.npy'])}",
+            "values-00005.npy": "was changed after it was written: its SHA-256 differs from the manifest's",
+        }
+        for (name, what), warning in zip(named.items(), caught, strict=True):
+            assert str(warning.message) == f"{tmp_path / 'set' / name}: {what}; this shard is made again"
         assert len(passes) == 3
         assert contents(tmp_path / "set") == undisturbed
 
@@ -481,49 +498,58 @@ class TestExtractionToAStore:
         asked = []
         source = Source(10**9, lambda rows: (asked.extend(rows.tolist()), ([np.zeros(1)] * len(rows), None))[1])
         _hash_data(object(), source)
-        assert (len(asked), asked[0], asked[-1]) == (64, 0, 10**9 - 1)
+        assert (len(set(asked)), len(asked), asked[0], asked[-1]) == (64, 128, 0, 10**9 - 1)
 
-    def test_other_functions_are_told_apart_and_the_same_ones_are_not(self) -> None:
-        def scaled(factor: float) -> object:
-            return lambda images: images * factor
+    def test_items_that_are_other_ones_each_time_are_refused(self, tmp_path, model, pixels, labels) -> None:
+        class Augmented(Items):
+            def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+                image, label = super().__getitem__(i)
+                return image ^ np.uint8(torch.randint(2, ()).item()), label
 
-        different = [
-            lambda images: images + 1,
-            lambda images: images + 2,
-            lambda images: images - 1,
-            lambda images: images.abs(),
-            lambda images: images.neg(),
-            lambda images, by=1: images * by,
-            lambda images, by=2: images * by,
-            lambda images: [image + 1 for image in images],
-            lambda images: [image + 2 for image in images],
-            scaled(1),
-            scaled(2),
-            functools.partial(torch.clamp, min=0),
-            functools.partial(torch.clamp, min=1),
-            torch.abs,
-            np.abs,
-            nn.Identity(),
-            nn.ReLU(),
-            nn.ReLU().forward,
-            Preprocess((0.5,), (0.5,)),
-            Preprocess((0.5,), (0.25,)),
-        ]
-        names = [_describe(function) for function in different]
-        assert len(set(names)) == len(names)
-        assert not any(" at 0x" in name for name in names)
-        assert _describe(scaled(2)) == _describe(scaled(2))
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"dataset gives other items each time .*; pass the data set without"):
+                extract_to_store(model, Augmented(pixels, labels), tmp_path / "set")
+        assert not list((tmp_path / "set").iterdir())
+        assert len(extract_features(model, Augmented(pixels, labels))) == N
 
-    def test_a_function_has_the_same_description_in_another_process(self) -> None:
-        code = (
-            "from clear.extraction import _describe\n"
-            "print(_describe(lambda x, k={'a': 1}: x if x in {'one', 'two', 'three', 'four'} else [y + 1 for y in x]))"
-        )
-        runs = [
-            subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True)
-            for seed in ("1", "2")
-        ]
-        assert runs[0] == runs[1]
+    @pytest.mark.parametrize(
+        "targets",
+        [
+            [[i] * (1 + i % 2) for i in range(N)],
+            [{"boxes": np.full(i, i), "area": i} for i in range(N)],
+            [None] * N,
+            [f"{i}" for i in range(N)],
+        ],
+    )
+    def test_targets_of_any_kind_count_where_they_can_be_told(self, tmp_path, model, pixels, labels, targets) -> None:
+        dataset = Targets(pixels, labels, targets)
+        extract_to_store(model, dataset, tmp_path / "set")
+        extract_to_store(model, dataset, tmp_path / "set")
+        dataset.targets = targets[1:] + [0]
+        with pytest.raises(ValueError, match=r"\(data differs\)"):
+            extract_to_store(model, dataset, tmp_path / "set")
+        dataset.targets = [threading.Lock()] * N  # of these nothing can be told
+        extract_to_store(model, dataset, tmp_path / "other")
+
+    def test_images_from_a_url_go_on_and_the_url_is_their_source(self, tmp_path, model, pixels, labels) -> None:
+        memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+        for changed in (0, 0, 1):
+            np.savez(tmp_path / "images.npz", images=pixels ^ np.uint8(changed), labels=labels)
+            memory.put(str(tmp_path / "images.npz"), "/pictures/images.npz")
+            opened = open_images("memory://pictures/images.npz")
+            if changed:
+                with pytest.raises(ValueError, match=r"\(data differs\)"):
+                    extract_to_store(model, opened, tmp_path / "set")
+                break
+            extract_to_store(model, opened, tmp_path / "set")
+            manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+            assert opened.source == manifest["source"] == "memory://pictures/images.npz"
+            assert extract_features(model, opened).source == opened.source
+
+    def test_the_same_images_from_elsewhere_go_on(self, tmp_path, model, pixels, labels) -> None:
+        for name in ("one.npz", "two.npz"):
+            np.savez(tmp_path / name, images=pixels, labels=labels)
+            extract_to_store(model, open_images(tmp_path / name), tmp_path / "set")
 
     def test_a_url_is_refused(self, tmp_path, model, images, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)

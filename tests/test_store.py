@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import clear
-from clear import UnsafeFile, _documents, store
+from clear import ClearError, UnsafeFile, _documents, store
+from clear._cli_common import read_features
 from clear._files import require_writable, sha256
 from clear._rows import ShardedRows
 from clear.cli import main
@@ -120,6 +121,35 @@ def test_an_interrupted_save_leaves_the_older_store_whole(tmp_path: Path, monkey
     monkeypatch.undo()
     save_features(make(), tmp_path / "set")
     assert len(list((tmp_path / "set").iterdir())) == 3  # nothing stays of what was interrupted
+
+
+@pytest.mark.parametrize("made_by", [None, {"weights": "a"}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_shard_of_a_store_without_its_manifest_stays(
+    tmp_path: Path, made_by: dict[str, str] | None, dtype: str
+) -> None:
+    others = {"values-00007.npy": b"mine", "labels-99999.npy": b"mine", "values-1.npy": b"mine", "note.npy": b"mine"}
+    opened = open_features(write(tmp_path, make(ids=[f"s{i}" for i in range(N)]), shard_rows=16, dtype=dtype))
+    (tmp_path / "manifest.json").write_bytes(b"damaged")
+    with pytest.raises(UnsafeFile, match="delete that file first"):
+        save_features(make(), tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+    np.save(tmp_path / "values-00008.npy", np.zeros((3, 2)))  # without labels, and with others: no shards
+    np.save(tmp_path / "values-00009.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "labels-00009.npy", np.zeros(4, int))
+    if made_by is None:
+        save_features(opened, tmp_path)  # whose values are still to be read
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path).values), np.asarray(opened.values))
+    else:
+        manifest = start_store(tmp_path, rows=N, width=D, dtype="float32", made_by=made_by)
+        add_shard(tmp_path, manifest, make().values, make().labels)
+        np.testing.assert_array_equal(np.asarray(open_features(tmp_path).values), make().values)
+    kept = {"values-00008.npy", "values-00009.npy", "labels-00009.npy", "manifest.json", *others}
+    shards = json.loads((tmp_path / "manifest.json").read_text())["shards"]
+    kept |= {entry["file"] for shard in shards for entry in shard["files"].values()}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -240,6 +270,133 @@ def test_commands_read_urls_and_what_lies_beside(tmp_path: Path, capsys: pytest.
     assert "memory://nothing.npz" in capsys.readouterr().err
 
 
+class Web:
+    """Files whose paths are whole URLs, as those of HTTP are; nothing can be listed."""
+
+    def __init__(self) -> None:
+        fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        web = self
+
+        class Files(fsspec.AbstractFileSystem):
+            protocol = "web"
+            cachable = False
+
+            @classmethod
+            def _strip_protocol(cls, path: str) -> str:
+                return path
+
+            def exists(self, path: str, **_: Any) -> bool:
+                return path in web.files
+
+            def isfile(self, path: str) -> bool:
+                return True
+
+            def get_file(self, path: str, place: str, **_: Any) -> None:
+                web.asked.append(path)
+                if web.files[path] == b"dropped":
+                    raise BufferError("connection lost")  # of no kind that is expected
+                Path(place).write_bytes(web.files[path])
+
+        fsspec.register_implementation("web", Files, clobber=True)
+
+    def put(self, folder: Path, url: str) -> None:
+        self.files |= {f"{url}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def web() -> Web:
+    return Web()
+
+
+@pytest.mark.parametrize("stem", ["train", "a[1]*?"])
+def test_what_lies_beside_a_url_is_asked_for_by_name(tmp_path: Path, web: Web, stem: str) -> None:
+    wanted = make(ids=[f"s{i}" for i in range(N)], class_names=("a", "b", "c"), predictions=[1] * N)
+    clear.save_features(wanted, tmp_path / "train.npy")
+    (tmp_path / "train.views.npz").write_bytes(b"views")
+    web.put(tmp_path, "web://host//deep")
+    web.files = {url.replace("train", stem): data for url, data in web.files.items()}
+    found = open_features(f"web://host//deep/{stem}.npy")
+    for name in ("labels", "ids", "predictions"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert (found.class_names, found.source) == (wanted.class_names, f"web://host//deep/{stem}.npy")
+    assert set(web.asked) == set(web.files)
+
+
+def test_globs_in_a_name_lose_nothing_that_lies_beside(tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+    clear.save_features(make(ids=[f"s{i}" for i in range(N)]), tmp_path / "a[1].npy")
+    for path in tmp_path.iterdir():
+        memory.pipe(f"/globs/{path.name}", path.read_bytes())
+    assert open_features("memory://globs/a[1].npy").ids[3] == "s3"
+
+
+def test_a_listing_that_leads_out_of_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+    memory.pipe("/listed/manifest.json", b"{}")
+    for listed in ("/listed/../../outside.npy", "elsewhere.npy"):
+        monkeypatch.setattr(type(memory), "find", lambda *_, listed=listed, **__: [listed])
+        with pytest.raises(ClearError, match="memory://listed: cannot be copied: .* is not in"):
+            open_features("memory://listed")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("web://host/train.npz", "web://host/train.npz: cannot be copied: connection lost"),
+        ("nosuch://host/train.npz", "nosuch://host/train.npz: cannot be copied: Protocol not known: nosuch"),
+    ],
+)
+def test_what_cannot_be_copied_is_refused_input(
+    web: Web, capsys: pytest.CaptureFixture[str], url: str, message: str
+) -> None:
+    web.files["web://host/train.npz"] = b"dropped"
+    assert main(["plan", url]) == 3
+    assert capsys.readouterr().err == f"clear-pockets: {message}\n"
+    with pytest.raises(ClearError, match=message):
+        open_features(url)
+
+
+def test_options_are_checked_before_anything_is_copied(tmp_path: Path, web: Web, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    web.files["web://host/train.npz"] = b"dropped"
+    url = "web://host/train.npz"
+    for words, status in (
+        (["scan", url, "--probes", "3"], 64),
+        (["scan", url, "--images", url], 64),
+        (["scan", url, "--max-memory", "lots"], 3),
+        (["scan", url, "--piece-rows", "none"], 64),
+        (["scan", url, "--config", "none.toml"], 3),
+        (["probe", url, url, "--probes", "3"], 64),
+        (["plan", url, "--probes", "3"], 64),
+        (["check", "none.json", url], 3),
+        (["features", "net.safetensors", url, "--architecture", "x", "--out", "x.npz", "--engine", "ray"], 64),
+    ):
+        assert main(words) == status
+    assert web.asked == []
+
+
+def test_commands_name_the_url_that_they_read_and_copy_it_once(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear.save_features(make(), tmp_path / "train.npz")
+    web.put(tmp_path, "web://host")
+    seen: list[Any] = []
+
+    def keep(opened: Features, **options: Any) -> Any:
+        seen.append((opened.source, len(opened)))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("clear.detect.scan", keep)
+    for _ in range(2):
+        assert main(["scan", "web://host/train.npz"]) == 3
+    assert seen == [("web://host/train.npz", N)] * 2
+    assert web.asked == ["web://host/train.npz"] * 2
+    opened, place = read_features("web://host/train.npz")
+    assert (opened.source, place.read_bytes()) == ("web://host/train.npz", (tmp_path / "train.npz").read_bytes())
+
+
 def test_no_writer_takes_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     features = Features.from_arrays(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
@@ -257,6 +414,17 @@ def test_no_writer_takes_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(ValueError, match=r"is a URL: results are written to local files; write there, and copy"):
             write_it()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_called_like_a_scheme_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp:").mkdir()
+    for path in ("exp:/set", Path("exp:/one.npy")):
+        save_features(make(), path)
+        found = open_features(path)
+        assert (len(found), found.source) == (N, str(path))
+    with pytest.raises(ValueError, match="exp://set is a URL"):
+        require_writable("exp://set")
 
 
 def test_a_data_set_saved_by_hugging_face_is_opened(tmp_path: Path) -> None:

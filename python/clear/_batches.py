@@ -47,6 +47,8 @@ class Source:
     ids: npt.NDArray[Any] | None = None
     class_names: tuple[str, ...] | None = None
     name: str | None = None
+    file: str | None = None
+    """All of it, on this machine."""
     threads: int = 0
     """Threads that may load at the same time; 0 where only the caller's thread is known to be safe."""
 
@@ -127,7 +129,7 @@ def _from_images(images: ImageDataset) -> Source:
         return [images.image(int(i)) for i in rows], images.labels[rows]
 
     threads = min(DECODERS, os.cpu_count() or 1)
-    return Source(len(images), load, None, images.ids, images.class_names, images.source, threads)
+    return Source(len(images), load, None, images.ids, images.class_names, images.source, images.file, threads)
 
 
 def _from_arrays(inputs: Any, labels: Any) -> Source:

@@ -15,20 +15,24 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clear._files import is_url
 from clear._urls import local_path
 from clear.approximate import Approximate
 from clear.config import ScanConfig
 from clear.report import spelled
 
+if TYPE_CHECKING:
+    from clear.data import Features
+
 __all__ = [
     "CANCELLED",
     "CLEAN",
     "LIMIT",
-    "LOCAL",
+    "READ",
     "REFUSED",
     "STATUS",
     "USAGE",
@@ -48,6 +52,7 @@ __all__ = [
     "one_line",
     "print_json",
     "printable",
+    "read_features",
     "show_progress",
     "warned",
     "with_settings",
@@ -64,24 +69,24 @@ class Where(StrEnum):
     RAY = "ray"
 
 
-def path_or_url(text: str) -> Path:
-    """A local path, or a copy of what a URL names."""
-    return Path(local_path(text))
+def path_or_url(text: str) -> str:
+    """As it is given: what a URL names is copied when the command has looked at all options."""
+    return text
 
 
-LOCAL: Any = {"parser": path_or_url, "show_default": False}
+READ: Any = {"parser": path_or_url, "show_default": False}
 """Of a file or folder that is read."""
 
 FeaturesArgument = Annotated[
-    Path,
-    typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder), or a URL of one.", **LOCAL),
+    str,
+    typer.Argument(help="Features: .npy, .npz, .parquet or a feature store (a folder), or a URL of one.", **READ),
 ]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", **LOCAL)
+    str | None, typer.Option(help="Labels (.npy or .npz), where the features' file has none.", **READ)
 ]
 PredictionsOption = Annotated[
-    Path | None,
-    typer.Option(help="What the model predicts for the inputs (.npy or .npz), where their file has none.", **LOCAL),
+    str | None,
+    typer.Option(help="What the model predicts for the inputs (.npy or .npz), where their file has none.", **READ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 ThreadsOption = Annotated[
@@ -119,6 +124,15 @@ def as_method(method: Method | None, probes: int | None) -> Approximate | None:
             raise typer.BadParameter("--probes is for --approximate ivf: give that too")
         return None if method is None else Approximate(method="hnsw")
     return Approximate() if probes is None else Approximate(probes=probes)
+
+
+def read_features(path: str, labels: str | None = None) -> tuple[Features, Path]:
+    """Open features; a URL stays their source, and the local file or folder that was read is returned, too."""
+    from clear.data import open_features
+
+    place = local_path(path)
+    opened = open_features(place, labels=labels)
+    return replace(opened, source=path) if is_url(path) else opened, Path(place)
 
 
 def printable(text: object) -> str:

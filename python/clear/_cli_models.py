@@ -12,7 +12,7 @@ import typer
 
 from clear._cli_common import (
     CLEAN,
-    LOCAL,
+    READ,
     STATUS,
     UNDECIDED,
     AddressOption,
@@ -57,7 +57,7 @@ WeightsArgument = Annotated[
     Path, typer.Argument(help="Weights: .safetensors, or a state dict in .pt/.pth.", show_default=False)
 ]
 ImagesArgument = Annotated[
-    Path, typer.Argument(help="Labelled images: .parquet (as Hugging Face writes them) or .npz.", **LOCAL)
+    str, typer.Argument(help="Labelled images: .parquet (as Hugging Face writes them) or .npz.", **READ)
 ]
 ReportArgument = Annotated[Path, typer.Argument(help="report.json, or the directory with it.", show_default=False)]
 ArchitectureOption = Annotated[
@@ -73,9 +73,9 @@ LayerOption = Annotated[
     str | None,
     typer.Option(help="Dotted name of a layer; default: the input of the last linear layer.", show_default=False),
 ]
-ProbedOption = Annotated[Path | None, typer.Option(help="Images that were probed, for the report of a probe.", **LOCAL)]
+ProbedOption = Annotated[str | None, typer.Option(help="Images that were probed, for the report of a probe.", **READ)]
 HeldOutOption = Annotated[
-    Path | None, typer.Option(help="Clean labelled images that no network was trained on.", **LOCAL)
+    str | None, typer.Option(help="Clean labelled images that no network was trained on.", **READ)
 ]
 OnlyCertainOption = Annotated[
     bool, typer.Option("--only-certain", help="Act on the certain samples alone, not on those offered for review.")
@@ -192,9 +192,9 @@ def _look_again(model: Any, dataset: Any, taken: Any, views: bool | None, out: P
     from clear._view_files import begin_views
     from clear.views import extract_views
 
-    begin_views(out)
     try:
-        return extract_views(model, dataset, progress=show_progress(), **options)
+        with begin_views(out):
+            return extract_views(model, dataset, progress=show_progress(), **options)
     except ValueError:
         if views:
             raise
@@ -359,13 +359,13 @@ def _load(weights: Path, architecture: str, classes: int | None) -> Any:
     return load_model(weights, architecture, num_classes=classes)
 
 
-def _open(images: Path) -> Any:
+def _open(images: str) -> Any:
     from clear.images import open_images
 
     return open_images(images)
 
 
-def _labelled(images: Path | None) -> tuple[Any, Any] | None:
+def _labelled(images: str | None) -> tuple[Any, Any] | None:
     """Images with their labels."""
     if images is None:
         return None

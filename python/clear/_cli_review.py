@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clear._cli_common import (
     CLEAN,
-    LOCAL,
+    READ,
     STATUS,
     JsonOption,
     LabelsOption,
@@ -31,8 +30,8 @@ LISTED = 10
 
 @with_settings(unused=("review_rate", "certain_spreads", "probe_spreads", "weak_accuracy"))
 def review(
-    inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
-    reference: Annotated[Path, typer.Argument(help="Features of clean samples of your own, with labels.", **LOCAL)],
+    inputs: Annotated[str, typer.Argument(help="Features of the incoming samples, with predictions.", **READ)],
+    reference: Annotated[str, typer.Argument(help="Features of clean samples of your own, with labels.", **READ)],
     *,
     fpr: Annotated[float, typer.Option(help="Share of clean inputs that may be flagged.")] = 0.01,
     predictions: PredictionsOption = None,

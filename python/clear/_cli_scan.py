@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clear._cli_common import (
-    LOCAL,
+    READ,
     STATUS,
     AddressOption,
     ApproximateOption,
@@ -25,6 +25,7 @@ from clear._cli_common import (
     as_method,
     print_json,
     printable,
+    read_features,
     show_progress,
     warned,
     with_settings,
@@ -52,7 +53,7 @@ WorkdirOption = Annotated[
     typer.Option(help="Directory for finished pieces of work: an interrupted scan goes on.", show_default=False),
 ]
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", **LOCAL)
+    str | None, typer.Option(help="Images of these samples, for thumbnails: .parquet or .npz.", **READ)
 ]
 
 
@@ -104,18 +105,21 @@ def scan(
     Example: clear-pockets scan train.npy --labels labels.npy --out out
     """
     from clear._view_files import open_views
-    from clear.data import open_features
     from clear.detect import scan as run_scan
 
-    pictures = _prepare_report(out, images)
+    how = as_method(approximate, probes)
+    for_set = None if node_memory is None else as_bytes(node_memory, "--node-memory")
+    most = None if max_memory is None else as_bytes(max_memory, "--max-memory")
+    _prepare_report(out, images)
     if parquet is not None:
         need("pyarrow.parquet", extra="data")
         make_folder(parquet)
-    opened = open_features(features, labels=labels)
+    pictures = _open_all(images)
+    opened, place = read_features(features, labels)
     with warned():
         result = run_scan(
             opened,
-            views=open_views(Path(features)) if labels is None else None,
+            views=open_views(place) if labels is None else None,
             config=config,
             threads=threads,
             progress=show_progress(),
@@ -123,13 +127,13 @@ def scan(
             piece_rows=piece_rows,
             engine=engine.value,
             address=address,
-            node_memory=None if node_memory is None else as_bytes(node_memory, "--node-memory"),
+            node_memory=for_set,
             previous=previous,
             max_seconds=max_seconds,
-            max_memory=None if max_memory is None else as_bytes(max_memory, "--max-memory"),
-            approximate=as_method(approximate, probes),
+            max_memory=most,
+            approximate=how,
         )
-    status = _finish(result, out, json=json, images=pictures, features_path=features)
+    status = _finish(result, out, json=json, images=pictures, features_path=place)
     if parquet is not None:
         from clear.export import export_scores
 
@@ -139,15 +143,15 @@ def scan(
 
 @with_settings(unused=("review_rate", "certain_spreads"))
 def probe(
-    inputs: Annotated[Path, typer.Argument(help="Features of the incoming samples, with predictions.", **LOCAL)],
-    reference: Annotated[Path, typer.Argument(help="Features of the training set.", **LOCAL)],
+    inputs: Annotated[str, typer.Argument(help="Features of the incoming samples, with predictions.", **READ)],
+    reference: Annotated[str, typer.Argument(help="Features of the training set.", **READ)],
     *,
     predictions: PredictionsOption = None,
     labels: LabelsOption = None,
     out: OutOption = None,
     images: ImagesOption = None,
     reference_images: Annotated[
-        Path | None, typer.Option(help="Images of the training set, for thumbnails.", **LOCAL)
+        str | None, typer.Option(help="Images of the training set, for thumbnails.", **READ)
     ] = None,
     threads: ThreadsOption = None,
     approximate: ApproximateOption = None,
@@ -163,32 +167,33 @@ def probe(
 
     Example: clear-pockets probe incoming.npz train.npz --out out
     """
-    from clear.data import open_features
     from clear.detect import probe as run_probe
 
-    pictures = _prepare_report(out, images, reference_images)
-    probed = open_features(inputs, labels=predictions)
+    how = as_method(approximate, probes)
+    _prepare_report(out, images, reference_images)
+    pictures = _open_all(images, reference_images)
+    probed, inputs_path = read_features(inputs, predictions)
     if predictions is not None:  # these go before predictions stored in or beside the file
         probed = dataclasses.replace(probed, predictions=probed.labels)
     elif probed.predictions is None:
         raise ValueError(f"{inputs} has no predictions: give --predictions with what the model predicts for the inputs")
-    training = open_features(reference, labels=labels)
-    how = as_method(approximate, probes)
+    training, features_path = read_features(reference, labels)
     result = run_probe(probed, training, config=config, threads=threads, progress=show_progress(), approximate=how)
-    return _finish(result, out, json=json, images=pictures, features_path=reference, inputs_path=inputs)
+    return _finish(result, out, json=json, images=pictures, features_path=features_path, inputs_path=inputs_path)
 
 
-def _prepare_report(out: Path | None, *pictures: Path | None) -> list[Any]:
-    """Find out before the work starts what would keep the report from being written; open the images."""
+def _prepare_report(out: Path | None, *pictures: str | None) -> None:
+    """Find out before the work starts what would keep the report from being written."""
     from clear.report import require_extras
 
     if out is not None:
         require_extras()
         make_folder(out)
-    if not any(pictures):
-        return [None for _ in pictures]
-    if out is None:
+    elif any(pictures):
         raise typer.BadParameter("images are for the report: give --out too")
+
+
+def _open_all(*pictures: str | None) -> list[Any]:
     from clear.images import open_images
 
     return [None if path is None else open_images(path) for path in pictures]

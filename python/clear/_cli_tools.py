@@ -13,7 +13,7 @@ import typer
 
 from clear._cli_common import (
     CLEAN,
-    LOCAL,
+    READ,
     REFUSED,
     ApproximateOption,
     FeaturesArgument,
@@ -25,6 +25,7 @@ from clear._cli_common import (
     as_method,
     print_json,
     printable,
+    read_features,
     with_settings,
 )
 from clear.config import ScanConfig
@@ -98,9 +99,9 @@ def plan(
     from clear.plan import plan_scan
     from clear.prepare import count_classes
 
+    how = as_method(approximate, probes)
     opened = open_features(features, labels=labels)
     n, width = opened.values.shape
-    how = as_method(approximate, probes)
     estimate = plan_scan(n, width, count_classes(opened), config=config, threads=threads, approximate=how)
     if json:
         print_json(estimate.to_dict())
@@ -118,8 +119,8 @@ def check(
     *,
     labels: LabelsOption = None,
     inputs: Annotated[
-        Path | None,
-        typer.Option(help="Features of the samples probed (for the report of a probe).", **LOCAL),
+        str | None,
+        typer.Option(help="Features of the samples probed (for the report of a probe).", **READ),
     ] = None,
     predictions: PredictionsOption = None,
     json: JsonOption = False,
@@ -133,16 +134,14 @@ def check(
     Example: clear-pockets check out/report.json train.npy --labels labels.npy
     """
     from clear.check import check_report
-    from clear.data import open_features
 
     if not report.exists():
         raise FileNotFoundError(2, "no such file or directory", str(report))
-    probed = None if inputs is None else open_features(inputs, labels=predictions)
+    probed, inputs_path = (None, None) if inputs is None else read_features(inputs, predictions)
     if probed is not None and predictions is not None:
         probed = dataclasses.replace(probed, predictions=None)
-    violations = check_report(
-        report, open_features(features, labels=labels), inputs=probed, features_path=features, inputs_path=inputs
-    )
+    opened, features_path = read_features(features, labels)
+    violations = check_report(report, opened, inputs=probed, features_path=features_path, inputs_path=inputs_path)
     if json:
         print_json({"holds": not violations, "violations": violations})
     else:

@@ -18,9 +18,11 @@ from typing import BinaryIO
 from clear.errors import UnsafeFile
 
 __all__ = [
+    "COLUMNS",
     "MANIFEST",
     "atomic_write",
     "check_expansion",
+    "is_url",
     "make_folder",
     "open_regular",
     "remove_leftovers",
@@ -31,8 +33,9 @@ __all__ = [
 MANIFEST = "manifest.json"
 EXPANSION_FREE = 1 << 30
 EXPANSION_RATIO = 100
-REMOTE = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+:(/|$)", re.IGNORECASE)
-"""A URL, also one that `Path` has taken a slash from."""
+URL = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+COLUMNS = ("labels", "ids", "predictions", "class_names")
+"""What goes with features: arrays in their file, or beside an `.npy` file as `<stem>.<name>.npy`."""
 
 
 @contextmanager
@@ -117,8 +120,15 @@ def require_writable(directory: str | os.PathLike[str]) -> None:
         raise PermissionError(13, "no such directory, or it cannot be written", os.fspath(directory))
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether fsspec is asked for this: a scheme and "://", perhaps after others (`simplecache::s3://...`)."""
+    return URL.match(os.fspath(path)) is not None
+
+
 def _require_local(path: str | os.PathLike[str]) -> None:
-    if REMOTE.match(os.fspath(path)):
+    """Refuse URLs, also those that `Path` has taken a slash from: no folder has the name of the scheme."""
+    first = os.fspath(path).partition("/")[0]
+    if is_url(path) or (is_url(f"{first}//") and not os.path.isdir(first)):
         raise ValueError(f"{os.fspath(path)} is a URL: results are written to local files; write there, and copy them")
 
 

@@ -16,7 +16,7 @@ from clear._files import atomic_write, open_regular, sha256
 from clear._npy import read_npy
 from clear.errors import UnsafeFile
 
-__all__ = ["Array", "check_entry", "check_length", "check_part", "read_part", "require_shape", "write_part"]
+__all__ = ["REMEDY", "Array", "check_entry", "check_length", "check_part", "read_part", "require_shape", "write_part"]
 
 Array = npt.NDArray[Any]
 REMEDY = "make it again with the command that wrote it, or copy the file back"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,23 @@ def views_beside(features: Path) -> Path:
     return features.with_name(f"{features.stem if features.suffix else features.name}.views.npz")
 
 
-def begin_views(features: Path) -> None:
-    """Leave a mark that views are wanted here, so that none are missed if taking them is interrupted."""
-    views_beside(features).write_bytes(b"")
+@contextmanager
+def begin_views(features: Path) -> Iterator[None]:
+    """Leave a mark while views are taken, until `save_views`: if that is interrupted, no views are missed unnoticed.
+
+    The mark goes when the network or the images turn out not to be fit for views (ValueError). Those of an older run
+    stay until there are new ones.
+    """
+    _mark_beside(features).touch()
+    try:
+        yield
+    except ValueError:
+        _mark_beside(features).unlink(missing_ok=True)
+        raise
+
+
+def _mark_beside(features: Path) -> Path:
+    return views_beside(features).with_suffix(".begun")
 
 
 def save_views(views: Views | None, features: Path) -> None:
@@ -31,7 +47,12 @@ def save_views(views: Views | None, features: Path) -> None:
     target = views_beside(features)
     if views is None:
         target.unlink(missing_ok=True)
-        return
+    else:
+        _write(views, target)
+    _mark_beside(features).unlink(missing_ok=True)
+
+
+def _write(views: Views, target: Path) -> None:
     arrays = {
         name: getattr(views, name) for name in ("early", "label_drop", "prediction_drop", "late", "late_mirrored")
     }
@@ -45,14 +66,14 @@ def open_views(features: Path) -> Views | None:
 
     Raises UnsafeFile (a ValueError) for a file that is damaged, or is none of views.
     """
-    path = views_beside(features)
+    path, mark = views_beside(features), _mark_beside(features)
+    if mark.exists():
+        raise UnsafeFile(
+            f"{mark} is there: the command features was interrupted while it took views; give it again, or remove this "
+            f"file, and {path.name} if it is there, to go on without views"
+        )
     if not path.exists():
         return None
-    if not path.stat().st_size:
-        raise UnsafeFile(
-            f"{path} is empty: the command features was interrupted while it took views; give it again, or remove this "
-            "file to go on without views"
-        )
     arrays = read_npz(path)
     if missing := NEEDED - arrays.keys():
         raise UnsafeFile(f"{path}: has no {sorted(missing)[0]!r}: want views as the command features writes them")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import as_features, as_labels, to_numpy
-from clear._files import MANIFEST, atomic_write
+from clear._files import COLUMNS, MANIFEST, atomic_write, is_url
 from clear._npy import read_npy, read_npz
 from clear._parquet import ColumnNames, read_dataset, read_parquet, write_parquet
 from clear._urls import local_path
@@ -20,8 +20,6 @@ from clear.errors import need
 from clear.store import open_store, write_store
 
 __all__ = ["Features", "open_features", "save_features"]
-
-PLAIN = ("labels", "ids", "predictions", "class_names")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +136,18 @@ def open_features(
         source = f"dataset {path.info.dataset_name or path.info.builder_name or 'in memory'}"
         return _from_columns(*read_dataset(path, columns, source), given, source)
     file = Path(local_path(path))
+    source = os.fspath(path) if is_url(path) else str(file)
     if (file / MANIFEST).exists() or (file / "state.json").exists():
-        return _from_folder(file, columns, given)
+        return _from_folder(file, columns, given, source)
     if file.suffix == ".npy":
-        return _from_npy(file, given)
+        return _from_npy(file, given, source)
     if file.suffix == ".npz":
-        arrays = read_npz(file, ("features", *PLAIN))
+        arrays = read_npz(file, ("features", *COLUMNS))
         for key in ("features", "labels") if labels is None else ("features",):
             _require(arrays, key, file)
-        return _from_columns(arrays, _names(arrays.get("class_names"), file), given, str(file))
+        return _from_columns(arrays, _names(arrays.get("class_names"), file), given, source)
     if file.suffix in (".parquet", ".pq"):
-        return _from_columns(*read_parquet(file, columns), given, str(file))
+        return _from_columns(*read_parquet(file, columns), given, source)
     raise ValueError(f"{path}: suffix {file.suffix!r} is not known: want .npy, .npz, .parquet or a feature store")
 
 
@@ -185,7 +184,7 @@ def save_features(
     target = Path(path)
     if dtype is not None and target.suffix:
         raise ValueError(f"dtype is {dtype!r}: want a feature store (a name without a suffix), got {target.name}")
-    plain = {name: getattr(features, name) for name in PLAIN if getattr(features, name) is not None}
+    plain = {name: getattr(features, name) for name in COLUMNS if getattr(features, name) is not None}
     plain = {name: np.asarray(value) for name, value in plain.items()}
     if target.suffix == ".npz":
         with atomic_write(target) as temporary, open(temporary, "wb") as file:
@@ -210,7 +209,7 @@ def _save_npy(target: Path, values: npt.NDArray[Any], plain: dict[str, npt.NDArr
         for path, array in files.items():
             with open(stack.enter_context(atomic_write(path)), "wb") as file:
                 np.save(file, array, allow_pickle=False)
-        for name in PLAIN:
+        for name in COLUMNS:
             if name not in plain:
                 _sibling(target, name).unlink(missing_ok=True)
 
@@ -248,22 +247,22 @@ def _names(array: npt.NDArray[Any] | None, path: Path) -> tuple[str, ...] | None
     return tuple(str(name) for name in array)
 
 
-def _from_folder(folder: Path, columns: ColumnNames, labels: Any) -> Features:
+def _from_folder(folder: Path, columns: ColumnNames, labels: Any, source: str) -> Features:
     """A feature store, or a data set that Hugging Face has saved."""
     if (folder / MANIFEST).exists():
         arrays, names, _ = open_store(folder)
-        return _from_columns(arrays, names, labels, str(folder))
+        return _from_columns(arrays, names, labels, source)
     dataset = need("datasets", extra="hf").load_from_disk(os.fspath(folder))
-    return _from_columns(*read_dataset(dataset, columns, str(folder)), labels, str(folder))
+    return _from_columns(*read_dataset(dataset, columns, source), labels, source)
 
 
-def _from_npy(path: Path, labels: Any) -> Features:
-    beside = {name: _sibling(path, name) for name in PLAIN}
+def _from_npy(path: Path, labels: Any, source: str) -> Features:
+    beside = {name: _sibling(path, name) for name in COLUMNS}
     if labels is None and not beside["labels"].exists():
         raise ValueError(f"{path}: has no labels: want them in {beside['labels'].name} beside it, or pass labels=")
     wanted = {name: file for name, file in beside.items() if file.exists() and (name != "labels" or labels is None)}
     arrays = {"features": read_npy(path)} | {name: read_npy(file) for name, file in wanted.items()}
-    return _from_columns(arrays, _names(arrays.get("class_names"), beside["class_names"]), labels, str(path))
+    return _from_columns(arrays, _names(arrays.get("class_names"), beside["class_names"]), labels, source)
 
 
 def _from_columns(

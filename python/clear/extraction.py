@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import CodeType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from clear._arrays import as_count, as_threads, to_numpy
 from clear._batches import Source, as_source, pixels
+from clear._describe import describe, hash_tensors
 from clear._files import MANIFEST, make_folder, sha256
 from clear._progress import Progress, track
 from clear._version import __version__
@@ -27,7 +27,7 @@ from clear.store import SHARD_ROWS, add_shard, damaged_shards, read_manifest, st
 from clear.work import hash_array
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["extract_to_store"]
 
@@ -61,10 +61,11 @@ def extract_to_store(
         Rows must be reachable by number, so no DataLoader.
     folder : path
         Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
-        package, `preprocess` (its code and what it closes over, or its repr), and the data set: SHA-256 of its file,
-        arrays or tensors (TensorDataset); the fingerprint of a Hugging Face data set; of any other one its length,
-        labels (or `targets`) and ids, and 64 of its items, evenly spread from the first to the last. Other items may
-        change without being noticed; those that are not the same each time (random augmentation) are refused.
+        package, `preprocess` (its code, what it closes over, the state of objects; of globals that it uses only the
+        names), and the data set: SHA-256 of its file, arrays or tensors (TensorDataset); the fingerprint of a Hugging
+        Face data set; of any other one its length, labels (or `targets`) and ids, and 64 of its items, evenly spread
+        from the first to the last. Other items may change without being noticed; a data set whose
+        items are not the same each time (random augmentation) is refused.
     shard_rows : int
         Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill. A finished
         shard that is lost or damaged is named in a RuntimeWarning and extracted again, alone.
@@ -83,8 +84,10 @@ def extract_to_store(
     Raises
     ------
     ValueError
-        As `extract_features`; also when the folder was begun with other inputs (what differs is named), or the data set
-        is a DataLoader.
+        As `extract_features`; also when the folder was begun with other inputs (what differs is named), the data set
+        is a DataLoader, or its items are not the same each time.
+    TypeError
+        As `extract_features`; also when `preprocess` holds what has no description, such as an open file or a lock.
     """
     check_engine(engine, address)
     source = as_source(dataset)
@@ -142,30 +145,21 @@ def _identify(model: nn.Module, dataset: Any, source: Source, options: Extractio
     """Name everything that the features depend on."""
     return {
         "version": __version__,
-        "weights": _hash_tensors(model.state_dict()),
+        "weights": hash_tensors(model.state_dict()),
         "network": type(model).__name__,
         "data": _hash_data(dataset, source),
         "layer": options.layer,
         "batch_size": options.batch_size,
         "device": options.device,
-        "preprocess": "" if options.preprocess is None else _describe(options.preprocess),
+        "preprocess": "" if options.preprocess is None else describe(options.preprocess, "preprocess"),
         "shard_rows": step,
     }
 
 
-def _hash_tensors(tensors: dict[str, Tensor]) -> str:
-    torch = need("torch", extra="torch")
-    total = hashlib.sha256()
-    for name, value in tensors.items():
-        total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
 def _hash_data(dataset: Any, source: Source) -> str:
     total = hashlib.sha256(str(source.n).encode())
-    if source.name is not None and os.path.isfile(source.name):
-        total.update(sha256(source.name).encode())
+    if source.file is not None:
+        total.update(sha256(source.file).encode())
     elif isinstance(dataset, tuple) and source.load is not None:
         for start in range(0, source.n, 4096):
             for part in source.load(np.arange(start, min(source.n, start + 4096))):
@@ -173,49 +167,44 @@ def _hash_data(dataset: Any, source: Source) -> str:
     elif hasattr(dataset, "_fingerprint"):
         total.update(str(dataset._fingerprint).encode())
     elif type(dataset) is need("torch.utils.data", extra="torch").TensorDataset:
-        total.update(_hash_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)}).encode())
+        total.update(hash_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)}).encode())
     else:
-        _hash_some_items(total, source)
+        total.update(_hash_some_items(source).encode())
     for column in (source.ids, getattr(dataset, "labels", getattr(dataset, "targets", None))):
-        array = to_numpy(column)
-        total.update(b"none" if array.dtype.hasobject else array.tobytes())
+        total.update(_hash_column(column).encode())
     return total.hexdigest()
 
 
-def _hash_some_items(total: hashlib._Hash, source: Source) -> None:
+def _hash_column(column: Any) -> str:
+    """A hash of labels or ids. What is neither numbers nor text may be of any kind: it counts where it can be told."""
+    with contextlib.suppress(ValueError):  # ragged
+        array = to_numpy(column)
+        if not array.dtype.hasobject:
+            return hash_array(array)
+    try:
+        return describe(column, "dataset")
+    except TypeError:
+        return "unknown"
+
+
+def _hash_some_items(source: Source) -> str:
+    """A hash of items from the first to the last, which must be the same ones each time."""
     if source.load is None or source.n == 0:
-        return
-    inputs, labels = source.load(np.unique(np.linspace(0, source.n - 1, SAMPLED_ITEMS).astype(np.int64)))
+        return ""
+    rows = np.unique(np.linspace(0, source.n - 1, SAMPLED_ITEMS).astype(np.int64))
+    first, second = (_hash_items(*source.load(rows)) for _ in range(2))
+    if first != second:
+        raise ValueError(
+            "dataset gives other items each time (random augmentation?): the features in a store must be those of the "
+            "same items; pass the data set without what is random in it"
+        )
+    return first
+
+
+def _hash_items(inputs: Any, labels: Any) -> str:
+    total = hashlib.sha256()
     for item in inputs:
         array = pixels(item)
-        total.update((_text(item) if array.dtype.hasobject else hash_array(array)).encode())
+        total.update((describe(item, "dataset") if array.dtype.hasobject else hash_array(array)).encode())
     total.update(str(None if labels is None else [int(label) for label in labels]).encode())
-
-
-def _describe(function: Any) -> str:
-    """Where a function comes from, what it is called and does; the text of an object such as `Preprocess`."""
-    if isinstance(function, functools.partial):
-        return f"{_describe(function.func)} {_text(function.args)} {_text(function.keywords)}"
-    name = f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else _text(function)
-    if not hasattr(function, "__code__"):
-        return name
-    held = [getattr(function, "__self__", None), function.__defaults__, function.__kwdefaults__]
-    held += [cell.cell_contents for cell in function.__closure__ or ()]
-    parts = [*_list_code(function.__code__), *map(_text, held)]
-    return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()}"
-
-
-def _list_code(code: CodeType) -> Iterator[str]:
-    """What a function does: its instructions, names and constants, and those of the functions in it."""
-    yield f"{code.co_code.hex()} {code.co_names}"
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _list_code(constant)
-        else:  # the order of a set is another one in each process
-            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
-
-
-def _text(value: Any) -> str:
-    """The text of an object, as long as it shows no address."""
-    text = repr(value)
-    return text if " at 0x" not in text else type(value).__qualname__
+    return total.hexdigest()

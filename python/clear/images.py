@@ -42,7 +42,7 @@ class ImageDataset:
         labels: npt.NDArray[np.int64],
         ids: npt.NDArray[Any],
         names: tuple[str, ...] | None,
-        source: str,
+        file: str,
     ) -> None:
         self._store = store
         self._rows = np.arange(len(labels))
@@ -51,7 +51,10 @@ class ImageDataset:
         self.ids = ids
         """Names of the images, int64 or str (n,); by default their rows in the file."""
         self.class_names = names
-        self.source = source
+        self.file = file
+        """The local file that is read."""
+        self.source = file
+        """The path or URL that was opened."""
         self.quarantined: tuple[tuple[int, str], ...] = ()
         """Rows of the file that were left out as unreadable, and why."""
 
@@ -145,6 +148,7 @@ def open_images(
         dataset = _from_parquet(local, image_column, label_column, id_column)
     else:
         raise ValueError(f"{path}: suffix {suffix!r} is not known: want .parquet or .npz")
+    dataset.source = os.fspath(path)
     if len(np.unique(dataset.ids)) != len(dataset):
         raise ValueError(f"{path}: ids repeat: want {len(dataset)} different ones")
     if quarantine:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,8 @@ import numpy.typing as npt
 from clear._arrays import as_count, blocks, first_nonfinite_rows
 from clear._documents import damage_named, read_document, read_older, write_document
 from clear._files import MANIFEST, make_folder, remove_leftovers
-from clear._npy import MAX_HEADER
-from clear._parts import Array, check_entry, check_length, check_part, read_part, require_shape, write_part
+from clear._npy import MAX_HEADER, read_npy
+from clear._parts import REMEDY, Array, check_entry, check_length, check_part, read_part, require_shape, write_part
 from clear._rows import ShardedRows
 from clear.errors import UnsafeFile
 
@@ -64,13 +65,16 @@ def start_store(
     """Begin a store of `rows` rows, or go on with one that the same inputs have begun (`made_by` says which).
 
     Returns the manifest. Raises ValueError when the folder holds a store of something else. Without `made_by` a store
-    that is there stays, until the manifest of the new one, whose shards are numbered after its own, is written.
+    that is there stays, until the manifest of the new one, whose shards are numbered after its own, is written. Shards
+    of a store whose manifest was deleted do not stay.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: want one of {list(DTYPES)}")
     place = make_folder(folder)
     remove_leftovers(place)
     older = read_older(place / MANIFEST, SCHEMA, what=WHAT, limit=MAX_MANIFEST)
+    if older is None and made_by is not None:
+        _remove(_orphans(place))
     manifest: Manifest = {
         "schema": SCHEMA,
         "rows": as_count(rows, "rows", high=MAX_ROWS),
@@ -79,7 +83,7 @@ def start_store(
         "class_names": None if class_names is None else list(class_names),
         "source": source,
         "made_by": made_by,
-        "first": 0 if older is None or made_by is not None else 1 + max(_shard_files(place).values(), default=-1),
+        "first": 0 if made_by is not None else 1 + max(_shard_files(place).values(), default=-1),
         "shards": [],
     }
     if older is None:
@@ -87,7 +91,7 @@ def start_store(
     elif made_by is not None:
         found = read_manifest(place)
         for name, wanted in manifest.items():
-            if name != "shards" and found[name] != wanted:
+            if name not in ("shards", "source") and found[name] != wanted:  # the data's hash is in made_by
                 what = _difference(found[name], wanted) if name == "made_by" else name
                 raise ValueError(
                     f"{place / MANIFEST} was begun with other inputs ({what} differs): want the same command, or a new "
@@ -110,7 +114,9 @@ def damaged_shards(folder: str | os.PathLike[str], manifest: Manifest) -> list[i
             for entry in shard["files"].values():
                 check_part(Path(folder), entry)
         except (UnsafeFile, FileNotFoundError) as error:
-            warnings.warn(f"{error}; this shard is made again", RuntimeWarning, stacklevel=3)
+            found = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            found = found.removesuffix(f": {REMEDY}")
+            warnings.warn(f"{found}; this shard is made again", RuntimeWarning, stacklevel=3)
             damaged.append(number)
     return damaged
 
@@ -177,9 +183,10 @@ def write_store(
     """
     n, width = values.shape
     kind = values.dtype.newbyteorder("=").name if dtype is None else dtype
-    manifest = start_store(folder, rows=n, width=width, dtype=kind, class_names=class_names, source=source)
     place, step = Path(folder), as_count(shard_rows, "shard_rows")
-    older = _shard_files(place) if manifest["first"] else {}
+    replaced = (place / MANIFEST).exists()
+    manifest = start_store(folder, rows=n, width=width, dtype=kind, class_names=class_names, source=source)
+    older = list(_shard_files(place)) if replaced else _orphans(place)
     ids = plain.get("ids")
     numbered = ids is not None and ids.dtype.kind != "U" and np.array_equal(ids, np.arange(n))
     for turn, start in enumerate(range(0, n, step)):
@@ -189,8 +196,7 @@ def write_store(
             del columns["ids"]
         manifest = _write_shard(place, manifest, turn, values[part], plain["labels"][part], **columns)
     write_document(place / MANIFEST, manifest)
-    for path in older:
-        path.unlink()
+    _remove(older)
 
 
 def open_store(folder: str | os.PathLike[str]) -> tuple[dict[str, Array], tuple[str, ...] | None, str | None]:
@@ -344,3 +350,23 @@ def _shard_files(place: Path) -> dict[Path, int]:
     """Files of shards in the folder of a store, also those that a killed writer has left, with their numbers."""
     found = {path: re.fullmatch(rf"({'|'.join(ROLES)})-(\d{{5,}})\.npy", path.name) for path in place.iterdir()}
     return {path: int(match[2]) for path, match in found.items() if match}
+
+
+def _orphans(place: Path) -> list[Path]:
+    """Files of whole shards in a folder without a manifest: values and labels that fit. What others have left stays."""
+    files = _shard_files(place)
+    return [path for path, number in files.items() if _is_shard(place, number)]
+
+
+def _is_shard(place: Path, number: int) -> bool:
+    try:
+        values, labels = (read_npy(place / f"{role}-{number:05}.npy") for role in ROLES[:2])
+    except (OSError, ValueError):
+        return False
+    kinds = values.dtype.str in DTYPES.values() and labels.dtype.str == "<i8"
+    return kinds and values.ndim == 2 and labels.shape == values.shape[:1]
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        path.unlink(missing_ok=True)

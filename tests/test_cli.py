@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import shutil
@@ -280,6 +281,7 @@ def test_features_are_extracted_and_saved(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch", reason="features needs the torch extra")
+    importlib.import_module("clear.extraction")  # with the real modules, not with those below
     seen: dict[str, Any] = {}
     module(monkeypatch, "clear.models", load_model=lambda *a, **o: (a, o))
     module(monkeypatch, "clear.images", open_images=lambda path: path)

@@ -183,6 +183,17 @@ def test_a_group_without_flags_is_not_poisoned() -> None:
     assert scan_verdict(reference, quiet, find_group(reference, quiet)) == "undecided"
 
 
+def test_weak_features_call_nothing_poisoned() -> None:
+    values, labels = odd_groups(1, (2,))
+    reference, scores = Reference(Features(values, labels)), clear.scan(Features(values, labels)).scores
+    for certain in (scores, dataclasses.replace(scores, level=np.full_like(scores.level, Level.CERTAIN))):
+        group = find_group(reference, certain)
+        reference.core_accuracy = 0.9
+        assert scan_verdict(reference, certain, group) == "poisoned"
+        reference.core_accuracy = 0.6
+        assert scan_verdict(reference, certain, group) == "undecided"
+
+
 def test_samples_around_a_flagged_group_do_not_hide_it() -> None:
     """What stands out nearly as much in the group's own class may be the attacker's, too: near-copies, say."""
     values, labels = odd_groups(1, (2,))

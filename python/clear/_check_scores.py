@@ -349,10 +349,12 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
     exact = report.get("approximation") is None
     excess, flagged = _company_excess(arrays, report["verdict_rows"], exact=exact)
+    if _weak(report):
+        return "undecided"
     if (excess > _stands_out(STANDS_OUT, n) and flagged >= SMALLEST_POCKET) or (certain and 1 - fewer < VERDICT_ALPHA):
         return "poisoned"
     some = certain >= max(1, ODD_RATE * n) or np.isfinite(arrays["crowd"]).any()
-    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) or _weak(report) else "clean"
+    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) else "clean"
 
 
 def _stands_out(spreads: float, n: int) -> float:

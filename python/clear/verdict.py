@@ -56,17 +56,19 @@ def find_group(reference: Reference, scores: Scores) -> Group:
 
 
 def scan_verdict(reference: Reference, scores: Scores, group: Group) -> Verdict:
-    """Poisoned: a flagged group stands out, or many are certain. Undecided: less of both, a crowd, weak features."""
+    """Poisoned: a flagged group stands out, or many are certain. Undecided: less of both, a crowd, and weak features
+    whatever they show."""
     from scipy.special import pdtrc
 
+    if reference.core_accuracy < reference.config.weak_accuracy:
+        return "undecided"
     certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
     too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
     may, does = bars(reference)
     if too_many or (group.excess > does and group.flagged >= SMALLEST_POCKET):
         return "poisoned"
     some = certain >= max(1, ODD_RATE * len(reference.units)) or np.isfinite(scores.crowd).any()
-    weak = reference.core_accuracy < reference.config.weak_accuracy
-    return "undecided" if some or group.excess > may or weak else "clean"
+    return "undecided" if some or group.excess > may else "clean"
 
 
 def bars(reference: Reference) -> tuple[float, float]:

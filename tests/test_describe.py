@@ -231,3 +231,28 @@ def test_what_has_no_description_is_refused_and_named(tmp_path: Any, make: Calla
         deep = [deep]
     with pytest.raises(TypeError, match="preprocess is nested too deeply"):
         described(deep)
+
+
+def test_a_network_s_own_preprocessing_counts_for_a_store(tmp_path: Any) -> None:
+    class Bound(nn.Linear):
+        def preprocess(self, images: Any) -> Any:
+            return images.float()
+
+    class Network(nn.Linear):
+        preprocess = staticmethod(scaled(1))
+
+    class Other(nn.Linear):
+        preprocess = staticmethod(scaled(2))
+
+    Other.__name__ = "Network"
+    made = []
+    for kind in (Network, Other, Bound):
+        torch.manual_seed(0)
+        made.append(kind(2, 2))
+    data = torch.zeros(3, 2), [0, 1, 0]
+    extract_to_store(made[0], data, tmp_path / "store")
+    extract_to_store(made[0].train(), data, tmp_path / "store")
+    with pytest.raises(ValueError, match=r"\(preprocess differs\)"):
+        extract_to_store(made[1], data, tmp_path / "store")
+    extract_to_store(made[2], data, tmp_path / "bound")
+    extract_to_store(made[2].eval(), data, tmp_path / "bound")

@@ -61,8 +61,8 @@ def extract_to_store(
         Rows must be reachable by number, so no DataLoader.
     folder : path
         Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
-        package, `preprocess` (its code, what it closes over, the state of objects; of globals that it uses only the
-        names), and the data set: SHA-256 of its file, arrays or tensors (TensorDataset); the fingerprint of a Hugging
+        package, `preprocess` or else the model's own (its code, what it closes over, the state of objects; of globals
+        that it uses only the names), and the data set: SHA-256 of its file, arrays or tensors (TensorDataset); the fingerprint of a Hugging
         Face data set; of any other one its length, labels (or `targets`) and ids, and 64 of its items, evenly spread
         from the first to the last. Other items may change without being noticed; a data set whose
         items are not the same each time (random augmentation) is refused.
@@ -151,9 +151,17 @@ def _identify(model: nn.Module, dataset: Any, source: Source, options: Extractio
         "layer": options.layer,
         "batch_size": options.batch_size,
         "device": options.device,
-        "preprocess": "" if options.preprocess is None else describe(options.preprocess, "preprocess"),
+        "preprocess": _describe_preprocess(model, options),
         "shard_rows": step,
     }
+
+
+def _describe_preprocess(model: nn.Module, options: Extraction) -> str:
+    """What prepares the inputs: the function given, or else the model's own, without the model that it is bound to."""
+    taken: Any = options.preprocess or getattr(model, "preprocess", None)
+    if getattr(taken, "__self__", None) is model:
+        taken = taken.__func__
+    return describe(taken, "preprocess") if callable(taken) else ""
 
 
 def _hash_data(dataset: Any, source: Source) -> str:

@@ -136,17 +136,39 @@ def resident() -> dict[str, int]:
     return {"rss": sizes["VmRSS"], "anonymous": sizes["RssAnon"]}
 
 
+def settings(rows: int, mode: str, probes: int | None) -> dict[str, Any]:
+    """How a set of so many rows is scanned: options of `clear.scan` and `clear.plan_scan`."""
+    import clear
+
+    chosen = {} if probes is None else {"probes": probes}
+    return {
+        "config": clear.ScanConfig(review_rate=1e-3 if rows <= 2_000_000 else 1e-4),
+        "approximate": None if mode == "exact" else clear.Approximate(method=mode, **chosen),
+    }
+
+
+def plan_scan(rows: int, mode: str, threads: int, probes: int | None) -> dict[str, Any]:
+    """What the plan says in this process, where nothing has been imported for it."""
+    import clear
+
+    plan = clear.plan_scan(rows, WIDTH, CLASSES, threads=threads, **settings(rows, mode, probes))
+    return {
+        "plan_seconds": plan.seconds,
+        "plan_peak_bytes": plan.peak_bytes,
+        "plan_stages": {stage.name: stage.seconds for stage in plan.stages},
+    }
+
+
 def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Path | None) -> dict[str, Any]:
-    """One scan in this process."""
+    """One scan in this process, with the imports that it makes."""
     import clear
     from clear import class_index, collapse, detect, reference
     from clear.data import open_features
 
     data = open_features(folder)
     rows, width = data.values.shape
-    config = clear.ScanConfig(review_rate=1e-3 if rows <= 2_000_000 else 1e-4)
-    how = None if mode == "exact" else clear.Approximate() if probes is None else clear.Approximate(probes=probes)
-    plan = clear.plan_scan(rows, width, CLASSES, config=config, threads=threads, approximate=how)
+    chosen = settings(rows, mode, probes)
+    how = chosen["approximate"]
     before, meter, cpu = resident(), Meter(), time.process_time()
     meter.enter_at(reference, "cross_validate", "core")
     meter.enter_at(detect, "score_hulls", "flags and agreement")
@@ -154,7 +176,7 @@ def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Pa
     meter.time_calls(class_index.ClassIndex, "own", "of these: neighbours")
     meter.time_calls(class_index.ClassIndex, "others", "of these: neighbours")
     meter.time_calls(collapse, "solve_hulls", "of these: hulls")
-    result = clear.scan(data, config=config, threads=threads, workdir=work, approximate=how, progress=meter.progress)
+    result = clear.scan(data, threads=threads, workdir=work, progress=meter.progress, **chosen)
     meter.enter("end")
     meter.done.set()
     found = {int(row) for row in np.flatnonzero(result.scores.level > 0)}
@@ -173,26 +195,29 @@ def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Pa
         "peaks": dict(meter.peaks),
         "before_rss": before["rss"],
         "features_bytes": rows * width * 2,
-        "plan_seconds": plan.seconds,
-        "plan_peak_bytes": plan.peak_bytes,
-        "plan_stages": {stage.name: stage.seconds for stage in plan.stages},
         "verdict": result.verdict,
         "certain": int((result.scores.level == 2).sum()),
-        "review_rate": config.review_rate,
+        "review_rate": chosen["config"].review_rate,
         "planted": len(poisons),
         "planted_flagged": len(found & set(poisons.tolist())),
     }
     if how is not None and result.approximation is not None:
         said = result.approximation
         row |= {
-            "probes": said.probes,
-            "far_probes": how.far(),
+            "probes": said.probes if mode == "ivf" else None,
+            "far_probes": how.far() if mode == "ivf" else None,
             "recall": said.recall,
             "same_level": said.same_level,
             "flagged": said.flagged,
         }
         row |= {"flagged_same_level": said.flagged_same_level, "same_suggestion": said.same_suggestion}
     return row
+
+
+def planned_and_run(*words: str, mode: str, work: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A plan and then the scan, each in a process of its own."""
+    common = (*words, "--mode", mode)
+    return in_process("--plan", *common) | in_process(*common, *work)
 
 
 def in_process(*words: str) -> dict[str, Any]:
@@ -215,7 +240,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     log = work.with_suffix(".json")
     began, kept = time.perf_counter(), json.loads(log.read_text()) if log.exists() else {"seconds": 0.0, "starts": 0}
     try:
-        row = in_process(*common, "--mode", options.mode, "--work", str(work))
+        row = planned_and_run(*common, mode=options.mode, work=("--work", str(work)))
     except BaseException:
         log.write_text(
             json.dumps({"seconds": kept["seconds"] + time.perf_counter() - began, "starts": kept["starts"] + 1})
@@ -230,10 +255,11 @@ def compare_pieces(options: argparse.Namespace, common: list[str]) -> dict[str, 
     """CPU seconds of scans with a folder of work over those without; three pairs in turns."""
     ratios, last = [], {}
     for turn in range(options.turns):
-        plain = in_process(*common, "--mode", "exact")
+        plain = planned_and_run(*common, mode="exact")
         work = options.scratch / f"pieces-{turn}"
         shutil.rmtree(work, ignore_errors=True)
         last = in_process(*common, "--mode", "exact", "--work", str(work))
+        last |= {name: found for name, found in plain.items() if name.startswith("plan_")}
         shutil.rmtree(work)
         ratios.append(last["cpu_seconds"] / plain["cpu_seconds"])
     return last | {"mode": "pieces", "cpu_over_plain": float(np.median(ratios)), "turns": len(ratios)}
@@ -253,7 +279,7 @@ def main() -> None:
     """Run a command of the module's text, or a part of it that wants a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--mode", choices=["exact", "ivf", "pieces"], default="ivf")
+    parser.add_argument("--mode", choices=["exact", "ivf", "hnsw", "pieces"], default="ivf")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--probes", type=int)
     parser.add_argument("--turns", type=int, default=3, help="pairs of scans in mode pieces")
@@ -262,10 +288,13 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--scan", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--plan", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write is not None:
         write_features(options.write, options.rows)
         row: dict[str, Any] = {}
+    elif options.plan:
+        row = plan_scan(options.rows, options.mode, options.threads, options.probes)
     elif options.scan is not None:
         row = run_scan(options.scan, options.mode, options.threads, options.probes, options.work)
     else:

@@ -88,9 +88,10 @@ def hours(seconds: float) -> str:
 def line(row: dict[str, Any]) -> str:
     """One scan."""
     exact = row["mode"] == "exact"
+    modes = {"exact": "exact", "ivf": f"IVF, {row.get('probes')} lists ({row.get('far_probes')})", "hnsw": "HNSW"}
     cells = [
         f"{row['rows']:,}",
-        "exact" if exact else f"IVF, {row['probes']} lists ({row['far_probes']})",
+        modes[row["mode"]],
         f"{elapsed(row)} ({duration(row['plan_seconds'])})",
         duration(row["cpu_seconds"]),
         f"{row['peak_rss'] / 2**30:.2f} GiB ({row['plan_peak_bytes'] / 2**30:.2f})",

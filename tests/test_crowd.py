@@ -14,7 +14,7 @@ import clear
 from clear.check import check_report
 from clear.collapse import measure
 from clear.config import SCAN_SCALE
-from clear.crowd import far_distances, find_crowds, nearest_far
+from clear.crowd import far_distances, find_crowds, nearest_far, with_far
 from clear.far_rows import FAR_ROWS, FarRows
 from clear.reference import Reference
 from clear.report import read_report, write_report
@@ -65,7 +65,7 @@ def test_the_nearest_mates_alone_do_not_uncover_it(crowded: Crowded) -> None:
     assert np.median(wrap.own[0][crowded.poisons]) < np.median(wrap.own[0]) / 2
     far = far_distances(reference, reference.rows, reference.labels, units)
     assert np.median(far[crowded.poisons]) > np.median(far)
-    assert set(find_crowds(reference, wrap).at) == set(crowded.poisons)
+    assert set(find_crowds(reference, with_far(reference, wrap)).at) == set(crowded.poisons)
 
 
 @pytest.mark.parametrize("seed", range(6))

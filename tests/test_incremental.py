@@ -16,6 +16,7 @@ from clear.check import check_report
 from clear.cli import main
 from clear.collapse import measure
 from clear.config import SCAN_SCALE
+from clear.crowd import with_far
 from clear.incremental import hash_views, join_scan
 from clear.reference import Reference
 from clear.report import read_report, write_report
@@ -44,8 +45,9 @@ def work(old: Features, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_all(reference: Reference) -> object:
     """Hull distances of every sample among all rows, measured in one pass: what joining must give."""
     whole = Reference.restore(reference.parts())
+    whole.far = reference.far
     units = whole.units
-    return measure(whole, whole.rows[units], whole.labels[units], (SCAN_SCALE,), exclude=units)
+    return with_far(whole, measure(whole, whole.rows[units], whole.labels[units], (SCAN_SCALE,), exclude=units))
 
 
 def more_samples(kind: str, old: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +151,7 @@ def test_what_cannot_be_joined_is_one_line(old: Features, work: Path, tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         clear.scan(old, workdir=tmp_path / "half", piece_rows=PIECE, progress=stop)
-    with pytest.raises(ValueError, match=r"not that of a finished scan: piece 1 of stage 'hulls' is missing"):
+    with pytest.raises(ValueError, match=r"not that of a finished scan: piece 0 of stage 'crowds' is missing"):
         clear.scan(join(old, values, labels), previous=tmp_path / "half")
 
 

@@ -246,7 +246,7 @@ def test_pieces_of_one_engine_serve_the_other(training, undisturbed, tmp_path, m
     apart = first == "one class at a time"
     monkeypatch.setattr("clear.class_index.RUN_BYTES", 1 if apart else 1 << 30)
     clear.scan(training, workdir=tmp_path / "work", piece_rows=PIECE)
-    assert len(pieces_in(tmp_path / "work")) == 5 + 7 * (5 if apart else 1)
+    assert len(pieces_in(tmp_path / "work")) == 5 + 7 * (5 if apart else 1) + 7
     monkeypatch.setattr("clear.class_index.RUN_BYTES", 1)
     if apart:
         monkeypatch.setattr(Reference, "divide", lambda self: None)

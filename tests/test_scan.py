@@ -15,7 +15,7 @@ from samples import make_classes, make_pocket
 
 import clear
 from clear.check import check_report
-from clear.collapse import BLOCK_BYTES, collapse, measure
+from clear.collapse import BLOCK_BYTES, collapse, distances, measure, nearest_other
 from clear.config import PROBE_SCALES
 from clear.pockets import stands_out
 from clear.probing import training_collapse
@@ -366,6 +366,23 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     ranks = rankdata(scores)
     hits = int(positive.sum())
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * (len(scores) - hits)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nearest_hull_is_that_of_all_hulls_measured(seed: int) -> None:
+    """Most hulls are only proven to lie farther than the nearest; two labels have few rows, one none."""
+    values, labels = make_classes(seed, separation=0.5 * seed)
+    kept = np.flatnonzero((labels < 3) | (np.arange(len(labels)) % 10 == 0))
+    values[kept[labels[kept] == 1][:9]] = values[kept[labels[kept] == 2][:9]]  # points in two hulls: equal distances
+    reference = Reference(clear.Features.from_arrays(values[kept], labels[kept], class_names=tuple("abcdef")))
+    rows, asked = reference.rows, reference.labels
+    distance, label, vertices = nearest_other(reference, rows, asked)
+    members = reference.index((0, 6)).others(rows, asked, reference.config.hull_size, None).indices
+    every = distances(reference, rows, members.reshape(-1, members.shape[2]), np.repeat(np.arange(len(rows)), 6))
+    every = every.reshape(len(rows), 6)
+    np.testing.assert_array_equal(label, every.argmin(axis=1))
+    np.testing.assert_array_equal(distance, every.min(axis=1))
+    np.testing.assert_array_equal(vertices, members[np.arange(len(rows)), label])
 
 
 def test_the_literal_reading_is_inverted_while_the_collapse_separates() -> None:

@@ -76,6 +76,8 @@ class Wrap:
     mates: Numbers
     """int32, or int64 from 2^31 rows on, (m, NEAREST_MATES): the nearest rows of the label, nearest
     first; -1 where there are fewer."""
+    far: Floats | None = None
+    """float64 (m,): distance to the farther half of the label's few rows (`crowd.with_far`); None until measured."""
 
 
 def collapse(wrap: Wrap, scale: int) -> Floats:
@@ -288,29 +290,59 @@ def _nearest_of_run(
     reference: Reference, index: ClassIndex, points: Rows, labels: Ints, groups: Ints | None
 ) -> tuple[Floats, Ints, Ints]:
     """`nearest_other` among the labels of the index; infinitely far where it has no other."""
-    size = reference.config.hull_size
-    near = index.others(points, labels, size, groups)
-    m, classes = near.indices.shape[:2]
-    owner = np.repeat(np.arange(m), classes)
-    apart = distances(reference, points, near.indices.reshape(-1, size), owner).reshape(m, -1)
-    label = apart.argmin(axis=1)
-    at = np.arange(m)
-    return apart[at, label], label + index.run[0], near.indices[at, label]
+    near = index.others(points, labels, reference.config.hull_size, groups)
+    present = np.isfinite(near.distances)
+    counts, at = present.sum(axis=2), np.arange(len(points))
+    mean = np.where(present, near.distances, 0.0).sum(axis=2) / np.maximum(counts, 1)
+    label = np.where(counts > 0, mean, np.inf).argmin(axis=1)  # its hull is most often the nearest
+    nearest = distances(reference, points, near.indices[at, label])
+    rest = counts > 0
+    rest[at, label] = False
+    owner, other = np.nonzero(rest)
+    apart = distances(reference, points, near.indices[owner, other], owner, beyond=nearest[owner])
+    order = np.lexsort((other, apart, owner))
+    best = order[np.flatnonzero(np.diff(owner[order], prepend=-1))]
+    who, found = owner[best], apart[best]
+    nearer = (found < nearest[who]) | ((found == nearest[who]) & (other[best] < label[who]))
+    nearest[who[nearer]], label[who[nearer]] = found[nearer], other[best[nearer]]
+    return nearest, label + index.run[0], near.indices[at, label]
 
 
-def distances(reference: Reference, points: Rows, members: Ints, owner: Ints | None = None) -> Floats:
-    """Hull distances of points to rows, (m,), or of those that `owner` (h,) names; members (h, k), -1 where absent."""
-    return _solve(reference, points, members, owner=owner, certificates=False).upper
+def distances(
+    reference: Reference, points: Rows, members: Ints, owner: Ints | None = None, *, beyond: Floats | None = None
+) -> Floats:
+    """Hull distances of points to rows, (m,), or of those that `owner` (h,) names; members (h, k), -1 where absent.
+
+    beyond (h,): hulls that are proven to lie farther away are not measured: inf.
+    """
+    if beyond is None:
+        return _solve(reference, points, members, owner=owner, certificates=False).upper
+    usable = np.where(np.isfinite(beyond), beyond, 0.0)
+    decided = _solve(reference, points, members, owner=owner, certificates=False, eps=usable)
+    left = np.flatnonzero(~(decided.lower > beyond))
+    owner = np.arange(len(points)) if owner is None else owner
+    found = np.full(len(members), np.inf)
+    found[left] = distances(reference, points, members[left], owner[left])
+    return found
 
 
 def _solve(
-    reference: Reference, points: Rows, members: Ints, *, owner: Ints | None = None, certificates: bool
+    reference: Reference,
+    points: Rows,
+    members: Ints,
+    *,
+    owner: Ints | None = None,
+    certificates: bool,
+    eps: Floats | None = None,
 ) -> HullResult:
+    """Measure hulls, or decide whether they are nearer than eps (h,)."""
     return solve_hulls(
         points,
         reference.rows,
         members,
         owner=owner,
+        mode="distance" if eps is None else "decide",
+        eps=eps,
         relative_tolerance=reference.config.hull_tolerance,
         certificates=certificates,
         threads=reference.threads,

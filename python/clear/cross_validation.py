@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,7 +20,7 @@ from clear._progress import Progress, track
 from clear.config import ScanConfig
 from clear.work import Arrays, Work
 
-__all__ = ["MAX_FIT_ROWS", "Fold", "FoldEngine", "cross_validate", "fit_predict", "split_folds"]
+__all__ = ["MAX_FIT_ROWS", "Fold", "FoldEngine", "cross_validate", "fit_predict", "predict", "split_folds"]
 
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -146,7 +146,10 @@ def _fit_here(
 
 
 def fit_predict(rows: Rows, labels: Ints, held_out: Rows, held_labels: Ints) -> Arrays:
-    """Fit a fold's classifier on rows with their labels, on one BLAS thread: labels and margins of those held out."""
+    """Fit a fold's classifier on rows with their labels, on one BLAS thread: labels and margins of those held out.
+
+    And the classifier itself, for `predict`.
+    """
     with one_blas_thread(), _no_last_digit():
         return _fit_predict(rows.copy(), labels, held_out, held_labels, np.arange(len(held_out)))
 
@@ -162,41 +165,46 @@ def _no_last_digit() -> Iterator[None]:
 
 
 def _fit_predict(rows: Rows, labels: Ints, others: Rows, other_labels: Ints, held_out: Ints) -> Arrays:
-    """Fit on rows, which are standardised in place; predicted labels and margins of others[held_out]."""
+    """Fit on rows, which are standardised in place; what is said of others[held_out], and the classifier."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    model: Arrays = {"known": np.unique(labels)}
+    if len(model["known"]) > 1:
+        # Some columns at a time: it takes copies in float64. Sums go down the columns: cutting changes no number.
+        cuts = np.linspace(0, rows.shape[1], max(1, rows.shape[1] // SCALED_COLUMNS) + 1).astype(int).tolist()
+        scalers = [StandardScaler().fit(rows[:, slice(*cut)]) for cut in pairwise(cuts)]
+        for name in ("mean", "scale"):
+            model[name] = np.concatenate([getattr(scaler, f"{name}_") for scaler in scalers]).astype(np.float32)
+        fitted = LogisticRegression(C=0.01, max_iter=200).fit(_standardise(model, rows), labels)
+        model |= {"coef": fitted.coef_, "intercept": fitted.intercept_}
+    return predict(model, others, other_labels, held_out) | model
+
+
+def predict(model: Arrays, others: Rows, other_labels: Ints, held_out: Ints | None = None) -> Arrays:
+    """What a classifier that `fit_predict` has returned says of others, or of others[held_out]: labels and margins."""
     from sklearn.linear_model import LogisticRegression
 
-    known = np.unique(labels)
+    known = model["known"]
+    held_out = np.arange(len(others)) if held_out is None else held_out
     if len(known) == 1:
         alike = other_labels[held_out] == known[0]
         return {"predicted": np.full(len(held_out), known[0]), "margin": np.where(alike, -LARGEST, LARGEST)}
-    standardise = _fit_scalers(rows)
-    model = LogisticRegression(C=0.01, max_iter=200).fit(standardise(rows), labels)
+    fitted = LogisticRegression()
+    fitted.classes_, fitted.coef_, fitted.intercept_ = known, model["coef"], model["intercept"]
     found, margin = np.empty(len(held_out), dtype=np.int64), np.empty(len(held_out))
     for block in blocks(len(held_out), others.shape[1] * 8 + len(known) * 24):
-        chances = model.predict_proba(standardise(others[held_out[block]]))
+        chances = fitted.predict_proba(_standardise(model, others[held_out[block]]))
         found[block] = known[chances.argmax(axis=1)]
         margin[block] = _margin(chances, known, other_labels[held_out[block]])
     return {"predicted": found, "margin": margin}
 
 
-def _fit_scalers(rows: Rows) -> Callable[[Rows], Rows]:
-    """Fit scikit-learn's scaler on rows; what is returned standardises rows in place.
-
-    Some columns at a time: it takes float64 copies of what it is given. Sums go down the columns, so that cutting
-    between them changes no number.
-    """
-    from sklearn.preprocessing import StandardScaler
-
-    width = rows.shape[1]
-    cuts = np.linspace(0, width, max(1, width // SCALED_COLUMNS) + 1).astype(int).tolist()
-    scalers = [(slice(*cut), StandardScaler(copy=False).fit(rows[:, slice(*cut)])) for cut in pairwise(cuts)]
-
-    def standardise(values: Rows) -> Rows:
-        for part, scaler in scalers:
-            values[:, part] = scaler.transform(values[:, part])
-        return values
-
-    return standardise
+def _standardise(model: Arrays, values: Rows) -> Rows:
+    """Values less the mean of their column, over its scale, in place."""
+    values -= model["mean"]
+    values /= model["scale"]
+    return values
 
 
 def _margin(chances: Floats, known: Ints, labels: Ints) -> Floats:

@@ -17,24 +17,27 @@ is asked about them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clear._arrays import blocks, forget
-from clear._progress import Progress, tracked
+from clear._progress import Progress, track, tracked
 from clear.collapse import Wrap, distances, log_ratio, prove, vertices
 from clear.config import SCAN_SCALE
 from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, linked, mean_of_best, standard, stands_out
 from clear.prepare import Ints, Rows
 from clear.reference import Reference, for_copies
 from clear.results import HullEvidence
+from clear.work import PIECE_ROWS, Work
 
-__all__ = ["Crowds", "far_distances", "far_evidence", "find_crowds", "nearest_far"]
+__all__ = ["STAGE", "Crowds", "far_distances", "far_evidence", "find_crowds", "nearest_far", "with_far"]
 
 Floats = npt.NDArray[np.float64]
 
+STAGE = "crowds"
 WHOLE = 10
 """Of a sample and its mates: all but one."""
 CLEARLY = 0.5
@@ -78,9 +81,9 @@ def nearest_far(reference: Reference, points: Rows, labels: Ints) -> tuple[Float
 
 
 def find_crowds(reference: Reference, wrap: Wrap, progress: Progress = False) -> Crowds:
-    """The crowds of a training set, one label after another; `wrap` holds the distinct samples. Time O(n width)."""
-    units, labels = reference.units, reference.labels[reference.units]
-    own = _own_distances(reference, progress)
+    """The crowds of a training set, one label after another; `wrap` holds the distinct samples (`with_far`)."""
+    units, labels, own = reference.units, reference.labels[reference.units], wrap.far
+    assert own is not None  # noqa: S101 - measured by the caller
     measured = log_ratio(own, wrap.pocket[0])
     crowded = _crowded(reference, measured, wrap.mates)
     found, n = [_nothing()], len(units)
@@ -128,16 +131,33 @@ def _nothing() -> Crowds:
     return Crowds(whole, none, none, whole, none)
 
 
-def _own_distances(reference: Reference, progress: Progress) -> Floats:
-    """`far_distances` of all distinct samples; measured once."""
-    if reference.far.distances is None:
-        found = np.empty(len(reference.units))
-        for block in tracked(blocks(len(reference.units), 4 * reference.rows.shape[1]), progress, "crowds"):
-            rows = reference.units[block]
-            found[block] = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
-            forget(reference.rows)
-        reference.far.distances = found
-    return reference.far.distances
+def with_far(
+    reference: Reference,
+    wrap: Wrap,
+    *,
+    work: Work | None = None,
+    piece_rows: int = PIECE_ROWS,
+    progress: Progress = False,
+) -> Wrap:
+    """The hulls of all distinct samples with `far_distances`; with `work` these are stored, too. Time O(n width)."""
+    count = len(reference.units)
+    found, pieces = np.empty(count), -(-count // piece_rows)
+    with track(progress, STAGE, count) as advance:
+        for piece in range(pieces):
+            part = slice(piece * piece_rows, min(count, (piece + 1) * piece_rows))
+            arrays = None if work is None else work.load(STAGE, piece)
+            if arrays is None:
+                if work is not None:
+                    work.check_time(STAGE, piece, pieces)
+                rows = reference.units[part]
+                far = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
+                arrays = {"far": far}
+                if work is not None:
+                    work.save(STAGE, piece, arrays)
+                forget(reference.rows)
+            found[part] = arrays["far"]
+            advance(part.stop - part.start)
+    return replace(wrap, far=found)
 
 
 def far_evidence(reference: Reference, points: Rows, labels: Ints, exclude: Ints) -> list[tuple[HullEvidence, ...]]:

@@ -16,6 +16,7 @@ from clear.agreement import compare_scan
 from clear.approximate import Approximate
 from clear.collapse import Wrap
 from clear.config import SCAN_SCALE, ScanConfig
+from clear.crowd import with_far
 from clear.data import Features
 from clear.flags import make_flags
 from clear.incremental import hash_views, join_scan
@@ -156,6 +157,7 @@ def scan(
         if engine == "local":
             reference.divide()
         wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
+    wrap = with_far(reference, wrap, work=work, piece_rows=piece_rows, progress=progress)
     reference.divide_for_few()
     approximation = None
     if reference.approximate is not None:
@@ -163,7 +165,6 @@ def scan(
         approximation = compare_scan(reference, wrap, score, progress)
     hulls = score_hulls(reference, wrap, progress)
     del wrap  # as soon as nothing wants it: what comes now needs memory of its own
-    reference.far.distances = None
     scores, threshold = score_samples(reference, hulls, views, progress)
     del hulls
     return _judge(features, reference, scores, threshold, approximation, progress)

@@ -35,8 +35,6 @@ class FarRows:
         ]
         self.size, self.peeled = size, np.minimum(sizes, FAR_ROWS) // 2
         self.peeled[2 * self.peeled < FEWEST] = FAR_ROWS  # more than there are: nothing is left
-        self.distances: npt.NDArray[np.float64] | None = None
-        """Of all distinct rows to the far half of their label, once they are measured (`clear.crowd`)."""
         self._drawn = np.sort(np.concatenate(drawn))
         self._index = NeighborIndex(rows[self._drawn], labels[self._drawn], n_classes=n_classes)
 

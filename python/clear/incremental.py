@@ -1,15 +1,15 @@
 """New samples join a finished scan: they are measured, and of the old ones those that a new one comes near to.
 
 What is fitted stays that of the finished scan: mean and projection, classes, the classifier that picks the core (of new
-samples: its first fold's). Measured under these, every number is the one that a scan of all samples would give: a new
-sample changes an old one's hull only where it is nearer than the farthest row that the hull was chosen from, and this
-distance is kept in the pieces (`clear.reach`).
+samples: its first fold's), and the few rows that stand for a class in the test for crowds. Measured under these, every
+number is the one that a scan of all samples would give: a new sample changes an old one's hull only where it is nearer
+than the farthest row that the hull was chosen from, and this distance is kept in the pieces (`clear.reach`).
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, cast
@@ -21,13 +21,14 @@ from clear._arrays import as_features, as_labels, blocks
 from clear._documents import damage_named, read_document
 from clear._files import MANIFEST
 from clear._progress import Progress, track, tracked
-from clear.collapse import Wrap, count_peeled, empty_wrap, measure, nearest_other
+from clear.collapse import Wrap, count_peeled, distances, empty_wrap, measure, nearest_other
 from clear.config import SCAN_SCALE, ScanConfig
 from clear.cross_validation import STAGE as CORE
-from clear.cross_validation import fit_predict, split_folds
+from clear.cross_validation import predict, split_folds
+from clear.crowd import STAGE as CROWDS
+from clear.crowd import far_distances
 from clear.data import Features
 from clear.far_rows import FarRows
-from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import STAGE, add_piece, cut_pieces, of_run, stored_parts
 from clear.prepare import (
@@ -114,6 +115,8 @@ def join_scan(
     reference.margin[units] = margin
     reference.margin = reference.margin[first]
     reference.divide()
+    core = old[reference.in_core[old]]
+    reference.far = FarRows(rows[:known], labels[:known], core, n_classes, config.hull_size, config.seed)
     old_sizes = np.bincount(labels[old], minlength=n_classes).astype(np.int64)
     before = SimpleNamespace(
         config=config,
@@ -130,15 +133,14 @@ def join_scan(
         rows=rows[:known],
         threads=reference.threads,
         place=None,
-        far=FarRows(
-            rows[:known], labels[:known], old[reference.in_core[old]], n_classes, config.hull_size, config.seed
-        ),
+        far=reference.far,
     )
     wrap_before, reach = _load_wrap(work, cast("Reference", before), progress)
     wrap, count = _measure_touched(reference, cast("Reference", before), wrap_before, reach, new, progress)
     found = measure(
         reference, rows[new], labels[new], (SCAN_SCALE,), exclude=new, progress=progress, stage="new samples"
     )
+    found = replace(found, far=far_distances(reference, rows[new], labels[new], new))
     return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
 
 
@@ -173,19 +175,20 @@ def _predict_core(
 ) -> tuple[Mask, Floats]:
     """Whether the finished scan's classifiers agree with labels of the old, and its first one of the new; margins."""
     predicted, margin = np.empty(len(old) + len(new), np.int64), np.empty(len(old) + len(new))
-    folds = split_folds(len(old), config)
-    for fold, (_, held_out) in enumerate(folds):
+    joining = np.arange(len(old), len(old) + len(new))
+    for fold, (_, held_out) in enumerate(split_folds(len(old), config)):
         arrays = work.load(CORE, fold) or _missing(work, CORE, fold)
-        predicted[held_out], margin[held_out] = arrays["predicted"], arrays["margin"]
-    fitted = old[folds[0][0]]
-    arrays = fit_predict(rows[fitted], labels[fitted], rows[new], labels[new])
-    predicted[len(old) :], margin[len(old) :] = arrays["predicted"], arrays["margin"]
+        parts = [(held_out, arrays)]
+        if fold == 0:
+            parts.append((joining, predict(arrays, rows[new], labels[new])))
+        for at, found in parts:
+            predicted[at], margin[at] = found["predicted"], found["margin"]
     return predicted == labels[np.concatenate([old, new])], margin
 
 
 def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap, Reach]:
     """The finished scan's hulls, and how near a row must be to change them."""
-    m = len(before.units)
+    m, far = len(before.units), np.empty(len(before.units))
     wrap, reach = (
         empty_wrap(m, 1, len(before.labels)),
         Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32)),
@@ -199,8 +202,10 @@ def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap,
                 reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
                 mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
                 reach.of_mates[piece.start + mine] = arrays["own_reach"]
+            stored = work.load(CROWDS, whole.number) or _missing(work, CROWDS, whole.number)
+            far[whole.start : whole.stop] = stored["far"]
             advance(1)
-    return wrap, reach
+    return replace(wrap, far=far), reach
 
 
 def _missing(work: Work, stage: str, piece: int) -> NoReturn:
@@ -222,7 +227,8 @@ def _measure_touched(
     )
     pocket[at], own_hull[at], own_size[at], mates[at] = found.pocket[0], found.own[0], found.own_size[0], found.mates
     _measure_others(reference, before.units, others, other, other_label, progress)
-    return Wrap([pocket], [own_hull], [own_size], other, other_label, mates), int((own | others.any(axis=1)).sum())
+    found = Wrap([pocket], [own_hull], [own_size], other, other_label, mates, wrap.far)
+    return found, int((own | others.any(axis=1)).sum())
 
 
 def _find_touched(
@@ -256,9 +262,10 @@ def _measure_others(
     progress: Progress,
 ) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
-    best, best_label = _nearest_touched(reference, old, touched, progress)
     at = np.arange(len(old))
-    moved = touched[at, other_label] & (best >= other)
+    best, best_label = _nearest_touched(reference, old, touched, other, other_label, progress)
+    same = (best == other) & (best_label == other_label)
+    moved = touched[at, other_label] & (best >= other) & ~same
     nearer = (best < other) | ((best == other) & (best_label < other_label))
     other[nearer], other_label[nearer] = best[nearer], best_label[nearer]
     again = np.flatnonzero(moved)
@@ -270,28 +277,33 @@ def _measure_others(
         other[again[block]], other_label[again[block]] = distance, label
 
 
-def _nearest_touched(reference: Reference, old: Ints, touched: Mask, progress: Progress) -> tuple[Floats, Ints]:
-    """Distance and label of the nearest touched hull of each sample; inf and the number of classes without any."""
+def _nearest_touched(
+    reference: Reference,
+    old: Ints,
+    touched: Mask,
+    other: Floats,
+    other_label: npt.NDArray[np.int32],
+    progress: Progress,
+) -> tuple[Floats, Ints]:
+    """Distance and label of the nearest touched hull of each sample; inf and the number of classes without any.
+
+    Of those farther away than `other` only that of `other_label` is measured.
+    """
     label, row = np.nonzero(touched.T)  # one class after another, as they are packed
-    distances = np.empty(len(row))
+    apart = np.empty(len(row))
     size, width = reference.config.hull_size, reference.rows.shape[1]
     with track(progress, "touched hulls", len(row), "hulls") as advance:
         for block in blocks(len(row), 4 * width + 24 * size, budget=PAIR_BYTES):
             points = reference.rows[old[row[block]]]
             members = reference.nearest(points, label[block], size, core=True)
-            distances[block] = solve_hulls(
-                points,
-                reference.rows,
-                members,
-                relative_tolerance=reference.config.hull_tolerance,
-                certificates=False,
-                threads=reference.threads,
-            ).upper
+            known = other_label[row[block]] == label[block]
+            beyond = np.where(known, np.inf, other[row[block]])
+            apart[block] = distances(reference, points, members, beyond=beyond)
             advance(len(points))
     best, best_label = np.full(len(old), np.inf), np.full(len(old), reference.n_classes)
-    order = np.lexsort((label, distances, row))
+    order = np.lexsort((label, apart, row))
     first = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
-    best[row[first]], best_label[row[first]] = distances[first], label[first]
+    best[row[first]], best_label[row[first]] = apart[first], label[first]
     return best, best_label
 
 
@@ -300,4 +312,4 @@ def _append(first: Wrap, second: Wrap) -> Wrap:
         a, b = getattr(first, name), getattr(second, name)
         return [np.concatenate([a[0], b[0]])] if isinstance(a, list) else np.concatenate([a, b])
 
-    return Wrap(*(both(name) for name in ("pocket", "own", "own_size", "other", "other_label", "mates")))
+    return Wrap(*(both(name) for name in ("pocket", "own", "own_size", "other", "other_label", "mates", "far")))

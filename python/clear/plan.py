@@ -33,6 +33,8 @@ __all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
 SAMPLE_ROWS, FITTED_SAMPLE, LARGE_SAMPLE, SAMPLE_QUERIES = 1 << 12, 1 << 14, 1 << 15, 1 << 10
 PIECE_BYTES = 13
 """Of a sample in a piece of the stage "hulls", for each run of classes: 12 and its share of the file's head."""
+CROWD_BYTES = 9
+"""Of a sample in a piece of the stage "crowds", with its share of the file's head."""
 KEPT_BYTES = 28
 """Of a sample beside its prepared row: number of its representative, margin, marks."""
 SORT_BYTES, FOLD_BYTES = 24, 32
@@ -49,14 +51,16 @@ LIBRARY_BYTES, SKLEARN_BYTES = 150 << 20, 90 << 20
 """Resident at least once the libraries of a scan are imported; what scikit-learn and SciPy bring of it."""
 MANY_FASTER = 0.9
 """An operation among all rows over one among the rows of the measurement: fewer of them are near enough to be kept."""
-LISTS_SLOWER = 1.6
-"""An operation in lists over one in a whole class: fewer queries and rows meet at a time."""
+LISTS_SLOWER, ROWS_MORE = 0.75, 80
+"""An operation in lists over one in a whole class, and how much more of it a row of a list costs, divided by the rows
+of a list: 1.4 of 128 rows, 0.9 of 500, as fewer queries and rows meet at a time."""
 FILES_SLOWER = 2.0
 """Preparing many rows over preparing those of the measurement, which are in memory: files are read, too."""
 GRAPHS_FIRST, GRAPHS_AGAIN = 2, 4
 """Graphs that a row is put into: of its class and of that's core before hulls are measured; to compare, to certify."""
-GRAPH_GROWTH = 1 / 3
-"""Power of the rows of a graph by which a step in it becomes slower: 2.8 times from 4,096 to 65,536."""
+GRAPH_GROWTH, GRAPHS_SLOWER = 1 / 4, 1.6
+"""Power of the rows of a graph by which a step in it becomes slower (measured from 1,000 to 10,000), and a step in one
+of many graphs over one in the graph of the measurement, which stays in the cache."""
 VISITED = 8192
 """Rows that a step in a graph may meet: 64 links of 128 nodes."""
 GRAPH_BYTES = 300
@@ -65,8 +69,6 @@ SCORES = 12
 """Numbers of a sample in `Scores` that lie in files, where there are many samples."""
 PREDICTED = 0.1
 """Predicting a row over fitting on it."""
-STARTUP_SECONDS = 0.5
-"""Imports, and reading and hashing little."""
 HULLS_OF_SCORE, HULLS_OF_COMPARISON = 3.0, 3.5
 """Of a sample, after its hulls, in the seconds of a hull: its scores; the comparison with exact neighbours."""
 PRODUCT_SIDE = 384
@@ -158,19 +160,19 @@ def plan_scan(
     hulls = selected = n * (classes - 1) + 2 * n
     again = 0.0
     if how is not None and how.method == "hnsw":
-        deep = max(1.0, n / classes / SAMPLE_ROWS) ** GRAPH_GROWTH
+        deep = GRAPHS_SLOWER * (n / classes / SAMPLE_ROWS) ** GRAPH_GROWTH
         operations = 2.0 * width * VISITED * (GRAPHS_FIRST * n + selected)
         searching = deep * (GRAPHS_FIRST * n * rates["insert"] + selected * rates["graph"])
         again = deep * GRAPHS_AGAIN * n * rates["insert"]
     else:
         operations = 2.0 * n * _searched_rows(n, classes, how) * width
-        rate = rates["neighbours"] * MANY_FASTER * (1 if how is None else LISTS_SLOWER)
+        rate = rates["neighbours"] * MANY_FASTER * (1 if how is None else _lists_slower(n, classes, how))
         searching = operations * rate + selected * rates["selection"]
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
-    prepare_seconds = STARTUP_SECONDS + n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
-    core_seconds = (fitted * config.folds + n * PREDICTED) * rates["core"]
+    prepare_seconds = n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
+    core_seconds = rates["imports"] + (fitted * config.folds + n * PREDICTED) * rates["core"]
     after = rates["hulls"] * (HULLS_OF_SCORE + (0 if how is None else HULLS_OF_COMPARISON))
     kept, peak = _memory(n, d, classes, config, workers, how)
     pieces = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
@@ -180,7 +182,7 @@ def plan_scan(
         Stage("core", float(fitted * config.folds), core_seconds, peak["core"], pieces[0]),
         Stage("neighbours", operations, searching, peak["hulls"], 0),
         Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], pieces[1] + filed["hulls"]),
-        Stage("flags", float(n), n * after + again, peak["flags"], filed["flags"]),
+        Stage("flags", float(n), n * after + again, peak["flags"], CROWD_BYTES * n + filed["flags"]),
     )
     process = max(resident_bytes(), LIBRARY_BYTES)
     return Plan(n, d, classes, width, workers, stages, process, kept, None if how is None else str(how.method))
@@ -228,11 +230,21 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
     """
     if how is None:
         return n * (1 + 2 / classes)
-    size = max(1, n // classes)
-    lists = how.lists or default_lists(size)
+    size, lists = _list_count(n, classes, how)
     near = min(classes, NEAR_CLASSES)
     searched = (near + 1) * min(lists, how.probes) + (classes - near) * min(lists, how.probes, how.far())
     return (classes + 3) * lists + size * searched / lists
+
+
+def _list_count(n: int, classes: int, how: Approximate) -> tuple[int, int]:
+    """Rows of a class, and lists that they are cut into."""
+    size = max(1, n // classes)
+    return size, how.lists or default_lists(size)
+
+
+def _lists_slower(n: int, classes: int, how: Approximate) -> float:
+    size, lists = _list_count(n, classes, how)
+    return LISTS_SLOWER + ROWS_MORE * lists / size
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
@@ -279,8 +291,9 @@ def _measure_rates(
 ) -> dict[str, float]:
     """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search and hull.
 
-    Also "selection": seconds of a query and class for finding the nearest among the rows that were looked at; where
-    graphs are searched, "insert" of a row into one and "graph" of a search.
+    Also "imports": seconds for libraries that were not here before, which the folds want; "selection": seconds of a
+    query and class for finding the nearest among the rows that were looked at; where graphs are searched, "insert" of a
+    row into one and "graph" of a search.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, LARGE_SAMPLE)
@@ -292,7 +305,10 @@ def _measure_rates(
     square = rng.normal(size=(PRODUCT_SIDE, PRODUCT_SIDE))
     with one_numpy_thread():
         products = _seconds(lambda: square @ square)
-    cross_validate(rows, labels[:SAMPLE_ROWS], config, threads=threads)  # the first imports
+    first, again = (
+        _seconds(lambda: cross_validate(rows, labels[:SAMPLE_ROWS], config, threads=threads), repeat=1)
+        for _ in range(2)  # the first imports
+    )
     core = _seconds(
         lambda: cross_validate(large[:FITTED_SAMPLE], labels[:FITTED_SAMPLE], config, threads=threads), repeat=1
     )
@@ -309,6 +325,7 @@ def _measure_rates(
     )
     graphs = _measure_graph(rows, size, how, threads) if how is not None and how.method == "hnsw" else {}
     return graphs | {
+        "imports": max(0.0, first - again),
         "prepare": prepare / large.size,
         "products": products / (2.0 * PRODUCT_SIDE**3),
         "core": core / (FITTED_SAMPLE * (config.folds - 1 + PREDICTED)),

@@ -44,7 +44,7 @@ from clear.work import Work, hash_array
 
 __all__ = ["Parts", "Reference", "for_copies", "positions", "require_by_class", "scan_inputs"]
 
-PIECES = 2
+PIECES = 3
 """What stored pieces of a scan hold: raised when that changes."""
 
 
@@ -172,6 +172,10 @@ class Reference:
                     self.rows, self.labels, core, self.n_classes, self.config.hull_size, self.config.seed
                 )
         return self._far
+
+    @far.setter
+    def far(self, rows: FarRows) -> None:
+        self._far = rows
 
     def divide(self) -> None:
         """From now on pack only some classes at a time, where all take much memory."""

@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import clear
+from bench.workloads import features
 from clear.results import Level
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from workloads import features  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "clean-sets.json"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "how-it-works.md"
@@ -65,9 +61,14 @@ def digit_sets() -> Sets:
             yield f"digits, pixels, {classes} classes", values[rows].astype(np.float32), numbers
 
 
-def cifar_sets(data: Path) -> Sets:
+def cifar_features(data: Path) -> clear.Features:
+    """Penultimate ResNet-20 features of CIFAR-10's test images."""
     model = clear.load_model(data / "models/resnet20-cifar10.safetensors", "resnet20")
-    extracted = clear.extract_features(model, clear.open_images(data / "cifar10/test.parquet"))
+    return clear.extract_features(model, clear.open_images(data / "cifar10/test.parquet"))
+
+
+def cifar_sets(data: Path) -> Sets:
+    extracted = cifar_features(data)
     for n, seeds in ((1000, 20), (4000, 10), (10_000, 1)):
         for seed in range(seeds):
             rows = np.random.default_rng(seed).permutation(len(extracted))[:n]
@@ -116,11 +117,15 @@ def main() -> None:
     )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    start, end = MARKERS
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(start)
-    DOCUMENT.write_text(before + f"{start}\n{table(rows)}\n{end}" + rest.split(end)[1], encoding="utf-8")
+    put_table(MARKERS, table(rows))
     print(table(rows))
+
+
+def put_table(markers: tuple[str, str], lines: str) -> None:
+    """Write a table into the page, between its markers."""
+    start, end = markers
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(start)
+    DOCUMENT.write_text(before + f"{start}\n{lines}\n{end}" + rest.split(end)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

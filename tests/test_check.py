@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import os
 import sys
 import zipfile
@@ -207,7 +208,7 @@ SCAN_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "review flag dropped": (lambda d: d["flags"].pop(), "flags: want those of"),
     "number of classes": (lambda d: d.update(n_classes=4), "n_classes"),
     "class names": (lambda d: d["class_names"].reverse(), "class_names"),
-    "setting": (lambda d: d["config"].update(certain_spreads=50.0), "thresholds: the scores give"),
+    "setting": (lambda d: d["config"].update(false_flags=1e-6), "thresholds: the scores give"),
     "more review than allowed": (lambda d: d["config"].update(review_rate=0.001), "level does not follow"),
     "accuracy within reason": (lambda d: d.update(core_accuracy=0.9), "core_accuracy"),
     "shape of the file read": (lambda d: d["inputs"].update(features={"shape": [1, 2], "sha256": ""}), "inputs: shape"),
@@ -386,7 +387,7 @@ def test_archives_that_lie_give_one_violation(
 
 
 PROBE_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
-    "z threshold": (lambda d: d["thresholds"].update(z=100.0), "z is not probe_spreads"),
+    "z threshold": (lambda d: d["thresholds"].update(z=100.0), "z is not that of probe_fpr"),
     "score": (lambda d: d["flags"][0].update(score=5.0), "score is not that of the arrays"),
     "medians": (lambda d: d["thresholds"].update(collapse_median_5=9.0, collapse_median_20=9.0), "score is not"),
     "raised": (
@@ -405,7 +406,10 @@ PROBE_MUTATIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "flag dropped": (lambda d: d["flags"].pop(), "flags: want those of"),
     "called clean": (lambda d: d.update(flags=[], verdict="clean"), "flags: want those of"),
     "verdict": (lambda d: d.update(verdict="clean"), "the scores say 'poisoned'"),
-    "setting": (lambda d: (d["config"].update(probe_spreads=99.0), d["thresholds"].update(z=99.0)), "level does not"),
+    "setting": (
+        lambda d: (d["config"].update(probe_fpr=0.2), d["thresholds"].update(z=4.0 - math.log(100) / 1.75)),
+        "level does not",
+    ),
     "distance": (lambda d: hull(d, "pocket").update(upper=1.0), "pocket: upper"),
     "label": (lambda d: d["flags"][0].update(label=0), "label is not the data's"),
 }

@@ -225,17 +225,17 @@ def test_settings_come_from_options_and_file_with_options_first(files: Path, mon
     result = fake_results.fake_scan(clear.data.open_features("train.npz"))
     monkeypatch.setattr(clear.detect, "scan", lambda *_, config, **__: seen.append(config) or result)
     (files / "scan.toml").write_text("hull_size = 10\nfolds = 4\n")
-    main(["scan", "train.npz", "--config", "scan.toml", "--folds", "3", "--certain-spreads", "2.5"])
-    assert seen == [ScanConfig(hull_size=10, folds=3, certain_spreads=2.5)]
+    main(["scan", "train.npz", "--config", "scan.toml", "--folds", "3", "--false-flags", "2.5"])
+    assert seen == [ScanConfig(hull_size=10, folds=3, false_flags=2.5)]
 
 
 @pytest.mark.parametrize(
     ("command", "unused"),
     [
         ("plan", set()),
-        ("scan", {"probe_spreads"}),
-        ("probe", {"review_rate", "certain_spreads"}),
-        ("review", {"review_rate", "certain_spreads", "probe_spreads", "weak_accuracy"}),
+        ("scan", {"probe_fpr"}),
+        ("probe", {"review_rate", "false_flags", "false_alarms"}),
+        ("review", {"review_rate", "false_flags", "false_alarms", "probe_fpr", "weak_accuracy"}),
     ],
 )
 def test_every_setting_that_a_command_uses_is_an_option_and_no_other(command: str, unused: set[str]) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "clear"
 
 LAYERS = [
-    {"errors", "_version", "_core", "_check_scores", "_rows", "_progress"},
+    {"errors", "_version", "_core", "_check_scores", "_rows", "_progress", "budgets"},
     {"_arrays", "_blas", "_files", "check"},
     {"_backend", "_stored", "config", "_npy", "_documents", "_urls"},
     {"_search", "hull", "_parquet", "_parts", "work"},

@@ -14,10 +14,10 @@ import pytest
 from samples import make_classes, make_pocket
 
 import clear
+from clear.budgets import stands_out
 from clear.check import check_report
 from clear.collapse import BLOCK_BYTES, collapse, distances, measure, nearest_other
 from clear.config import PROBE_SCALES
-from clear.pockets import stands_out
 from clear.probing import training_collapse
 from clear.reference import Reference
 from clear.report import write_report

@@ -26,9 +26,11 @@ __all__ = [
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
 REVIEW_SPREADS, MOST_COLLAPSED, MAD_TO_SIGMA, NORMAL_90 = 2.0, 6.0, 1.4826, 1.2816
-CERTAIN_RATE, ODD_RATE, VERDICT_ALPHA, SMALLEST_POCKET = 4e-3, 5e-4, 1e-2, 3
+CERTAIN_RATE, ODD_RATE, SMALLEST_POCKET = 4e-3, 5e-4, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
-STANDS_OUT, MAY_STAND_OUT, MEASURED_ON, BENT = 4.5, 3.75, 1000, 1.0
+STANDS_OUT, SHORT_OF_IT, ALARMS, SLOPE_BELOW, SLOPE_ABOVE = 4.5, 0.75, 0.01, 4.0, 2.5
+PROBED, PROBE_RATE, PROBE_SLOPE = 4.0, 0.002, 1.75
+MEASURED_ON, BENT, FALSE_FLAGS = 1000, 1.0, 0.2326
 GROUP_QUANTILE, GROUP_NORMAL, LARGEST_GROUP_TAIL, LEAST_OTHERS, LARGEST_GROUP = 0.98, 2.053749, 3.0, 50, 11
 OTHER_LABELS_SHORT = 0.75
 LEVELS = {"review": 1, "certain": 2}
@@ -143,7 +145,7 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     views = _standardised(arrays["views"])
     ways = (np.fmax(usual, views), np.fmax(usual - BENT, views))[: 1 + bool(np.isfinite(views).any())]
     suspicion = [np.fmax(way, arrays["crowd"]) for way in ways]
-    threshold = _threshold(arrays["suspicion"], config["certain_spreads"])
+    threshold = _threshold(arrays["suspicion"], -NormalDist().inv_cdf(number(config["false_flags"]) / MEASURED_ON))
     own = {f["row"]: len(h["rows"]) for f in report["flags"] for h in f["hulls"] if h["role"] == "own"}
     expected = np.zeros(len(score), dtype=np.int8)
     for row in np.flatnonzero(arrays["suspicion"] > number(report["thresholds"]["certain"])).tolist():
@@ -212,7 +214,8 @@ def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
         above = arrays["collapse"] - number(limits[f"collapse_median_{name}"]) - raised[labels]
         spread = number(limits[f"collapse_spread_{name}"])
         fits |= _close(score, above / spread if spread > 0 else np.full(len(score), np.nan))
-    level = np.where(score > report["config"]["probe_spreads"], 2, 0)
+    z = PROBED + math.log(PROBE_RATE / number(report["config"]["probe_fpr"])) / PROBE_SLOPE
+    level = np.where(score > z, 2, 0)
     return failed(
         (
             all(
@@ -223,7 +226,7 @@ def _check_probe_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
         (fits.all(), "scores: score is not that of K in every row"),
         (_close(arrays["group"], score).all(), "scores: group is not the score"),
         (_close(arrays["suspicion"], score).all(), "scores: suspicion is not the score"),
-        (limits["z"] == report["config"]["probe_spreads"], "thresholds: z is not probe_spreads"),
+        (same(limits["z"], z), "thresholds: z is not that of probe_fpr"),
         ((arrays["level"] == level).all(), "scores: level does not follow from the scores"),
     )
 
@@ -345,16 +348,19 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     unit = arrays["representative"]
     certain = len(set(unit[arrays["level"] == 2].tolist()))
     n = int((unit == np.arange(len(unit))).sum())
-    rate = CERTAIN_RATE * n
+    accepted = max(0.0, number(report["config"]["false_flags"]) - FALSE_FLAGS)
+    rate = CERTAIN_RATE * n + accepted
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
     exact = report.get("approximation") is None
     excess, flagged = _company_excess(arrays, report["verdict_rows"], exact=exact)
     if _weak(report):
         return "undecided"
-    if (excess > _stands_out(STANDS_OUT, n) and flagged >= SMALLEST_POCKET) or (certain and 1 - fewer < VERDICT_ALPHA):
+    alarms = number(report["config"]["false_alarms"])
+    bar = STANDS_OUT + math.log(ALARMS / alarms) / (SLOPE_BELOW if alarms > ALARMS else SLOPE_ABOVE)
+    if (excess > _stands_out(bar, n) and flagged >= SMALLEST_POCKET) or (certain and 1 - fewer < alarms):
         return "poisoned"
-    some = certain >= max(1, ODD_RATE * n) or np.isfinite(arrays["crowd"]).any()
-    return "undecided" if some or excess > _stands_out(MAY_STAND_OUT, n) else "clean"
+    some = certain >= max(1, ODD_RATE * n + accepted) or np.isfinite(arrays["crowd"]).any()
+    return "undecided" if some or excess > _stands_out(bar - SHORT_OF_IT, n) else "clean"
 
 
 def _stands_out(spreads: float, n: int) -> float:

@@ -28,7 +28,7 @@ __all__ = ["review"]
 LISTED = 10
 
 
-@with_settings(unused=("review_rate", "certain_spreads", "probe_spreads", "weak_accuracy"))
+@with_settings(unused=("review_rate", "false_flags", "false_alarms", "probe_fpr", "weak_accuracy"))
 def review(
     inputs: Annotated[str, typer.Argument(help="Features of the incoming samples, with predictions.", **READ)],
     reference: Annotated[str, typer.Argument(help="Features of clean samples of your own, with labels.", **READ)],

@@ -57,7 +57,7 @@ ImagesOption = Annotated[
 ]
 
 
-@with_settings(unused=("probe_spreads",))
+@with_settings(unused=("probe_fpr",))
 def scan(
     features: FeaturesArgument,
     *,
@@ -141,7 +141,7 @@ def scan(
     return status
 
 
-@with_settings(unused=("review_rate", "certain_spreads"))
+@with_settings(unused=("review_rate", "false_flags", "false_alarms"))
 def probe(
     inputs: Annotated[str, typer.Argument(help="Features of the incoming samples, with predictions.", **READ)],
     reference: Annotated[str, typer.Argument(help="Features of the training set.", **READ)],

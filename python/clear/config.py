@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clear._arrays import as_count, as_number
+from clear.budgets import FALSE_FLAGS, flag_spreads, probe_spreads
 
 __all__ = ["Scale", "ScanConfig"]
 
@@ -37,11 +38,13 @@ class ScanConfig:
     """Nearest core samples that span the hull of a label, from 2."""
     review_rate: float = 0.02
     """Largest share of the samples offered for review beside the certain ones, 0 to 0.5."""
-    certain_spreads: float = 3.5
-    """A sample is certain when its suspicion exceeds the median by this many spreads, above 0; among more than a
-    thousand by more, as rare among them."""
-    probe_spreads: float = 4.0
-    """An input is flagged when its collapse exceeds the training median by this many spreads, above 0."""
+    false_flags: float = FALSE_FLAGS
+    """Clean samples of a training set that may be called certain, on average, 1e-6 to 100: odd ones, such as wrong
+    labels, come on top."""
+    false_alarms: float = 0.01
+    """Share of clean training sets that may be called poisoned, 1e-6 to 0.2."""
+    probe_fpr: float = 0.002
+    """Share of clean inputs that a probe may flag, 1e-6 to 0.2."""
     hull_tolerance: float = 1e-3
     """Relative gap at which a hull distance is accepted, 1e-9 to 0.1."""
     pca_above: int = 256
@@ -67,14 +70,25 @@ class ScanConfig:
         as_count(self.seed, "seed", low=0)
         for name, least, most in (
             ("review_rate", 0.0, 0.5),
-            ("certain_spreads", 0.1, 1000.0),
-            ("probe_spreads", 0.1, 1000.0),
+            ("false_flags", 1e-6, 100.0),
+            ("false_alarms", 1e-6, 0.2),
+            ("probe_fpr", 1e-6, 0.2),
             ("hull_tolerance", 1e-9, 0.1),
             ("weak_accuracy", 0.0, 1.0),
         ):
             as_number(getattr(self, name), name, low=least, high=most)
         if self.pca_width > self.pca_above:
             raise ValueError(f"pca_width is {self.pca_width}: want at most pca_above ({self.pca_above})")
+
+    @property
+    def certain_spreads(self) -> float:
+        """A sample of up to a thousand is certain when its suspicion exceeds the median by so many spreads."""
+        return flag_spreads(self.false_flags)
+
+    @property
+    def probe_spreads(self) -> float:
+        """An input is flagged when its collapse exceeds the training median by so many spreads."""
+        return probe_spreads(self.probe_fpr)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> ScanConfig:

@@ -25,9 +25,10 @@ import numpy.typing as npt
 
 from clear._arrays import blocks, forget
 from clear._progress import Progress, track, tracked
+from clear.budgets import verdict_bars
 from clear.collapse import Wrap, distances, log_ratio, prove, vertices
 from clear.config import SCAN_SCALE
-from clear.pockets import MAY_STAND_OUT, STANDS_OUT, label_excess, linked, mean_of_best, standard, stands_out
+from clear.pockets import label_excess, linked, mean_of_best, standard
 from clear.prepare import Ints, Rows
 from clear.reference import Reference, for_copies
 from clear.results import HullEvidence
@@ -86,12 +87,12 @@ def find_crowds(reference: Reference, wrap: Wrap, progress: Progress = False) ->
     assert own is not None  # noqa: S101 - measured by the caller
     measured = log_ratio(own, wrap.pocket[0])
     crowded = _crowded(reference, measured, wrap.mates)
-    found, n = [_nothing()], len(units)
+    found, bars = [_nothing()], verdict_bars(reference.config.false_alarms, len(units))
     while True:
         top, excess = label_excess(crowded, labels)
-        if not np.nanmax(excess, initial=-np.inf) > stands_out(STANDS_OUT, n):
+        if not np.nanmax(excess, initial=-np.inf) > bars.does:
             break
-        at = np.flatnonzero((labels == top) & (excess > stands_out(MAY_STAND_OUT, n)))
+        at = np.flatnonzero((labels == top) & (excess > bars.may))
         crowded[at] = np.nan  # seen: a crowd, or near-copies
         distance, label, _ = nearest_far(reference, reference.rows[units[at]], labels[at])
         reassignment = log_ratio(own[at], distance)

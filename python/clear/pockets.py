@@ -15,8 +15,6 @@ from clear.reference import Reference, for_copies
 from clear.results import Flag, Level, Pocket
 
 __all__ = [
-    "MAY_STAND_OUT",
-    "STANDS_OUT",
     "find_pockets",
     "group_scores",
     "excess_over",
@@ -26,7 +24,6 @@ __all__ = [
     "robust_center",
     "sample_levels",
     "standard",
-    "stands_out",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -37,10 +34,6 @@ SMALLEST_POCKET = 3
 """Samples of a pocket without a certain one."""
 REVIEW_SPREADS = 2.0
 """Suspicion of a sample that is worth a look."""
-STANDS_OUT, MAY_STAND_OUT = 4.5, 3.75
-"""Spreads by which a group of samples exceeds the others where it is out of the ordinary, and where it may be (measured
-on clean sets: docs/how-it-works.md), among so many samples:"""
-MEASURED_ON = 1000
 LABEL_TAIL = 0.99
 """Quantile of the other labels: theirs is a tail that the poisons of one label are no part of."""
 LARGEST_TAIL = 3.0
@@ -100,14 +93,6 @@ def excess_over(values: Floats, others: Floats, quantile: float) -> Floats:
         return np.full(len(values), np.nan)
     tail = float(np.quantile(others, quantile) - middle) / NormalDist().inv_cdf(quantile) / spread
     return (values - middle) / spread / min(max(tail, 1.0), LARGEST_TAIL)
-
-
-def stands_out(spreads: float, n: int) -> float:
-    """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
-    larger."""
-    law = NormalDist()
-    rarity = law.cdf(-spreads) * MEASURED_ON / max(n, MEASURED_ON)
-    return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
 def mean_of_best(

@@ -31,10 +31,11 @@ import numpy.typing as npt
 
 from clear._arrays import FloatArray, as_features, blocks, forget
 from clear._progress import Progress, track, tracked
+from clear.budgets import stands_out
 from clear.collapse import Wrap, collapse, reassignment
 from clear.cross_validation import fit_predict, split_folds
 from clear.crowd import find_crowds
-from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels, standard, stands_out
+from clear.pockets import group_scores, mean_of_best, robust_center, sample_levels, standard
 from clear.prepare import Ints, apply_preparation, fit_preparation, put_away
 from clear.reference import Reference, for_copies
 from clear.results import Scores, Views
@@ -238,7 +239,7 @@ def suspicion(
 def suspicion_threshold(values: Floats, spreads: float) -> float:
     """Median + spreads * spread, where a heavy tail makes the spread larger; inf when the values do not vary.
 
-    The spreads are those wanted among a thousand: among more values, as rare as those (`pockets.stands_out`).
+    The spreads are those wanted among a thousand: among more values, as rare as those (`budgets.stands_out`).
     """
     middle, spread = robust_center(values)
     if not spread > 0:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clear.pockets import LINKED_MATES, MAY_STAND_OUT, SMALLEST_POCKET, STANDS_OUT, excess_over, stands_out
+from clear.budgets import Bars, more_flags, verdict_bars
+from clear.pockets import LINKED_MATES, SMALLEST_POCKET, excess_over
 from clear.reference import Reference
 from clear.results import Level, Scores, Verdict
 
@@ -17,8 +18,6 @@ CERTAIN_RATE = 4e-3
 docs/how-it-works.md)."""
 ODD_RATE = 5e-4
 """Certain samples per sample below which they say nothing: among thousands some are odd. Among fewer one does."""
-VERDICT_ALPHA = 1e-2
-"""Chance that data with that rate have as many certain samples as make the verdict "poisoned"."""
 GROUP_TAIL = 0.98
 """Quantile of the samples outside the group: further groups, as poisons for several targets are, may be beyond it."""
 OTHER_LABELS_SHORT = 0.75
@@ -60,21 +59,22 @@ def scan_verdict(reference: Reference, scores: Scores, group: Group) -> Verdict:
     whatever they show."""
     from scipy.special import pdtrc
 
-    if reference.core_accuracy < reference.config.weak_accuracy:
+    n, config = len(reference.units), reference.config
+    if reference.core_accuracy < config.weak_accuracy:
         return "undecided"
     certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
-    too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * len(reference.units)) < VERDICT_ALPHA
+    accepted = more_flags(config.false_flags)
+    too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * n + accepted) < config.false_alarms
     may, does = bars(reference)
     if too_many or (group.excess > does and group.flagged >= SMALLEST_POCKET):
         return "poisoned"
-    some = certain >= max(1, ODD_RATE * len(reference.units)) or np.isfinite(scores.crowd).any()
+    some = certain >= max(1, ODD_RATE * n + accepted) or np.isfinite(scores.crowd).any()
     return "undecided" if some or group.excess > may else "clean"
 
 
-def bars(reference: Reference) -> tuple[float, float]:
+def bars(reference: Reference) -> Bars:
     """Spreads by which a group may stand out, and by which it does."""
-    may, does = (stands_out(spreads, len(reference.units)) for spreads in (MAY_STAND_OUT, STANDS_OUT))
-    return may, does
+    return verdict_bars(reference.config.false_alarms, len(reference.units))
 
 
 def describe_group(reference: Reference, group: Group) -> list[str]:

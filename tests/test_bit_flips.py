@@ -62,6 +62,7 @@ KINDS: list[tuple[str, Callable[[Path], Any]]] = [
     ("work/views.json", join),
     ("work/core-00001.npz", scan_again),
     ("work/hulls-00001.npz", scan_again),
+    ("work/crowds-00001.npz", scan_again),
 ]
 
 

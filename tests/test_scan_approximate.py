@@ -18,6 +18,7 @@ from clear import Approximate, Features
 from clear.agreement import compare_scan
 from clear.cli import main
 from clear.collapse import Wrap
+from clear.crowd import with_far
 from clear.pieces import measure_in_pieces
 from clear.reference import Reference
 from clear.report import read_report, write_report
@@ -84,7 +85,7 @@ def test_what_is_missed_is_measured_and_the_pocket_still_found() -> None:
 
 def test_the_comparison_with_exact_neighbours_leaves_what_was_measured_as_it_was() -> None:
     reference = Reference(TRAINING, approximate=SOME)
-    wrap = measure_in_pieces(reference)
+    wrap = with_far(reference, measure_in_pieces(reference))
     before = copy.deepcopy(wrap)
     exact = measure_in_pieces(reference.exact())
     seen = []

@@ -1,9 +1,9 @@
-"""What the plan says beside what happens: seconds and resident memory of scans, each in a fresh process.
+"""What the plan says beside what happens: seconds, memory and disk of scans, each in a fresh process.
 
     python -m bench.bench_plan                     writes results/plan.json; python -m bench.report its table
 
-The plan is made just before the scan, by another process. Exit code 1, and a line for each, where seconds or memory of
-a scan, or seconds of a stage longer than `SHORT` seconds, differ from the plan by more than a factor of `WITHIN`.
+The plan is made just before the scan, by another process. Exit code 1, and a line for each, where seconds, memory or
+disk of a scan, or seconds of a stage longer than `SHORT`, differ from the plan by more than a factor of `WITHIN`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ KEPT = (
     "plan_seconds",
     "peak_rss",
     "plan_peak_bytes",
+    "plan_disk_bytes",
     "before_rss",
     "load_at_start",
 )
@@ -46,9 +48,15 @@ def compare(rows: int, mode: str, threads: int, scratch: Path) -> dict[str, Any]
     place, load = scratch / str(rows), os.getloadavg()[0]
     in_process("--write", str(place), "--rows", str(rows))
     common = ("--scan", str(place), "--rows", str(rows), "--threads", str(threads))
-    row = planned_and_run(*common, mode=mode) | {"load_at_start": load}
+    work = scratch / "plan-work"
+    shutil.rmtree(work, ignore_errors=True)
+    row = planned_and_run(*common, mode=mode, work=("--work", str(work))) | {"load_at_start": load}
+    disk = sum(path.stat().st_size for path in work.iterdir())
+    shutil.rmtree(work)
     kept = {name: row[name] for name in KEPT}
     return kept | {
+        "disk": disk,
+        "disk_over_plan": disk / row["plan_disk_bytes"],
         "seconds_over_plan": row["seconds"] / row["plan_seconds"],
         "peak_over_plan": row["peak_rss"] / row["plan_peak_bytes"],
         "stages": stage_seconds(row["stages"]),
@@ -67,7 +75,7 @@ def misses(rows: list[dict[str, Any]]) -> list[str]:
     """A line for each estimate that is off by more than allowed."""
     found = []
     for row in rows:
-        ratios = {name: row[name] for name in ("seconds_over_plan", "peak_over_plan")}
+        ratios = {name: row[name] for name in ("seconds_over_plan", "peak_over_plan", "disk_over_plan")}
         stages, planned = row["stages"], row["plan_stages"]
         ratios |= {f"{name} over its plan": stages[name] / planned[name] for name in STAGES if stages[name] > SHORT}
         found += [
@@ -82,12 +90,12 @@ def text(document: dict[str, Any]) -> str:
     """The table for docs/scaling.md."""
     lines = [
         f"Scans of stores as above, {document['date']}: measured, with what a fresh process imports for it, and in",
-        "brackets what a plan said just before; `python -m bench.bench_plan` repeats it, and fails where a scan takes",
-        f"seconds or memory that differ by more than a factor of {WITHIN}, or a stage of more than {SHORT:g} s does. A",
-        "load above the number of threads means that others used the machine, too.",
+        "brackets what a plan said just before; all keep their pieces. `python -m bench.bench_plan` repeats it, and fails",
+        f"where seconds, memory or disk of a scan, or seconds of a stage of more than {SHORT:g} s, differ by more",
+        f"than a factor of {WITHIN}. A load above the number of threads means that others used the machine, too.",
         "",
-        f"| rows | candidates | seconds | peak MiB | {', '.join(STAGES)}: seconds | threads, load |",
-        "|---|---|---|---|---|---|",
+        f"| rows | candidates | seconds | peak MiB | disk MiB | {', '.join(STAGES)}: seconds | threads, load |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
         stages = ", ".join(f"{row['stages'][name]:.1f} ({row['plan_stages'][name]:.1f})" for name in STAGES)
@@ -96,6 +104,7 @@ def text(document: dict[str, Any]) -> str:
             row["mode"],
             f"{row['seconds']:.1f} ({row['plan_seconds']:.1f})",
             f"{row['peak_rss'] >> 20} ({row['plan_peak_bytes'] >> 20})",
+            f"{row['disk'] / 2**20:.1f} ({row['plan_disk_bytes'] / 2**20:.1f})",
             stages,
             f"{row['threads']}, {row['load_at_start']:.1f}",
         ]

@@ -155,6 +155,7 @@ def plan_scan(rows: int, mode: str, threads: int, probes: int | None) -> dict[st
     return {
         "plan_seconds": plan.seconds,
         "plan_peak_bytes": plan.peak_bytes,
+        "plan_disk_bytes": plan.disk_bytes,
         "plan_stages": {stage.name: stage.seconds for stage in plan.stages},
     }
 

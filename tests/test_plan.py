@@ -106,7 +106,7 @@ def test_a_stray_label_is_refused_alike_with_and_without_a_limit() -> None:
 
 def test_a_wrong_plan_is_named() -> None:
     stages = dict.fromkeys(bench_plan.STAGES, 1.0)
-    good = {"rows": 1000, "mode": "exact", "seconds_over_plan": 1.4, "peak_over_plan": 0.7}
+    good = {"rows": 1000, "mode": "exact", "seconds_over_plan": 1.4, "peak_over_plan": 0.7, "disk_over_plan": 1.0}
     good |= {"stages": stages, "plan_stages": stages}
     assert bench_plan.misses([good, good | {"stages": stages | {"core": 0.4}}]) == []  # too short to tell
     (slow,) = bench_plan.misses([good, good | {"seconds_over_plan": 1.6}])

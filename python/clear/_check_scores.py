@@ -348,7 +348,7 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
     unit = arrays["representative"]
     certain = len(set(unit[arrays["level"] == 2].tolist()))
     n = int((unit == np.arange(len(unit))).sum())
-    accepted = max(0.0, number(report["config"]["false_flags"]) - FALSE_FLAGS)
+    accepted = max(0.0, number(report["config"]["false_flags"]) - FALSE_FLAGS) * min(n, MEASURED_ON) / MEASURED_ON
     rate = CERTAIN_RATE * n + accepted
     fewer = math.fsum(math.exp(i * math.log(rate) - rate - math.lgamma(i + 1)) for i in range(certain))
     exact = report.get("approximation") is None

@@ -40,9 +40,9 @@ def flag_spreads(false_flags: float) -> float:
     return -NormalDist().inv_cdf(false_flags / MEASURED_ON)
 
 
-def more_flags(false_flags: float) -> float:
-    """Flags of a clean set that come on top of what the verdict expects anyway, since the user accepts them."""
-    return max(0.0, false_flags - FALSE_FLAGS)
+def more_flags(false_flags: float, n: int) -> float:
+    """Flags of n clean samples that come on top of what the verdict expects anyway, since the user accepts them."""
+    return max(0.0, false_flags - FALSE_FLAGS) * min(n, MEASURED_ON) / MEASURED_ON
 
 
 def probe_spreads(fpr: float) -> float:

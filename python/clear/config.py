@@ -39,8 +39,8 @@ class ScanConfig:
     review_rate: float = 0.02
     """Largest share of the samples offered for review beside the certain ones, 0 to 0.5."""
     false_flags: float = FALSE_FLAGS
-    """Clean samples of a training set that may be called certain, on average, 1e-6 to 100: odd ones, such as wrong
-    labels, come on top."""
+    """Clean samples that may be called certain, on average, in a training set of a thousand or more (in proportion in a
+    smaller one), 1e-6 to 100; odd ones, such as wrong labels, come on top."""
     false_alarms: float = 0.01
     """Share of clean training sets that may be called poisoned, 1e-6 to 0.2."""
     probe_fpr: float = 0.002

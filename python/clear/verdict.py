@@ -63,7 +63,7 @@ def scan_verdict(reference: Reference, scores: Scores, group: Group) -> Verdict:
     if reference.core_accuracy < config.weak_accuracy:
         return "undecided"
     certain = len(np.unique(reference.representative[scores.level == Level.CERTAIN]))
-    accepted = more_flags(config.false_flags)
+    accepted = more_flags(config.false_flags, n)
     too_many = certain > 0 and pdtrc(certain - 1, CERTAIN_RATE * n + accepted) < config.false_alarms
     may, does = bars(reference)
     if too_many or (group.excess > does and group.flagged >= SMALLEST_POCKET):

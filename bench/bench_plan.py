@@ -90,9 +90,9 @@ def text(document: dict[str, Any]) -> str:
     """The table for docs/scaling.md."""
     lines = [
         f"Scans of stores as above, {document['date']}: measured, with what a fresh process imports for it, and in",
-        "brackets what a plan said just before; all keep their pieces. `python -m bench.bench_plan` repeats it, failing",
-        f"where seconds, memory or disk of a scan, or seconds of a stage of more than {SHORT:g} s, differ by more",
-        f"than a factor of {WITHIN}. A load above the number of threads means that others used the machine, too.",
+        "brackets what a plan said just before; all keep their pieces. `python -m bench.bench_plan` repeats it, and",
+        f"fails where seconds, memory or disk of a scan, or seconds of a stage of more than {SHORT:g} s, differ by",
+        f"more than a factor of {WITHIN}. A load above the number of threads means that others used the machine, too.",
         "",
         f"| rows | candidates | seconds | peak MiB | disk MiB | {', '.join(STAGES)}: seconds | threads, load |",
         "|---|---|---|---|---|---|---|",

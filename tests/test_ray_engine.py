@@ -82,6 +82,36 @@ def test_a_network_that_fails_is_named_with_its_rows(tmp_path: Path, cluster: ob
         )
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_each_gpu_of_a_cluster_gets_an_actor_of_its_own(tmp_path: Path, cluster: object) -> None:
+    """Nodes may say that they have GPUs: what is tested is who gets which, not the device."""
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+
+    begun = tmp_path / "begun"
+    begun.mkdir()
+
+    class Tells(torch.nn.Module):  # the GPU that a sample is computed with
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, x: object) -> object:
+            import os
+            import time
+
+            (begun / os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+            last = time.monotonic() + 60
+            while len(list(begun.iterdir())) < 2 and time.monotonic() < last:
+                time.sleep(0.01)  # until the other actor has begun, too
+            return self.head(torch.tensor([float(os.environ["CUDA_VISIBLE_DEVICES"]), 0.0, 0.0]).expand(len(x), 3))
+
+    inputs = np.ones((64, 3), np.float32), np.zeros(64, np.int64)
+    node = cluster.add_node(num_cpus=3, num_gpus=2)  # type: ignore[attr-defined]
+    features = clear.extract_to_store(Tells(), inputs, tmp_path / "set", batch_size=4, shard_rows=4, engine="ray")
+    cluster.remove_node(node)  # type: ignore[attr-defined]
+    assert set(np.asarray(features.values)[:, 0].tolist()) == {0.0, 1.0}
+
+
 def test_a_single_file_is_not_extracted_by_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["features", "net.safetensors", "images.npz", "--architecture", "digits_cnn", "--engine", "ray"]
     assert main([*words, "--out", "set.npy"]) == 64

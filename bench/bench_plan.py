@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.large_scans import in_process, planned_and_run
+from bench.large_scans import WIDTH, in_process, planned_and_run
+from clear.plan import _filed
 
 SIZES = (10_000, 50_000, 200_000)
 RESULTS = Path(__file__).parent / "results" / "plan.json"
@@ -51,7 +52,8 @@ def compare(rows: int, mode: str, threads: int, scratch: Path) -> dict[str, Any]
     work = scratch / "plan-work"
     shutil.rmtree(work, ignore_errors=True)
     row = planned_and_run(*common, mode=mode, work=("--work", str(work))) | {"load_at_start": load}
-    disk = sum(path.stat().st_size for path in work.iterdir())
+    files = _filed(rows, WIDTH)  # without names: gone by now
+    disk = sum(path.stat().st_size for path in work.iterdir()) + sum(files.values())
     shutil.rmtree(work)
     kept = {name: row[name] for name in KEPT}
     return kept | {

@@ -5,7 +5,8 @@
 Training sets without poisons, and further samples of the same data as inputs, with what a logistic regression fitted on
 the training set predicts for them: synthetic classes, scikit-learn's digits as they are, pixels of Fashion-MNIST (where
 Debian's dataset-fashion-mnist is installed), and, with DIR (as in real_runs.py), ResNet-20 features of CIFAR-10's test
-images. Writes bench/results/budgets.json and the table in docs/how-it-works.md.
+images. Each budget is changed alone. Writes bench/results/budgets.json (rows of data that are not here stay) and the
+table in docs/how-it-works.md.
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ def measure(source: Source) -> dict[str, Any]:
         order = np.random.default_rng(FIRST_SEED + number).permutation(len(labels))
         train, rest = order[:TRAINING], order[TRAINING : TRAINING + INPUTS]
         training = clear.Features.from_arrays(values[train], labels[train])
-        for i, (alarms, flags) in enumerate(zip(ALARMS, FLAGS, strict=True)):
-            found = clear.scan(training, config=clear.ScanConfig(false_alarms=alarms, false_flags=flags))
-            poisoned[i] += found.verdict == "poisoned"
-            certain[i] += int((found.scores.level == Level.CERTAIN).sum())
+        poisoned += [
+            clear.scan(training, config=clear.ScanConfig(false_alarms=a)).verdict == "poisoned" for a in ALARMS
+        ]
+        levels = [clear.scan(training, config=clear.ScanConfig(false_flags=f)).scores.level for f in FLAGS]
+        certain += [int((level == Level.CERTAIN).sum()) for level in levels]
         scaler = StandardScaler().fit(values[train])
         model = LogisticRegression(C=0.01, max_iter=500).fit(scaler.transform(values[train]), labels[train])
         predicted = model.predict(scaler.transform(values[rest]))
@@ -111,7 +113,8 @@ def main() -> None:
     """Measure, write, and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
-    rows = [measure(source) for source in sources(parser.parse_args().data)]
+    kept = {row["data"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))} if RESULTS.exists() else {}
+    rows = list((kept | {source.name: measure(source) for source in sources(parser.parse_args().data)}).values())
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     put_table(MARKERS, table(rows))
     print(table(rows))

@@ -172,7 +172,7 @@ def run_scan(folder: Path, mode: str, threads: int, probes: int | None, work: Pa
     how = chosen["approximate"]
     before, meter, cpu = resident(), Meter(), time.process_time()
     meter.enter_at(reference, "cross_validate", "core")
-    meter.enter_at(detect, "score_hulls", "flags and agreement")
+    meter.enter_at(detect, "with_far", "flags and agreement")
     meter.enter_at(detect, "compare_scan", "flags and agreement")
     meter.time_calls(class_index.ClassIndex, "own", "of these: neighbours")
     meter.time_calls(class_index.ClassIndex, "others", "of these: neighbours")

@@ -155,6 +155,37 @@ def test_what_cannot_be_joined_is_one_line(old: Features, work: Path, tmp_path: 
         clear.scan(join(old, values, labels), previous=tmp_path / "half")
 
 
+def test_joining_does_not_depend_on_the_threads_of_blas(old: Features, work: Path) -> None:
+    from threadpoolctl import threadpool_limits
+
+    values, labels = make_classes(12, per_class=300)
+    margins = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            margins.append(join_scan(join(old, values, labels), work).reference.margin)
+    np.testing.assert_array_equal(*margins)
+
+
+@pytest.mark.parametrize("piece", ["core-00001.npz", "hulls-00002.npz", "crowds-00000.npz"])
+def test_a_damaged_piece_of_a_finished_scan_is_named(
+    piece: str, old: Features, work: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = shutil.copytree(work, tmp_path / "work")
+    whole = (folder / piece).read_bytes()
+    (folder / piece).write_bytes(whole[:-40] + bytes(8) + whole[-32:])
+    with pytest.raises(UnsafeFile, match=rf"{piece}.*: scan the samples that were scanned again, with workdir="):
+        join_scan(join(old, *more_samples("a few", old)), folder)
+    assert not recwarn.list
+
+
+def test_a_finished_scan_is_joined_under_other_budgets(old: Features, work: Path) -> None:
+    config = clear.ScanConfig(false_flags=50.0, false_alarms=0.1, review_rate=0.1)
+    features = join(old, *more_samples("a few", old))
+    result = clear.scan(features, previous=work, config=config)
+    assert result.config == config
+    assert len(result.flags) > len(clear.scan(features, previous=work).flags)
+
+
 def test_the_command_line_joins(old: Features, work: Path, tmp_path: Path, capsys) -> None:
     clear.save_features(join(old, *more_samples("a few", old)), tmp_path / "all.npz")
     assert main(["scan", str(tmp_path / "all.npz"), "--previous", str(work), "--json"]) in (0, 1, 2)

@@ -132,6 +132,16 @@ def test_lists_are_searched_on_nodes_that_hold_the_whole_set(cluster: object) ->
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_its_folder_of_work_is_that_of_one_process(tmp_path: Path, cluster: object) -> None:
+    found = []
+    for engine in ("local", "ray"):
+        clear.scan(FEATURES, workdir=tmp_path / engine, piece_rows=100, engine=engine)  # type: ignore[arg-type]
+        found.append({path.name: path.read_bytes() for path in (tmp_path / engine).iterdir()})
+    assert found[0] == found[1]
+    assert {name.partition("-")[0] for name in found[0]} == {"core", "hulls", "crowds", "manifest.json", "views.json"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_another_cluster_than_the_connected_one_is_refused(cluster: object) -> None:
     with pytest.raises(
         ValueError, match="address is '10.9.9.9:1', but this process is connected to the Ray cluster at"

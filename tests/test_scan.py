@@ -368,21 +368,48 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * (len(scores) - hits)))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_nearest_hull_is_that_of_all_hulls_measured(seed: int) -> None:
-    """Most hulls are only proven to lie farther than the nearest; two labels have few rows, one none."""
-    values, labels = make_classes(seed, separation=0.5 * seed)
-    kept = np.flatnonzero((labels < 3) | (np.arange(len(labels)) % 10 == 0))
-    values[kept[labels[kept] == 1][:9]] = values[kept[labels[kept] == 2][:9]]  # points in two hulls: equal distances
-    reference = Reference(clear.Features.from_arrays(values[kept], labels[kept], class_names=tuple("abcdef")))
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-8])
+@pytest.mark.parametrize("separation", [0.0, 0.5, 1.5])
+def test_the_nearest_hull_is_that_of_all_hulls_measured(separation: float, tolerance: float) -> None:
+    """Most hulls are only proven to lie farther than the nearest. Two labels have the same rows, one few, one none."""
+    values, labels = make_classes(3, separation=separation)
+    kept = np.flatnonzero((labels != 4) | (np.arange(len(labels)) % 10 == 0))
+    values, labels = values[kept], labels[kept]
+    values[labels == 1] = values[labels == 0]
+    config = clear.ScanConfig(hull_tolerance=tolerance)
+    reference = Reference(Features(values, labels, class_names=tuple("abcdef")), config=config)
+    reference.in_core[:] = True
     rows, asked = reference.rows, reference.labels
     distance, label, vertices = nearest_other(reference, rows, asked)
-    members = reference.index((0, 6)).others(rows, asked, reference.config.hull_size, None).indices
-    every = distances(reference, rows, members.reshape(-1, members.shape[2]), np.repeat(np.arange(len(rows)), 6))
-    every = every.reshape(len(rows), 6)
+    members = reference.index((0, 6)).others(rows, asked, config.hull_size, None).indices
+    flat, owner = members.reshape(-1, members.shape[2]), np.repeat(np.arange(len(rows)), 6)
+    every = distances(reference, rows, flat, owner).reshape(-1, 6)
     np.testing.assert_array_equal(label, every.argmin(axis=1))
     np.testing.assert_array_equal(distance, every.min(axis=1))
     np.testing.assert_array_equal(vertices, members[np.arange(len(rows)), label])
+    assert ((every == every.min(axis=1, keepdims=True)).sum(axis=1) == 2)[asked > 1].any()  # ties, of 0 and 1
+
+    some = np.nextafter(every.min(axis=1), np.inf)[owner]  # nearest hulls are measured, all farther ones need not be
+    told = distances(reference, rows, flat, owner, beyond=some).reshape(-1, 6)
+    near = every <= some.reshape(-1, 6)
+    np.testing.assert_array_equal(told[near], every[near])
+    assert (np.isinf(told) | (told == every)).all()
+    assert np.isinf(told[~near & np.isfinite(every)]).mean() > 0.5
+    at_bar = distances(reference, rows, flat, owner, beyond=every.ravel())
+    np.testing.assert_array_equal(at_bar, every.ravel())  # none is farther than itself
+
+
+def test_of_equally_near_hulls_that_of_the_smaller_label_counts() -> None:
+    """On a circle: both hulls begin at the same row, and the one with the smaller label looks farther."""
+    angles = np.array([0.5, 1.2, 0.5, 0.8, 0.0, 4.2, 4.3, 4.4])
+    labels = np.array([0, 0, 1, 1, 2, 2, 2, 2])
+    values = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    features = Features(np.concatenate([values, -values]), np.concatenate([labels, labels]))  # the mean is 0
+    reference = Reference(features, config=clear.ScanConfig(hull_size=2, pca_width=2))
+    reference.in_core[:] = True
+    distance, label, vertices = nearest_other(reference, reference.rows[4:5], np.array([2]))
+    np.testing.assert_allclose(distance, 2 * np.sin(0.25), rtol=1e-6)
+    assert (label.tolist(), vertices.tolist()) == ([0], [[0, 1]])
 
 
 def test_the_literal_reading_is_inverted_while_the_collapse_separates() -> None:

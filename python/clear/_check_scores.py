@@ -364,9 +364,8 @@ def _scan_verdict(report: Any, arrays: dict[str, Any]) -> str:
 
 
 def _stands_out(spreads: float, n: int) -> float:
-    law = NormalDist()
-    rarity = law.cdf(-spreads) * MEASURED_ON / max(n, MEASURED_ON)
-    return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
+    rarity = 0.5 * math.erfc(spreads / math.sqrt(2)) * MEASURED_ON / max(n, MEASURED_ON)
+    return -NormalDist().inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
 
 
 def distinct_mates(arrays: dict[str, Any], row: int) -> Any:

@@ -12,7 +12,7 @@ docs/how-it-works.md ("Error budgets") shows:
 
 from __future__ import annotations
 
-from math import log
+from math import erfc, log, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -59,6 +59,5 @@ def verdict_bars(false_alarms: float, n: int) -> Bars:
 def stands_out(spreads: float, n: int) -> float:
     """As rare among n samples as so many spreads are among a thousand, if tails are normal: the largest of more is
     larger."""
-    law = NormalDist()
-    rarity = law.cdf(-spreads) * MEASURED_ON / max(n, MEASURED_ON)
-    return -law.inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads
+    rarity = 0.5 * erfc(spreads / sqrt(2)) * MEASURED_ON / max(n, MEASURED_ON)  # `NormalDist.cdf` cancels far out
+    return -NormalDist().inv_cdf(rarity) if n > MEASURED_ON and rarity > 0 else spreads

@@ -291,10 +291,11 @@ def _nearest_of_run(
 ) -> tuple[Floats, Ints, Ints]:
     """`nearest_other` among the labels of the index; infinitely far where it has no other."""
     near = index.others(points, labels, reference.config.hull_size, groups)
-    present = np.isfinite(near.distances)
+    present = near.indices >= 0
     counts, at = present.sum(axis=2), np.arange(len(points))
-    mean = np.where(present, near.distances, 0.0).sum(axis=2) / np.maximum(counts, 1)
-    label = np.where(counts > 0, mean, np.inf).argmin(axis=1)  # its hull is most often the nearest
+    total = near.distances.sum(axis=2, where=present, initial=0.0)
+    del present
+    label = np.where(counts > 0, total / np.maximum(counts, 1), np.inf).argmin(axis=1)  # most often the nearest hull
     nearest = distances(reference, points, near.indices[at, label])
     rest = counts > 0
     rest[at, label] = False

@@ -42,7 +42,8 @@ class ScanConfig:
     """Clean samples that may be called certain, on average, in a training set of a thousand or more (in proportion in a
     smaller one), 1e-6 to 100; odd ones, such as wrong labels, come on top."""
     false_alarms: float = 0.01
-    """Share of clean training sets that may be called poisoned, 1e-6 to 0.2."""
+    """Share of clean training sets that may be called poisoned, 1e-6 to 0.2. Crowds, whose samples are certain whatever
+    `false_flags` says, have the same bar."""
     probe_fpr: float = 0.002
     """Share of clean inputs that a probe may flag, 1e-6 to 0.2."""
     hull_tolerance: float = 1e-3

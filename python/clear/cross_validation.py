@@ -177,16 +177,21 @@ def _fit_predict(rows: Rows, labels: Ints, others: Rows, other_labels: Ints, hel
         for name in ("mean", "scale"):
             model[name] = np.concatenate([getattr(scaler, f"{name}_") for scaler in scalers]).astype(np.float32)
         fitted = LogisticRegression(C=0.01, max_iter=200).fit(_standardise(model, rows), labels)
-        model |= {"coef": fitted.coef_, "intercept": fitted.intercept_}
-    return predict(model, others, other_labels, held_out) | model
+        # One order in memory, wherever it was fitted: sums depend on it.
+        model |= {"coef": np.ascontiguousarray(fitted.coef_), "intercept": fitted.intercept_}
+    return _predict(model, others, other_labels, held_out) | model
 
 
-def predict(model: Arrays, others: Rows, other_labels: Ints, held_out: Ints | None = None) -> Arrays:
-    """What a classifier that `fit_predict` has returned says of others, or of others[held_out]: labels and margins."""
+def predict(model: Arrays, others: Rows, other_labels: Ints) -> Arrays:
+    """What a classifier that `fit_predict` has returned says of others, on one BLAS thread: labels and margins."""
+    with one_blas_thread():
+        return _predict(model, others, other_labels, np.arange(len(others)))
+
+
+def _predict(model: Arrays, others: Rows, other_labels: Ints, held_out: Ints) -> Arrays:
     from sklearn.linear_model import LogisticRegression
 
     known = model["known"]
-    held_out = np.arange(len(others)) if held_out is None else held_out
     if len(known) == 1:
         alike = other_labels[held_out] == known[0]
         return {"predicted": np.full(len(held_out), known[0]), "margin": np.where(alike, -LARGEST, LARGEST)}

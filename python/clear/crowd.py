@@ -32,7 +32,7 @@ from clear.pockets import label_excess, linked, mean_of_best, standard
 from clear.prepare import Ints, Rows
 from clear.reference import Reference, for_copies
 from clear.results import HullEvidence
-from clear.work import PIECE_ROWS, Work
+from clear.work import PIECE_ROWS, Work, cut
 
 __all__ = ["STAGE", "Crowds", "far_distances", "far_evidence", "find_crowds", "nearest_far", "with_far"]
 
@@ -81,7 +81,7 @@ def nearest_far(reference: Reference, points: Rows, labels: Ints) -> tuple[Float
     return apart[at, label], label, members[at, label]
 
 
-def find_crowds(reference: Reference, wrap: Wrap, progress: Progress = False) -> Crowds:
+def find_crowds(reference: Reference, wrap: Wrap) -> Crowds:
     """The crowds of a training set, one label after another; `wrap` holds the distinct samples (`with_far`)."""
     units, labels, own = reference.units, reference.labels[reference.units], wrap.far
     assert own is not None  # noqa: S101 - measured by the caller
@@ -142,22 +142,21 @@ def with_far(
 ) -> Wrap:
     """The hulls of all distinct samples with `far_distances`; with `work` these are stored, too. Time O(n width)."""
     count = len(reference.units)
-    found, pieces = np.empty(count), -(-count // piece_rows)
+    found, pieces = np.empty(count), cut(count, piece_rows)
     with track(progress, STAGE, count) as advance:
-        for piece in range(pieces):
-            part = slice(piece * piece_rows, min(count, (piece + 1) * piece_rows))
+        for piece, part in enumerate(pieces):
             arrays = None if work is None else work.load(STAGE, piece)
             if arrays is None:
                 if work is not None:
-                    work.check_time(STAGE, piece, pieces)
-                rows = reference.units[part]
+                    work.check_time(STAGE, piece, len(pieces))
+                rows = reference.units[part.start : part.stop]
                 far = far_distances(reference, reference.rows[rows], reference.labels[rows], rows)
                 arrays = {"far": far}
                 if work is not None:
                     work.save(STAGE, piece, arrays)
                 forget(reference.rows)
-            found[part] = arrays["far"]
-            advance(part.stop - part.start)
+            found[part.start : part.stop] = arrays["far"]
+            advance(len(part))
     return replace(wrap, far=found)
 
 

@@ -191,9 +191,9 @@ def _scan_joining(
         for row in np.flatnonzero(before != after).tolist()
     )
     note = (
-        f"incremental: {len(features.labels) - known} samples joined a scan of {known}; mean, projection and core "
-        f"classifier are that scan's; of its samples {joining.measured_again} were measured again, "
-        f"{len(changed)} have another level"
+        f"incremental: {len(features.labels) - known} samples joined a scan of {known}; mean, projection, core "
+        "classifier and the few rows that stand for a class in the test for crowds are that scan's; of its samples "
+        f"{joining.measured_again} were measured again, {len(changed)} have another level"
     )
     joined = Joined(known, joining.measured_again, changed)
     return replace(result, notes=(note, *result.notes), joined=joined)

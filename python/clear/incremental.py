@@ -96,7 +96,7 @@ def join_scan(
     labels = as_labels(features.labels, n, classes=n_classes)
     preparation = fit_preparation(values, config, rows=known, progress=progress)
     rows = apply_preparation(values, preparation, progress=progress)
-    work = Work(previous, piece_rows=piece_rows)
+    work = Work(previous, piece_rows=piece_rows, finished=True)
     work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config))
     _check_views(work, views, known, n)
     first = find_representatives(rows, labels)
@@ -140,7 +140,7 @@ def join_scan(
     found = measure(
         reference, rows[new], labels[new], (SCAN_SCALE,), exclude=new, progress=progress, stage="new samples"
     )
-    found = replace(found, far=far_distances(reference, rows[new], labels[new], new))
+    found = replace(found, far=far_distances(reference, rows[new], labels[new], new, progress))
     return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
 
 
@@ -263,7 +263,7 @@ def _measure_others(
 ) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
     at = np.arange(len(old))
-    best, best_label = _nearest_touched(reference, old, touched, other, other_label, progress)
+    best, best_label = _nearest_touched(reference, old, touched, other, progress)
     same = (best == other) & (best_label == other_label)
     moved = touched[at, other_label] & (best >= other) & ~same
     nearer = (best < other) | ((best == other) & (best_label < other_label))
@@ -278,17 +278,9 @@ def _measure_others(
 
 
 def _nearest_touched(
-    reference: Reference,
-    old: Ints,
-    touched: Mask,
-    other: Floats,
-    other_label: npt.NDArray[np.int32],
-    progress: Progress,
+    reference: Reference, old: Ints, touched: Mask, other: Floats, progress: Progress
 ) -> tuple[Floats, Ints]:
-    """Distance and label of the nearest touched hull of each sample; inf and the number of classes without any.
-
-    Of those farther away than `other` only that of `other_label` is measured.
-    """
+    """Distance and label of the nearest touched hull of each sample; inf where all, if any, lie beyond `other`."""
     label, row = np.nonzero(touched.T)  # one class after another, as they are packed
     apart = np.empty(len(row))
     size, width = reference.config.hull_size, reference.rows.shape[1]
@@ -296,9 +288,7 @@ def _nearest_touched(
         for block in blocks(len(row), 4 * width + 24 * size, budget=PAIR_BYTES):
             points = reference.rows[old[row[block]]]
             members = reference.nearest(points, label[block], size, core=True)
-            known = other_label[row[block]] == label[block]
-            beyond = np.where(known, np.inf, other[row[block]])
-            apart[block] = distances(reference, points, members, beyond=beyond)
+            apart[block] = distances(reference, points, members, beyond=other[row[block]])
             advance(len(points))
     best, best_label = np.full(len(old), np.inf), np.full(len(old), reference.n_classes)
     order = np.lexsort((label, apart, row))

@@ -15,7 +15,7 @@ from clear.config import SCAN_SCALE
 from clear.prepare import Ints
 from clear.reach import Recorder
 from clear.reference import Reference, positions
-from clear.work import PIECE_ROWS, Arrays, Work
+from clear.work import PIECE_ROWS, Arrays, Work, cut
 
 __all__ = [
     "LOCAL_ROWS",
@@ -154,7 +154,7 @@ def _store_pieces(
 
 def cut_pieces(count: int, piece_rows: int) -> list[Piece]:
     """Ranges of distinct samples, for all classes."""
-    return [Piece(i, start, min(count, start + piece_rows)) for i, start in enumerate(range(0, count, piece_rows))]
+    return [Piece(i, part.start, part.stop) for i, part in enumerate(cut(count, piece_rows))]
 
 
 def _stored_runs(reference: Reference, work: Work, whole: Piece) -> set[Run | None]:

@@ -54,6 +54,8 @@ MANY_FASTER = 0.9
 LISTS_SLOWER, ROWS_MORE = 0.75, 80
 """An operation in lists over one in a whole class, and how much more of it a row of a list costs, divided by the rows
 of a list: 1.4 of 128 rows, 0.9 of 500, as fewer queries and rows meet at a time."""
+SHORTEST_LIST = 64
+"""Shorter ones were not measured: they are taken to cost no more."""
 FILES_SLOWER = 2.0
 """Preparing many rows over preparing those of the measurement, which are in memory: files are read, too."""
 GRAPHS_FIRST, GRAPHS_AGAIN = 2, 4
@@ -175,13 +177,14 @@ def plan_scan(
     core_seconds = rates["imports"] + (fitted * config.folds + n * PREDICTED) * rates["core"]
     after = rates["hulls"] * (HULLS_OF_SCORE + (0 if how is None else HULLS_OF_COMPARISON))
     kept, peak = _memory(n, d, classes, config, workers, how)
-    pieces = 16 * n, (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
+    of_folds = 16 * n + 4 * config.folds * (width + 1) * classes
+    of_hulls = (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     filed = _filed(n, width)
     stages = (
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], filed["prepare"]),
-        Stage("core", float(fitted * config.folds), core_seconds, peak["core"], pieces[0]),
+        Stage("core", float(fitted * config.folds), core_seconds, peak["core"], of_folds),
         Stage("neighbours", operations, searching, peak["hulls"], 0),
-        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], pieces[1] + filed["hulls"]),
+        Stage("hulls", float(hulls), hulls * rates["hulls"], peak["hulls"], of_hulls + filed["hulls"]),
         Stage("flags", float(n), n * after + again, peak["flags"], CROWD_BYTES * n + filed["flags"]),
     )
     process = max(resident_bytes(), LIBRARY_BYTES)
@@ -239,12 +242,12 @@ def _searched_rows(n: int, classes: int, how: Approximate | None) -> float:
 def _list_count(n: int, classes: int, how: Approximate) -> tuple[int, int]:
     """Rows of a class, and lists that they are cut into."""
     size = max(1, n // classes)
-    return size, how.lists or default_lists(size)
+    return size, min(how.lists or default_lists(size), size)
 
 
 def _lists_slower(n: int, classes: int, how: Approximate) -> float:
     size, lists = _list_count(n, classes, how)
-    return LISTS_SLOWER + ROWS_MORE * lists / size
+    return LISTS_SLOWER + ROWS_MORE / max(SHORTEST_LIST, size / lists)
 
 
 def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:

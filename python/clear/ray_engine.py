@@ -41,7 +41,7 @@ class RayEngine:
         self._node_memory = node_memory
 
     def fit_folds(self, rows: Rows, labels: Ints, folds: dict[int, Fold]) -> Iterator[tuple[int, Arrays]]:
-        """Yield what folds predict, as they get done; each gets the rows that it needs, no others."""
+        """Yield `fit_predict` of folds, as they get done; each gets the rows that it needs, no others."""
         task = self._task(fit_predict)
 
         def hand_out(fold: int) -> list[Any]:

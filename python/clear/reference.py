@@ -46,6 +46,8 @@ __all__ = ["Parts", "Reference", "for_copies", "positions", "require_by_class", 
 
 PIECES = 3
 """What stored pieces of a scan hold: raised when that changes."""
+OF_SCORES = ("review_rate", "false_flags", "false_alarms", "probe_fpr", "weak_accuracy")
+"""Settings that no piece depends on: scores are made anew each time."""
 
 
 def for_copies(reference: Reference, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
@@ -361,7 +363,7 @@ def scan_inputs(
         "features": hash_array(rows),
         "labels": hash_array(labels),
         "classes": n_classes,
-        "config": asdict(config),
+        "config": {name: value for name, value in asdict(config).items() if name not in OF_SCORES},
         "approximate": None if how is None else describe(how),
         "pieces": PIECES,
         "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},

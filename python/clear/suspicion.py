@@ -81,7 +81,7 @@ def score_hulls(reference: Reference, wrap: Wrap, progress: Progress = False) ->
     config = reference.config
     k, r, crowded = collapse(wrap, 0), reassignment(wrap, 0), np.full(len(wrap.other), np.nan)
     full = wrap.own_size[0] >= config.hull_size // 2
-    crowds = find_crowds(reference, wrap, progress)
+    crowds = find_crowds(reference, wrap)
     suggested = wrap.other_label.copy()
     at = crowds.at
     k[at], r[at], suggested[at], crowded[at] = (

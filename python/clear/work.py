@@ -4,6 +4,7 @@ manifest.json         what the work depends on (hashes of the inputs, settings, 
 views.json            hashes of the views that the scan has, which no piece depends on; written before any piece
 core-00000.npz        one file for each finished piece of a stage: its arrays, and a digest of these, the piece's
 hulls-00000.npz       name and the manifest; it appears under this name only when it is complete
+crowds-00000.npz
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from clear._files import MANIFEST, atomic_write, make_folder, remove_leftovers
 from clear._npy import read_npz
 from clear.errors import LimitReached, UnsafeFile
 
-__all__ = ["PIECE_ROWS", "Arrays", "Work", "hash_array"]
+__all__ = ["PIECE_ROWS", "Arrays", "Work", "cut", "hash_array"]
 
 SCHEMA = "clear-work/1"
 MAX_MANIFEST = 1 << 20
@@ -53,6 +54,8 @@ class Work:
         Time from now after which no further piece is begun: `check_time` then raises `LimitReached`.
     views : sequence of str, optional
         Hashes of the views of the scan, none without any: `begin` keeps them, `read_views` gives them back.
+    finished : bool
+        Pieces are only read: a damaged one is an error.
     """
 
     def __init__(
@@ -62,8 +65,9 @@ class Work:
         piece_rows: int = PIECE_ROWS,
         max_seconds: float | None = None,
         views: Sequence[str] | None = None,
+        finished: bool = False,
     ) -> None:
-        self._views = views
+        self._views, self._finished = views, finished
         self.piece_rows = as_count(piece_rows, "piece_rows")
         self._limit = None if max_seconds is None else as_number(max_seconds, "max_seconds")
         self.folder = make_folder(folder)
@@ -113,7 +117,10 @@ class Work:
             )
 
     def load(self, stage: str, piece: int) -> Arrays | None:
-        """Return the arrays of a finished piece; None where there is none, or (with a warning) a damaged one."""
+        """Return the arrays of a finished piece; None where there is none, or (with a warning) a damaged one.
+
+        Raises UnsafeFile for a damaged one where the work is finished.
+        """
         path = self._path(stage, piece)
         if not path.exists():
             return None
@@ -123,6 +130,8 @@ class Work:
                 if arrays.pop("digest").tobytes() != self._digest(stage, piece, arrays):
                     raise UnsafeFile(f"{path} is damaged, or of other inputs: its digest differs")
         except UnsafeFile as error:
+            if self._finished:
+                raise UnsafeFile(f"{error}: {RECORD_AGAIN}") from error
             warnings.warn(f"{error}; this piece is computed again", RuntimeWarning, stacklevel=2)
             return None
         return arrays
@@ -142,6 +151,11 @@ class Work:
             total.update(f" {name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
             total.update(np.ascontiguousarray(arrays[name]).data)
         return total.digest()
+
+
+def cut(count: int, piece_rows: int) -> list[range]:
+    """Ranges of samples, a piece each."""
+    return [range(start, min(count, start + piece_rows)) for start in range(0, count, piece_rows)]
 
 
 def hash_array(array: npt.NDArray[Any]) -> str:

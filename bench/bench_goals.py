@@ -38,7 +38,7 @@ def training(n: int) -> clear.Features:
     return clear.Features.from_arrays(values, labels.astype(np.int64))
 
 
-def pieces(folder: Path, n: int = 200_000, turns: int = 5) -> dict[str, Any]:
+def pieces(folder: Path, n: int = 200_000, turns: int = 3) -> dict[str, Any]:
     """CPU time of a scan that keeps its pieces over that of one pass in memory, in turns, one thread."""
     data = training(n)
     ratios, seconds = [], []

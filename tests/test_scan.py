@@ -16,7 +16,7 @@ from samples import make_classes, make_pocket
 import clear
 from clear.budgets import stands_out
 from clear.check import check_report
-from clear.collapse import BLOCK_BYTES, collapse, distances, measure, nearest_other
+from clear.collapse import BLOCK_BYTES, FEW, collapse, distances, measure, nearest_other
 from clear.config import PROBE_SCALES
 from clear.probing import training_collapse
 from clear.reference import Reference
@@ -410,6 +410,8 @@ def test_of_equally_near_hulls_that_of_the_smaller_label_counts() -> None:
     distance, label, vertices = nearest_other(reference, reference.rows[4:5], np.array([2]))
     np.testing.assert_allclose(distance, 2 * np.sin(0.25), rtol=1e-6)
     assert (label.tolist(), vertices.tolist()) == ([0], [[0, 1]])
+    many = nearest_other(reference, np.repeat(reference.rows[4:5], FEW, axis=0), np.full(FEW, 2))
+    assert all((part == one).all() for part, one in zip(many, (distance, label, vertices), strict=True))
 
 
 def test_the_literal_reading_is_inverted_while_the_collapse_separates() -> None:

@@ -55,6 +55,8 @@ FLOOR = 1e-6
 """Added to hull distances (of unit rows) before the logarithm."""
 NEAREST_MATES = 10
 """Mates that are kept: a sample's score is supported by theirs (`pockets.mean_of_best`)."""
+FEW = 32
+"""Points for which a second question about their hulls takes longer than measuring all of them."""
 BLOCK_BYTES = 64 << 20
 """Working memory of one block of samples; the number of classes only changes how many samples a block has."""
 
@@ -291,16 +293,19 @@ def _nearest_of_run(
 ) -> tuple[Floats, Ints, Ints]:
     """`nearest_other` among the labels of the index; infinitely far where it has no other."""
     near = index.others(points, labels, reference.config.hull_size, groups)
-    present = near.indices >= 0
-    counts, at = present.sum(axis=2), np.arange(len(points))
-    total = near.distances.sum(axis=2, where=present, initial=0.0)
+    present, at = near.indices >= 0, np.arange(len(points))
+    counts = present.sum(axis=2)
+    nearest, label, rest = np.full(len(points), np.inf), np.zeros(len(points), np.int64), counts > 0
+    many = len(points) >= FEW
+    if many:  # one hull is measured first, and of the others only those that may be nearer
+        total = near.distances.sum(axis=2, where=present, initial=0.0)
+        label = np.where(rest, total / np.maximum(counts, 1), np.inf).argmin(axis=1)  # most often the nearest
+        nearest = distances(reference, points, near.indices[at, label])
+        rest[at, label] = False
     del present
-    label = np.where(counts > 0, total / np.maximum(counts, 1), np.inf).argmin(axis=1)  # most often the nearest hull
-    nearest = distances(reference, points, near.indices[at, label])
-    rest = counts > 0
-    rest[at, label] = False
     owner, other = np.nonzero(rest)
-    apart = distances(reference, points, near.indices[owner, other], owner, beyond=nearest[owner])
+    beyond = nearest[owner] if many else None
+    apart = distances(reference, points, near.indices[owner, other], owner, beyond=beyond)
     order = np.lexsort((other, apart, owner))
     best = order[np.flatnonzero(np.diff(owner[order], prepend=-1))]
     who, found = owner[best], apart[best]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import blocks
+from clear._arrays import blocks, forget
 from clear._progress import Progress, track
 from clear.approximate import describe
 from clear.class_index import ClassIndex
@@ -105,6 +105,7 @@ def compare_scan(reference: Reference, wrap: Wrap, score: Score, progress: Progr
         replaced, _ = score(wrap)
         found = replaced.level[rows], replaced.suggested_label[rows]
         _put(wrap, at, kept)
+        forget(wrap.mates)  # the recall comes next, and wants memory
         return found
 
     every = np.arange(len(reference.rows))

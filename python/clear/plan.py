@@ -73,7 +73,7 @@ PREDICTED = 0.1
 """Predicting a row over fitting on it."""
 HULLS_PROVEN = 0.9
 """Of the seconds of hulls: most of other labels' are only proven to lie farther away, and picked out for that."""
-HULLS_OF_SCORE, HULLS_OF_COMPARISON = 3.0, 3.5
+HULLS_OF_SCORE, HULLS_OF_COMPARISON = 4.0, 3.5
 """Of a sample, after its hulls, in the seconds of a hull: its scores; the comparison with exact neighbours."""
 PRODUCT_SIDE = 384
 

@@ -94,3 +94,24 @@ def test_accepted_flags_do_not_make_a_verdict() -> None:
     result = clear.scan(Features(values, labels), config=clear.ScanConfig(false_flags=50.0))
     assert (result.scores.level == clear.Level.CERTAIN).sum() > 4  # more than 4 in 1,000
     assert result.verdict != "poisoned"
+
+
+def test_the_measured_table_counts_more_for_larger_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the data sets of the evaluation need the torch extra")
+    from bench import budgets as measured
+
+    for name, count in {"SETS": 2, "TRAINING": 200, "INPUTS": 300}.items():
+        monkeypatch.setattr(measured, name, count)
+    values, labels = make_classes(3, classes=4, per_class=200, separation=1.0)
+    row = measured.measure(measured.Source("classes", values, labels))
+    assert row["inputs"] == 600
+    for counts, wanted in (("poisoned", measured.ALARMS), ("certain", measured.FLAGS), ("flagged", measured.RATES)):
+        assert row[counts] == sorted(row[counts])
+        assert len(row[counts]) == len(wanted)
+    assert 0 < row["certain"][-1] < 40
+    assert 0 < row["flagged"][-1] < 120
+    shown = measured.table([row]).splitlines()
+    assert shown[0].startswith("| clean data, 2 sets of 200 | poisoned at `false_alarms` 0.01, 0.05, 0.2 |")
+    assert shown[2].startswith("| classes | ")
+    assert f"{row['certain'][-1] / 2:.2f}" in shown[2]
+    assert shown[2].endswith(f"{row['flagged'][-1] / 600:.4f} of 600 |")

@@ -262,19 +262,25 @@ def test_plan_estimates_a_scan(
 ) -> None:
     import clear.plan
 
-    stage = clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20, 5 << 20)
+    stages = (
+        clear.plan.Stage("prepare", 1.0, 0.02, 1 << 20, 0),
+        clear.plan.Stage("hulls", 1.0, 2.0, 3 << 20, 5 << 20),
+    )
     seen: list[Any] = []
 
     def plan_scan(*args: Any, **options: Any) -> Any:
         seen.append((args, options))
-        return clear.plan.Plan(180, 10, 3, 10, 2, (stage,), 1 << 20, 1 << 20, None)
+        return clear.plan.Plan(180, 10, 3, 10, 2, stages, 1 << 20, 1 << 20, None)
 
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
     assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2, "approximate": None})]
-    assert "hulls              2.0         3 MiB       5.0 MiB" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "hulls              2.0         3 MiB       5.0 MiB" in table
+    assert "prepare          < 0.5         1 MiB       0.0 MiB" in table
+    assert "total              2.0         5 MiB       5.0 MiB" in table
     assert main(["plan", "train.npz", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["seconds"] == 2.0
+    assert json.loads(capsys.readouterr().out)["seconds"] == 2.02
 
 
 def test_features_are_extracted_and_saved(

@@ -212,6 +212,45 @@ print(describe(make(words, frozenset(words), Kept(), {"a": words}), "preprocess"
     assert said[0] == said[1] != ""
 
 
+def in_a_module(text: str) -> Any:
+    """The function `call` of a module with this text."""
+    module: dict[str, Any] = {"__name__": "made"}
+    exec(compile(text, "made.py", "exec"), module)
+    return module["call"]
+
+
+GLOBALS = {
+    "number": "MEAN = {}\ndef call(x): return x - MEAN",
+    "array": "import numpy as np\nMEAN = np.full(3, {})\ndef call(x): return x - MEAN",
+    "function": "def by(x): return x - {}\ndef call(x): return by(x)",
+    "global of a global": "MEAN = {}\ndef by(x): return x - MEAN\ndef call(x): return by(x)",
+    "in a lambda": "MEAN = {}\ndef call(x): return (lambda y: y - MEAN)(x)",
+    "in a comprehension": "MEAN = {}\ndef call(x): return [y - MEAN for y in x]",
+    "in a class": "MEAN = {}\nclass By:\n  def to(self, x): return x - MEAN\ndef call(x): return By().to(x)",
+    "object": "class By:\n  def __init__(self, by): self.by = by\nBY = By({})\ndef call(x): return x - BY.by",
+    "itself": "MEAN = {}\ndef call(x): return call(x - MEAN) if x > MEAN else x",
+}
+
+
+@pytest.mark.parametrize("kind", GLOBALS)
+def test_globals_that_a_function_reads_count(kind: str) -> None:
+    text = GLOBALS[kind]
+    assert described(in_a_module(text.format(1))) == described(in_a_module(text.format(1)))
+    assert described(in_a_module(text.format(1))) != described(in_a_module(text.format(2)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UNUSED = {}\ndef call(x): return x",
+        "COUNT = {}\ndef call(x):\n  global COUNT\n  COUNT += 1\n  return x",
+        "import threading\nUNUSED = {}\nLOCK = threading.Lock()\ndef call(x):\n  with LOCK: return x",
+    ],
+)
+def test_globals_that_say_nothing_do_not_count(text: str) -> None:
+    assert described(in_a_module(text.format(1))) == described(in_a_module(text.format(2)))
+
+
 def test_what_torch_compile_notes_does_not_count() -> None:
     def compiled(note: int) -> Callable[[Any], Any]:
         function = scaled(1)

@@ -96,7 +96,7 @@ def plan(
     Example: clear-pockets plan train.npy --labels labels.npy
     """
     from clear.data import open_features
-    from clear.plan import plan_scan
+    from clear.plan import SHORTEST_STAGE, plan_scan
     from clear.prepare import count_classes
 
     how = as_method(approximate, probes)
@@ -110,7 +110,8 @@ def plan(
     rows = [(stage.name, stage.seconds, stage.peak_bytes, stage.disk_bytes) for stage in estimate.stages]
     typer.echo(f"  {'stage':<12} {'seconds':>9} {'memory':>13} {'disk':>13}   (disk: with --workdir)")
     for name, seconds, memory, disk in [*rows, ("total", estimate.seconds, estimate.peak_bytes, estimate.disk_bytes)]:
-        typer.echo(f"  {name:<12} {seconds:9.1f} {memory / 2**20:9.0f} MiB {disk / 2**20:9.1f} MiB")
+        shown = f"{seconds:.1f}" if name == "total" or seconds >= SHORTEST_STAGE else f"< {SHORTEST_STAGE:g}"
+        typer.echo(f"  {name:<12} {shown:>9} {memory / 2**20:9.0f} MiB {disk / 2**20:9.1f} MiB")
 
 
 def check(

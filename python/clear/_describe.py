@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copyreg
+import dis
+import functools
 import hashlib
 import itertools
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -29,8 +32,9 @@ def describe(value: Any, name: str) -> str:
     """Where a function or object comes from, and a hash of all that it holds; `name` is the argument, for errors.
 
     Functions count by code, defaults, attributes and what they close over, classes by what stands in their bodies,
-    arrays and tensors by their values, other objects by what pickle would keep of them (nothing is unpickled). Globals
-    that a function uses count by their names alone. Raises TypeError for what has no such state: open files, locks.
+    arrays and tensors by their values, other objects by what pickle would keep of them (nothing is unpickled). So do
+    the globals that a function reads: by name alone where they have no such state, where the function assigns them, and
+    in installed libraries. Raises TypeError for other things without such state: open files, locks.
     """
     try:
         return f"{_origin(value)} {_Description(name).of(value)}"
@@ -79,6 +83,16 @@ class _Description:
             yield from [*sorted(map(self.of, value)), self.of(getattr(value, "__dict__", None))]
         else:
             yield from map(self.of, self._held(value))
+            if isinstance(value, FunctionType):
+                for name, known in _globals_read(value):
+                    yield from (name, self._of_any(known))
+
+    def _of_any(self, value: Any) -> str:
+        """The same; what has no description counts by its name."""
+        try:
+            return self.of(value)
+        except TypeError:
+            return _origin(value)
 
     def _class(self, kind: type) -> Iterator[str]:
         """The bodies of a class and of those it comes from; what of them has no description counts by its name."""
@@ -86,13 +100,8 @@ class _Description:
             if base.__flags__ & 1 << 9:  # made by a class statement: others have no body
                 for name, value in sorted(vars(base).items()):
                     if isinstance(value, FunctionType) or not name.startswith(("__", "_abc_")):
-                        yield name
-                        try:
-                            yield self.of(value)
-                        except TypeError:
-                            if isinstance(value, FunctionType | staticmethod | classmethod | property):
-                                raise
-                            yield _origin(value)
+                        named = isinstance(value, FunctionType | staticmethod | classmethod | property)
+                        yield from (name, self.of(value) if named else self._of_any(value))
 
     def _held(self, value: Any) -> Iterable[Any]:
         """What an object is made of."""
@@ -138,6 +147,30 @@ def _of_function(function: FunctionType) -> Iterable[Any]:
     noted = {name: value for name, value in vars(function).items() if not name.startswith("_torchdynamo_")}
     closure = function.__closure__ or ()
     return function.__code__, function.__defaults__, function.__kwdefaults__, noted, *closure
+
+
+def _globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Names and values of the globals that a function reads and does not assign, in order; none of a library's."""
+    if function.__code__.co_filename.startswith(_library_folders()):
+        return
+    read, assigned = set(), set()
+    codes = [function.__code__]
+    for code in codes:
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                read.add(step.argval)
+            elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                assigned.add(step.argval)
+    for name in sorted(read - assigned):
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 HELD: dict[type, Callable[[Any], Iterable[Any]]] = {

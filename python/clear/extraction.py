@@ -61,11 +61,11 @@ def extract_to_store(
         Rows must be reachable by number, so no DataLoader.
     folder : path
         Of the store. Shards in it are kept when they come from the same inputs: weights, options, version of this
-        package, `preprocess` or else the model's own (its code, what it closes over, the state of objects; of globals
-        that it uses only the names), and the data set: SHA-256 of its file, arrays or tensors (TensorDataset); the
-        fingerprint of a Hugging Face data set; of any other one its length, labels (or `targets`) and ids, and 64 of
-        its items, evenly spread from the first to the last. Other items may change without being noticed; a data set
-        whose items are not the same each time (random augmentation) is refused.
+        package, `preprocess` or else the model's own (its code, what it closes over, the state of objects, globals
+        that it reads, but for what installed libraries read), and the data set: SHA-256 of its file, arrays or tensors
+        (TensorDataset); the fingerprint of a Hugging Face data set; of any other one its length, labels (or `targets`)
+        and ids, and 64 of its items, evenly spread from the first to the last. Other items may change without being
+        noticed; a data set whose items are not the same each time (random augmentation) is refused.
     shard_rows : int
         Samples in a shard, rounded up to whole batches: at most so many are extracted again after a kill. A finished
         shard that is lost or damaged is named in a RuntimeWarning and extracted again, alone.

@@ -26,9 +26,13 @@ from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import LOCAL_ROWS
 from clear.prepare import FILED_BYTES, apply_preparation, count_classes, find_representatives, fit_preparation
+from clear.reference import library_versions
 from clear.work import hash_array
 
-__all__ = ["Plan", "Stage", "plan_scan", "require_memory"]
+__all__ = ["SHORTEST_STAGE", "Plan", "Stage", "plan_scan", "require_memory"]
+
+SHORTEST_STAGE = 0.5
+"""Seconds. Of a shorter stage a plan says no more than that it is: what is not counted in one may be as much."""
 
 SAMPLE_ROWS, FITTED_SAMPLE, LARGE_SAMPLE, SAMPLE_QUERIES = 1 << 12, 1 << 14, 1 << 15, 1 << 10
 PIECE_BYTES = 13
@@ -39,7 +43,7 @@ KEPT_BYTES = 28
 """Of a sample beside its prepared row: number of its representative, margin, marks."""
 SORT_BYTES, FOLD_BYTES = 24, 32
 """Of a sample: while copies are found; rows of the folds, and what they predict."""
-WRAP_BYTES, SCORE_BYTES, COMPARED_BYTES = 70, 104, 24
+WRAP_BYTES, SCORE_BYTES, COMPARED_BYTES = 78, 104, 24
 """Of a sample: its distances and mates; its scores; what these want more where the distances stay to be compared."""
 FREED_BYTES = 64 << 20
 """That the allocator keeps of what was scored before."""
@@ -86,7 +90,7 @@ class Stage:
     operations: float
     """Floating-point operations for neighbours, hulls solved for hulls, rows fitted for the core."""
     seconds: float
-    """Estimate from a rate measured on this machine a moment ago."""
+    """Estimate from a rate measured on this machine a moment ago; below `SHORTEST_STAGE` only that it is less."""
     peak_bytes: int
     """Working memory of the stage, beside what it keeps."""
     disk_bytes: int
@@ -175,7 +179,7 @@ def plan_scan(
     fitted = min(int(n * (1 - 1 / config.folds)), MAX_FIT_ROWS)
     # Wide features: their covariance, its eigenvectors (about 10 d^3) and the projection, all in float64.
     products = 0.0 if width == d else 2.0 * n * d * (d + width) + 10.0 * d**3
-    prepare_seconds = n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
+    prepare_seconds = rates["opening"] + n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
     core_seconds = rates["imports"] + (fitted * config.folds + n * PREDICTED) * rates["core"]
     after = rates["hulls"] * (HULLS_OF_SCORE + (0 if how is None else HULLS_OF_COMPARISON))
     kept, peak = _memory(n, d, classes, config, workers, how)
@@ -296,10 +300,11 @@ def _measure_rates(
 ) -> dict[str, float]:
     """Seconds per value prepared, operation of a matrix product, row fitted, operation of the search and hull.
 
-    Also "imports": seconds for libraries that were not here before, which the folds want; "selection": seconds of a
-    query and class for finding the nearest among the rows that were looked at; where graphs are searched, "insert" of a
-    row into one and "graph" of a search.
+    Also "opening" and "imports": seconds for what was not here before, which a scan wants at once and the folds want;
+    "selection": seconds of a query and class for finding the nearest among the rows that were looked at; where graphs
+    are searched, "insert" of a row into one and "graph" of a search.
     """
+    opening = _seconds(library_versions, repeat=1)  # the first imports
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, LARGE_SAMPLE)
     labels[:classes] = np.arange(classes)
@@ -331,6 +336,7 @@ def _measure_rates(
     )
     graphs = _measure_graph(rows, size, how, threads) if how is not None and how.method == "hnsw" else {}
     return graphs | {
+        "opening": opening,
         "imports": max(0.0, first - again),
         "prepare": prepare / large.size,
         "products": products / (2.0 * PRODUCT_SIDE**3),

@@ -42,7 +42,7 @@ from clear.prepare import (
 from clear.results import Preparation
 from clear.work import Work, hash_array
 
-__all__ = ["Parts", "Reference", "for_copies", "positions", "require_by_class", "scan_inputs"]
+__all__ = ["Parts", "Reference", "for_copies", "library_versions", "positions", "require_by_class", "scan_inputs"]
 
 PIECES = 3
 """What stored pieces of a scan hold: raised when that changes."""
@@ -354,10 +354,6 @@ def scan_inputs(
     rows: Rows, labels: Ints, n_classes: int, config: ScanConfig, how: Approximate | None = None
 ) -> dict[str, Any]:
     """Everything that the pieces of a scan depend on."""
-    from importlib.metadata import version
-
-    graph = how is not None and how.method == "hnsw"
-    libraries = ("numpy", "scikit-learn", *(["faiss-cpu"] if graph else []))
     return {
         "samples": len(rows),
         "features": hash_array(rows),
@@ -366,5 +362,13 @@ def scan_inputs(
         "config": {name: value for name, value in asdict(config).items() if name not in OF_SCORES},
         "approximate": None if how is None else describe(how),
         "pieces": PIECES,
-        "versions": {"clear-pockets": __version__} | {name: version(name) for name in libraries},
+        "versions": {"clear-pockets": __version__} | library_versions(how),
     }
+
+
+def library_versions(how: Approximate | None = None) -> dict[str, str]:
+    """Versions of the libraries whose numbers a scan takes."""
+    from importlib.metadata import version
+
+    graph = how is not None and how.method == "hnsw"
+    return {name: version(name) for name in ("numpy", "scikit-learn", *(["faiss-cpu"] if graph else []))}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import bench_plan, report_scans
+from bench import bench_plan, large_scans, report_scans
 from samples import make_classes
 
 import clear
@@ -120,15 +119,31 @@ def test_a_wrong_plan_is_named() -> None:
     assert large.startswith("1000 rows, exact: peak_over_plan is 0.60")
 
 
-@pytest.mark.parametrize(("mode", "named"), [("exact", "exact"), ("ivf", "IVF, 64 lists (16)"), ("hnsw", "HNSW")])
-def test_a_large_scan_writes_its_row_in_place_of_an_older_one(tmp_path: Path, mode: str, named: str) -> None:
+def test_a_large_scan_writes_its_row_in_place_of_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans, older = tmp_path / "scans.json", {"rows": 3000, "mode": "exact", "threads": 1, "peak_rss": 1}
+    scans.write_text(json.dumps({"rows": [older, older | {"threads": 2}]}))
+    options = ["--rows", "3000", "--mode", "exact", "--threads", "1", "--scratch", str(tmp_path), "--out", str(scans)]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["large_scans", *options])
+    large_scans.main()
+    written, kept = json.loads(scans.read_text())["rows"]
+    assert kept == older | {"threads": 2}
+    assert written["peak_rss"] > 20 << 20
+    assert written["planted_flagged"] == written["planted"] == 40
+    assert "| 3,000 | exact |" in report_scans.text({"rows": [written]})
+
+
+@pytest.mark.parametrize(("mode", "named"), [("ivf", "IVF, 64 lists (16)"), ("hnsw", "HNSW")])
+def test_a_large_scan_of_lists_and_graphs_says_what_they_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, named: str
+) -> None:
     if mode == "hnsw":
         pytest.importorskip("faiss")
-    command = [sys.executable, "-m", "bench.large_scans", "--rows", "3000", "--mode", mode, "--threads", "1"]
-    command += ["--scratch", str(tmp_path), "--out", str(tmp_path / "scans.json")]
-    for _ in range(2 if mode == "exact" else 1):
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    document = json.loads((tmp_path / "scans.json").read_text())
-    (row,) = document["rows"]
-    assert row["peak_rss"] > 20 << 20
-    assert f"| 3,000 | {named} |" in report_scans.text(document)
+    monkeypatch.chdir(ROOT)
+    large_scans.write_features(tmp_path / "store", 3000)
+    common = ("--rows", "3000", "--threads", "1", "--mode", mode)
+    row = large_scans.in_process("--scan", str(tmp_path / "store"), *common)
+    row |= large_scans.plan_scan(3000, mode, 1, None)
+    assert row["recall"] > 0.9
+    assert row["planted_flagged"] == 40
+    assert report_scans.line(row).startswith(f"| 3,000 | {named} | ")

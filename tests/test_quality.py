@@ -289,6 +289,16 @@ def test_near_copies_are_neither_poisons_nor_clean(workplace: tuple[Path, datase
     assert not (case.changed_pixels == pixels).flatten(1).all(1).any()
 
 
+def test_wrong_labels_are_scanned_without_a_victim(workplace: tuple[Path, datasets.Data]) -> None:
+    result = run(workplace, attacks.MISTAKES)
+    (row,) = result["rows"]
+    assert row["flips"] == len(row["scan"]["scores"]["cleanlab labels"]) == 5
+    (pooled,) = condense.condense([result, result | {"unit": result["unit"] | {"seed": 1}}])
+    assert pooled["scan"]["trials"] == pooled["scan"]["poisons"] == 10  # a label is a trial
+    lines = report.summarise([result])
+    assert any(line.startswith("| digits, mlp | wrong-labels | 1 sets | ") for line in lines)
+
+
 def test_flips_and_clean_sets_are_pooled_into_tables(workplace: tuple[Path, datasets.Data]) -> None:
     flips, unpoisoned = run(workplace, "label-flips"), run(workplace, "none")
     (row,) = flips["rows"]

@@ -78,7 +78,9 @@ MANY: dict[str, Attack] = {
 """For large training sets: a handful of poisons among thousands of a class does not bend a linear layer."""
 CRAFTED = FROZEN | WHOLE | MANY
 FLIPS = ("label-flips", "label-flips-scratch")
-ATTACKS = (*FROZEN, *FLIPS, *WHOLE)
+MISTAKES = "wrong-labels"
+"""Nobody's attack: labels flipped in sets that no network learns from. What a scan sees does not depend on a victim."""
+ATTACKS = (*FROZEN, MISTAKES, *FLIPS, *WHOLE)
 SUBSTITUTES = {"resnet20": ("resnet32", "resnet44")}
 """Networks that transfer attacks are crafted on; for the small networks: two others of them."""
 NOISE = 1 / 255

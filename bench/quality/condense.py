@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.quality.attacks import FLIPS
+from bench.quality.attacks import FLIPS, MISTAKES
 from bench.quality.metrics import Exceedances, auroc, precision, rate
 
 GRID = [round(float(x), 5) for x in np.geomspace(1e-3, 0.3, 25)]
@@ -41,6 +41,9 @@ def _pool(dataset: str, architecture: str, attack: str, results: list[Row]) -> R
     }
     if attack == "none":
         return pooled | _clean_sets(rows)
+    if attack == MISTAKES:
+        scanned = [row["scan"] | {"flips": True} for row in rows]
+        return pooled | {"sets": len(rows), "scan": _scan(scanned), "points": scanned[0]["points"]}
     won = [row for row in rows if row.get("success", row.get("memorised", 0) > 0)]
     if attack in FLIPS:
         pooled |= {"targets": sum(row["flips"] for row in rows), "successes": sum(row["memorised"] for row in rows)}

@@ -14,7 +14,14 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "quality.json"
 DOCUMENT = ROOT / "docs" / "evaluation.md"
 MARKERS = ("<!-- quality:start -->", "<!-- quality:end -->")
-ORDER = ("feature-collision", "bullseye-polytope", "convex-polytope", "gradient-matching", "label-flips")
+ORDER = (
+    "feature-collision",
+    "bullseye-polytope",
+    "convex-polytope",
+    "gradient-matching",
+    "wrong-labels",
+    "label-flips",
+)
 REPAIRS = ("relabel from both", "relabel from probe", "relabel from scan")
 """Which repair the first table shows: the first of these that was possible."""
 ABREAST = 3
@@ -72,9 +79,14 @@ def _summary_table(rows: list[Row]) -> list[str]:
     attacked = [row for row in rows if row["attack"] != "none"]
     for row in sorted(attacked, key=lambda row: (row["dataset"], row["architecture"], _rank(row))):
         place = f"{row['dataset']}, {row['architecture']}"
-        cells = [place, row["attack"], _share(row["successes"], row["targets"])]
+        cells = [place, row["attack"], _succeeds(row)]
         lines.append(_line([*cells, *(_headlines(row) if "scan" in row else [""] * 6)]))
     return lines
+
+
+def _succeeds(row: Row) -> str:
+    """Without defence; of sets that nobody attacks, how many there are."""
+    return _share(row["successes"], row["targets"]) if "targets" in row else f"{row['sets']} sets"
 
 
 def _headlines(row: Row) -> list[str]:
@@ -107,7 +119,7 @@ def _attack_table(rows: list[Row]) -> list[str]:
         found = row.get("geometry", {})
         shown = [_number(found.get(name)) for name in ("distance", "hull", "center", "cosine")]
         seeds = ", ".join(map(str, row["seeds"]))
-        cells = [row["attack"], seeds, _share(row["successes"], row["targets"]), *shown]
+        cells = [row["attack"], seeds, _succeeds(row), *shown]
         lines.append(_line([*cells, _number(row.get("clean_accuracy")), row["cpu_seconds"]]))
     return lines
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 import clear
-from bench.quality.attacks import CRAFTED, FLIPS, WHOLE
-from bench.quality.clean import run_clean_sets
+from bench.quality.attacks import CRAFTED, FLIPS, MISTAKES, WHOLE
+from bench.quality.clean import run_clean_sets, run_wrong_labels
 from bench.quality.code import defence_hash
 from bench.quality.datasets import Data
 from bench.quality.flips import run_flips
@@ -55,6 +55,8 @@ def run_unit(unit: Unit, data: Data, out: Path, folder: Path | None, say: Say) -
     lab = open_laboratory(data, unit.architecture, unit.seed, out, folder)
     if unit.attack == "none":
         found = run_clean_sets(lab)
+    elif unit.attack == MISTAKES:
+        found = run_wrong_labels(lab, unit.targets)
     elif unit.attack in FLIPS:
         found = run_flips(lab, unit.attack, say)
     else:

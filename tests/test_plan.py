@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ from clear.plan import _filed, _memory, _runs, require_memory, resident_bytes
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture
+def any_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what does not depend on how fast this machine is: measuring it takes seconds."""
+    monkeypatch.setattr("clear.plan._measure_rates", lambda *_: defaultdict(lambda: 1e-9))
+
+
 def test_a_plan_counts_the_process_and_grows_with_the_samples() -> None:
     small, large = clear.plan_scan(10_000, 64, 10), clear.plan_scan(1_000_000, 64, 10)
     assert small.peak_bytes > resident_bytes() > 20 << 20
@@ -27,22 +34,33 @@ def test_a_plan_counts_the_process_and_grows_with_the_samples() -> None:
     assert [stage.name for stage in large.stages] == ["prepare", "core", "neighbours", "hulls", "flags"]
 
 
+@pytest.mark.usefixtures("any_rates")
+def test_a_plan_counts_the_projection_of_wide_features() -> None:
+    narrow, wide = (clear.plan_scan(10_000, width, 5, threads=1).stages[0] for width in (256, 1024))
+    assert narrow.operations == 10.0 * 10_000 * 256
+    assert wide.operations == 10.0 * 10_000 * 1024 + 2.0 * 10_000 * 1024 * (1024 + 64) + 10.0 * 1024**3
+    assert wide.peak_bytes - narrow.peak_bytes == 4 * 8 * 1024**2
+
+
+@pytest.mark.usefixtures("any_rates")
 def test_lists_cost_fewer_operations_where_classes_are_large() -> None:
     exact, lists = (clear.plan_scan(1_000_000, 64, 10, approximate=how) for how in (None, "ivf"))
-    operations = [{stage.name: stage.operations for stage in plan.stages}["neighbours"] for plan in (exact, lists)]
+    operations = [{stage.name: stage.operations for stage in made.stages}["neighbours"] for made in (exact, lists)]
     assert operations[1] < operations[0] / 4
     assert (exact.approximate, lists.approximate) == (None, "ivf")
 
 
+@pytest.mark.usefixtures("any_rates")
 def test_a_graph_costs_what_it_holds_and_building_it() -> None:
     pytest.importorskip("faiss")
     lists, graph = (clear.plan_scan(1_000_000, 64, 4, approximate=how) for how in ("ivf", "hnsw"))
     packed = 250_000 * (4 * 64 + 256)  # numbers and links of a class
     assert graph.peak_bytes - graph.process_bytes > lists.peak_bytes - lists.process_bytes + packed
-    neighbours = [{stage.name: stage for stage in plan.stages}["neighbours"] for plan in (lists, graph)]
+    neighbours = [{stage.name: stage for stage in made.stages}["neighbours"] for made in (lists, graph)]
     assert neighbours[0].operations != neighbours[1].operations
 
 
+@pytest.mark.usefixtures("any_rates")
 def test_the_disk_planned_holds_what_a_folder_of_work_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clear.prepare.FILED_BYTES", 1 << 10)
     monkeypatch.setattr("clear.plan.FILED_BYTES", 1 << 10)
@@ -51,10 +69,10 @@ def test_the_disk_planned_holds_what_a_folder_of_work_takes(tmp_path: Path, monk
     monkeypatch.setattr("os.posix_fallocate", lambda file, at, size: (nameless.append(size), reserve(file, at, size)))
     values, labels = make_classes(0)
     clear.scan(clear.Features.from_arrays(values, labels), workdir=tmp_path)
-    plan = clear.plan_scan(*values.shape, int(labels.max()) + 1)
+    planned = clear.plan_scan(*values.shape, int(labels.max()) + 1)
     assert sum(_filed(*values.shape).values()) == sum(nameless)
     named = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert sum(nameless) < plan.disk_bytes < 1.5 * (sum(nameless) + named)
+    assert sum(nameless) < planned.disk_bytes < 1.5 * (sum(nameless) + named)
 
 
 def test_what_lies_in_files_need_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +151,7 @@ def test_a_large_scan_writes_its_row_in_place_of_an_older_one(tmp_path: Path, mo
     assert "| 3,000 | exact |" in report_scans.text({"rows": [written]})
 
 
+@pytest.mark.usefixtures("any_rates")
 @pytest.mark.parametrize(("mode", "named"), [("ivf", "IVF, 64 lists (16)"), ("hnsw", "HNSW")])
 def test_a_large_scan_of_lists_and_graphs_says_what_they_miss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, named: str

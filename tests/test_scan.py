@@ -280,13 +280,6 @@ def test_a_gap_in_the_class_numbers_is_allowed_up_to_a_thousand() -> None:
     assert clear.Reference(Features(values, np.where(labels == 2, 999, labels)), threads=1).n_classes == 1000
 
 
-def test_a_plan_counts_the_projection_of_wide_features() -> None:
-    narrow, wide = (clear.plan_scan(10_000, width, 5, threads=1).stages[0] for width in (256, 1024))
-    assert narrow.operations == 10.0 * 10_000 * 256
-    assert wide.operations == 10.0 * 10_000 * 1024 + 2.0 * 10_000 * 1024 * (1024 + 64) + 10.0 * 1024**3
-    assert wide.peak_bytes - narrow.peak_bytes == 4 * 8 * 1024**2
-
-
 def test_a_training_sample_probed_is_not_its_own_mate() -> None:
     values, labels = make_classes(10)
     result = clear.probe(Features(values, labels), Features(values, labels))

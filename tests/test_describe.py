@@ -251,6 +251,15 @@ def test_globals_that_say_nothing_do_not_count(text: str) -> None:
     assert described(in_a_module(text.format(1))) == described(in_a_module(text.format(2)))
 
 
+def test_a_long_chain_of_functions_is_described() -> None:
+    def chain(length: int, end: int) -> Any:
+        calls = [f"def f{i}(x): return f{i + 1}(x)" for i in range(length)]
+        return in_a_module("\n".join([*calls, f"def f{length}(x): return {end}", "call = f0"]))
+
+    assert described(chain(20, 1)) != described(chain(20, 2))
+    assert described(chain(2000, 1)) == described(chain(2000, 1))  # beyond some depth by name
+
+
 def test_what_torch_compile_notes_does_not_count() -> None:
     def compiled(note: int) -> Callable[[Any], Any]:
         function = scaled(1)

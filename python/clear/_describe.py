@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "hash_tensors"]
 
+DEEPEST = 50
+"""Levels of values in values to which globals are followed: beyond, they count by their names."""
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 """Types whose repr says all."""
 
@@ -83,7 +85,7 @@ class _Description:
             yield from [*sorted(map(self.of, value)), self.of(getattr(value, "__dict__", None))]
         else:
             yield from map(self.of, self._held(value))
-            if isinstance(value, FunctionType):
+            if isinstance(value, FunctionType) and len(self._path) < DEEPEST:
                 for name, known in _globals_read(value):
                     yield from (name, self._of_any(known))
 
@@ -150,7 +152,7 @@ def _of_function(function: FunctionType) -> Iterable[Any]:
 
 
 def _globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Names and values of the globals that a function reads and does not assign, in order; none of a library's."""
+    """Names and values of the globals that a function reads and does not assign, in order; none in a library."""
     if function.__code__.co_filename.startswith(_library_folders()):
         return
     read, assigned = set(), set()
@@ -158,7 +160,7 @@ def _globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for code in codes:
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
         for step in dis.get_instructions(code):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
                 read.add(step.argval)
             elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
                 assigned.add(step.argval)

@@ -151,7 +151,6 @@ def test_a_large_scan_writes_its_row_in_place_of_an_older_one(tmp_path: Path, mo
     assert "| 3,000 | exact |" in report_scans.text({"rows": [written]})
 
 
-@pytest.mark.usefixtures("any_rates")
 @pytest.mark.parametrize(("mode", "named"), [("ivf", "IVF, 64 lists (16)"), ("hnsw", "HNSW")])
 def test_a_large_scan_of_lists_and_graphs_says_what_they_miss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, named: str

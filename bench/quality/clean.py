@@ -16,6 +16,7 @@ from clear.attacks import flip_labels
 from clear.results import Level
 
 WRONG_RATE = 0.01
+"""Share of labels that are wrong, here and where a network learns from them."""
 CLEAN, WRONG = 999, 998
 """Streams of random numbers."""
 

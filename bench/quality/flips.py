@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.quality.baselines import Training
+from bench.quality.clean import WRONG_RATE
 from bench.quality.defences import Goals, compare_on_network
 from bench.quality.detection import judge_scan
 from bench.quality.laboratory import Laboratory, extract, probabilities, start_of, trained_once
@@ -20,7 +21,6 @@ COPIES = 6
 """How often an epoch shows a flipped sample."""
 MORE = 1000
 """Training images beside those of the frozen victims; where there are so many."""
-RATE = 0.01
 
 
 def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def run_flips(lab: Laboratory, attack: str, say: Callable[[str], None]) -> dict[
     extra = lab.split.rest[:MORE] if len(lab.split.rest) >= 2 * MORE else lab.split.rest[:0]
     rows = np.sort(np.concatenate([lab.split.train, extra]))
     truth, pixels = lab.labels[rows], lab.pixels(rows)
-    labels, flips = flip_labels(truth, round(RATE * len(rows)), lab.data.classes, lab.seed)
+    labels, flips = flip_labels(truth, round(WRONG_RATE * len(rows)), lab.data.classes, lab.seed)
     copies = np.where(np.isin(np.arange(len(rows)), flips), COPIES, 1)
     victim = _train(lab, attack, how, pixels, labels, copies)
     on_training = probabilities(victim, pixels)

@@ -123,12 +123,13 @@ def fake_scan(features: Features, config: ScanConfig | None = None) -> ScanResul
     means = np.stack([features.values[features.labels == c].mean(axis=0) for c in range(CLASSES)])
     distance = np.linalg.norm(features.values - means[features.labels], axis=1).astype(np.float64)
     margin = reassignment * 2  # stands for a classifier's doubt
-    outlying = standard(score) + standard(distance)
+    doubted = standard(reassignment) + np.minimum(standard(margin), 6)
+    alone = np.fmax(standard(doubted), standard(doubted + standard(distance)))
     pocketed = np.minimum(standard(collapse), 6.0) + standard(distance)
     support = pocketed - 0.2
     support[7] = np.nan  # too few mates
-    together = np.where(reassignment > 0, standard(pocketed + support), np.nan)
-    z = np.fmax(standard(outlying + standard(margin)), together)
+    together = np.where(reassignment > 0, standard(pocketed + 2 * support), np.nan)
+    z = np.fmax(alone, together)
     median, spread = robust(z)
     heavy = (np.quantile(z, 0.975) - median) / 1.96 / spread
     limits = {"certain": median + config.certain_spreads * spread * np.clip(heavy, 1.0, 1.5)}

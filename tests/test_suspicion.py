@@ -68,9 +68,13 @@ def test_a_label_that_the_other_folds_do_not_know_has_the_largest_margin() -> No
 def test_suspicion_is_the_larger_of_alone_and_in_company(planted) -> None:
     scores = planted[0].scores
     distance = standard(scores.distance)
-    alone = standard(standard(scores.score) + distance + standard(scores.margin))
+    assert standard(scores.margin).max() > 6
+    doubted = standard(scores.reassignment) + np.minimum(standard(scores.margin), 6)
+    wrong, odd = standard(doubted), standard(doubted + distance)
+    assert 0 < (wrong > odd).sum() < len(wrong)
+    alone = np.maximum(wrong, odd)
     assert standard(scores.collapse).max() > 6
-    together = standard(np.minimum(standard(scores.collapse), 6) + distance + scores.support)
+    together = standard(np.minimum(standard(scores.collapse), 6) + distance + 2 * scores.support)
     nearer = scores.reassignment > 0
     assert ((together > alone) & ~nearer).any()
     expected = np.where(nearer, np.maximum(alone, together), alone)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # The rules of a scan, written down a second time on purpose: the checker shares nothing with the engine.
-REVIEW_SPREADS, MOST_COLLAPSED, MAD_TO_SIGMA, NORMAL_90 = 2.0, 6.0, 1.4826, 1.2816
+REVIEW_SPREADS, MOST, COMPANY, MAD_TO_SIGMA, NORMAL_90 = 2.0, 6.0, 2.0, 1.4826, 1.2816
 CERTAIN_RATE, ODD_RATE, SMALLEST_POCKET = 4e-3, 5e-4, 3
 TAIL_QUANTILE, TAIL_NORMAL, LARGEST_TAIL = 0.975, 1.96, 1.5
 STANDS_OUT, SHORT_OF_IT, ALARMS, SLOPE_BELOW, SLOPE_ABOVE = 4.5, 0.75, 0.01, 4.0, 2.5
@@ -137,11 +137,13 @@ def _check_scan_scores(report: Any, arrays: dict[str, Any]) -> list[str]:
     weak = _weak(report)
     total = arrays["collapse"] if weak else arrays["reassignment"] + arrays["collapse"]
     apart = _standardised(arrays["distance"])
-    alone = _standardised(score) + apart + _standardised(arrays["margin"])
-    collapsed = np.minimum(_standardised(arrays["collapse"]), MOST_COLLAPSED)
-    together = _standardised(collapsed + apart + arrays["support"])
+    doubted = np.minimum(_standardised(arrays["margin"]), MOST)
+    doubted += _standardised(arrays["collapse" if weak else "reassignment"])
+    alone = np.fmax(_standardised(doubted), _standardised(doubted + apart))
+    collapsed = np.minimum(_standardised(arrays["collapse"]), MOST)
+    together = _standardised(collapsed + apart + COMPANY * arrays["support"])
     nearer = (arrays["reassignment"] > 0) | weak
-    usual = np.fmax(_standardised(alone), np.where(nearer, together, math.nan))
+    usual = np.fmax(alone, np.where(nearer, together, math.nan))
     views = _standardised(arrays["views"])
     ways = (np.fmax(usual, views), np.fmax(usual - BENT, views))[: 1 + bool(np.isfinite(views).any())]
     suspicion = [np.fmax(way, arrays["crowd"]) for way in ways]

@@ -5,16 +5,17 @@ For sample i (docs/how-it-works.md has the reasons and the measurements; z is th
     S          R + K
     distance   to the mean of the core of its class, in the features as they are
     margin     log probability of the likeliest other label - that of its own, cross-validated
-    outlying   z(S) + z(distance)
+    doubted    z(R) + the smaller of z(margin) and 6
     pocketed   the smaller of z(K) and 6, + z(distance): R has no part in it. A class next to another has company that
                looks like the other, too, but does not collapse as poisons around one target do; two near-copies
                collapse more, hence 6
     support    mean of the four most pocketed among its ten nearest mates
     views      z(margin of an earlier layer) + z(drop of the network's belief in the label when the image is changed)
                + z(margin of the mirror image)
-    suspicion  the largest of z(outlying + z(margin)), z(pocketed + support) where R > 0 (anywhere, if features are
-               weak), z(views) and, in a crowd, how far that stands out: wrong alone, in company, memorised, or
-               crowding. Where the network fits 99 % of the labels, the first two less 1
+    suspicion  the largest of z(doubted), z(doubted + z(distance)), z(pocketed + 2 support) where R > 0 (anywhere, if
+               features are weak), z(views) and, in a crowd, how far that stands out: wrong, wrong and odd, in
+               company, memorised, or crowding. Where the network fits 99 % of the labels, the first three less 1.
+               Weak features: K in place of R
     K, R, S    of a crowd's samples: see `clear.crowd`
     company    mean of the five largest z(K) + z(distance) among the sample and its ten nearest mates: a pocket, whole.
                The verdict asks how far the largest stands above all samples outside its group; of a flagged group
@@ -45,8 +46,10 @@ __all__ = ["HullScores", "MEMORISED", "score_hulls", "score_samples", "suspicion
 Floats = npt.NDArray[np.float64]
 
 BEST_MATES, BEST_COMPANY = 4, 5
-MOST_COLLAPSED = 6.0
-"""Spreads of K that one sample may bring to suspicion: more is a near-copy, or no surer."""
+MOST = 6.0
+"""Spreads of K or margin that one sample may bring to suspicion: more is a near-copy or a loud mistake, no surer."""
+COMPANY = 2.0
+"""What mates say counts so many times what a sample itself says: a clean one may collapse, seldom four of its mates."""
 TAIL_QUANTILE, TAIL_NORMAL = 0.975, 1.96
 LARGEST_TAIL = 1.5
 """The tail may raise the threshold by this factor at most: many poisons must not hide themselves."""
@@ -62,10 +65,10 @@ class HullScores(NamedTuple):
     collapse: Floats
     reassignment: Floats
     score: Floats
+    leaning: Floats
+    """R; K where features are weak. The same array."""
     group: Floats
     distance: Floats
-    outlying: Floats
-    """z(S) + z(distance); nan where S is."""
     support: Floats
     company: Floats
     suggested_label: Ints
@@ -100,14 +103,14 @@ def score_hulls(reference: Reference, wrap: Wrap, progress: Progress = False) ->
     around = partial(mean_of_best, mates=wrap.mates)
     # One array of all samples at a time.
     company = around(_with_distance(k, distance), count=BEST_COMPANY, own=reference.units)
-    support = around(_with_distance(k, distance, MOST_COLLAPSED), count=BEST_MATES)
+    support = around(_with_distance(k, distance, MOST), count=BEST_MATES)
     return HullScores(
         collapse=k,
         reassignment=r,
         score=score,
+        leaning=k if weak else r,
         group=group,
         distance=distance,
-        outlying=_with_distance(score, distance),
         support=for_copies(reference, support),
         company=for_copies(reference, company),
         suggested_label=for_copies(reference, suggested).astype(np.int64),
@@ -124,9 +127,9 @@ def score_samples(
     config = reference.config
     second = None if views is None else view_scores(reference, views, progress)
     bent = views is not None and views.fitted >= MEMORISED
-    in_company = _with_distance(hulls.collapse, hulls.distance, MOST_COLLAPSED)
-    in_company += hulls.support
-    doubt = suspicion(hulls.outlying, reference.margin, in_company, hulls.nearer, second, bent)
+    in_company = _with_distance(hulls.collapse, hulls.distance, MOST)
+    in_company += COMPANY * hulls.support
+    doubt = suspicion(hulls.leaning, reference.margin, hulls.distance, in_company, hulls.nearer, second, bent)
     np.fmax(doubt, hulls.crowd, out=doubt)
     threshold = suspicion_threshold(doubt, config.certain_spreads)
     plausible = hulls.nearer if second is None else hulls.nearer | np.isfinite(second).any()
@@ -215,20 +218,26 @@ def _held_out_margin(reference: Reference, values: FloatArray, asked: FloatArray
 
 
 def suspicion(
-    outlying: Floats,
+    leaning: Floats,
     margin: Floats,
+    distance: Floats,
     in_company: Floats,
     nearer: npt.NDArray[np.bool_],
     views: Floats | None,
     bent: bool = False,
 ) -> Floats:
-    """The largest of the standard scores, float64 (n,). Writes over `in_company` (pocketed + support).
+    """The largest of the standard scores, float64 (n,). Writes over `in_company` (pocketed + COMPANY * support).
 
+    leaning: towards another label, R; K where features are weak.
     nearer: where another label is, and company counts: samples with a near-copy collapse, too, but seldom there.
-    bent: the first two come from features that fit the labels, right or wrong, and have to say more.
+    bent: all but the views come from features that fit the labels, right or wrong, and have to say more.
     """
     largest = standard(margin)
-    largest = standard(np.add(outlying, largest, out=largest), out=largest)
+    np.minimum(largest, MOST, out=largest)  # nan stays
+    largest += standard(leaning)
+    odd = standard(distance)
+    odd += largest
+    largest = np.fmax(standard(largest, out=largest), standard(odd, out=odd), out=largest)
     together = standard(in_company, out=in_company)
     np.fmax(largest, together, out=largest, where=nearer)
     if bent:

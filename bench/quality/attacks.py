@@ -45,6 +45,8 @@ class Attack:
     """Near-copies of the clean samples of the wrong class next to the target, put in beside the poisons."""
     together: int = 0
     """Poisons for so many targets lie in one training set."""
+    epsilon: float | None = None
+    """None: as the data set says."""
 
 
 PUBLISHED: dict[str, Attack] = {
@@ -76,11 +78,14 @@ MANY: dict[str, Attack] = {
     "bullseye-500": Attack("bullseye", poisons=100, together=5),
 }
 """For large training sets: a handful of poisons among thousands of a class does not bend a linear layer."""
-CRAFTED = FROZEN | WHOLE | MANY
+BENCHMARK: dict[str, Attack] = {"bullseye-benchmark": Attack("bullseye", poisons=25, epsilon=8 / 255)}
+"""The budget of poisoning-benchmark's transfer setting (Schwarzschild et al. 2021)."""
+CRAFTED = FROZEN | WHOLE | MANY | BENCHMARK
+"""New ones come last: the place of an attack seeds its draws."""
 FLIPS = ("label-flips", "label-flips-scratch")
 MISTAKES = "wrong-labels"
 """Nobody's attack: labels flipped in sets that no network learns from. What a scan sees does not depend on a victim."""
-ATTACKS = (*FROZEN, MISTAKES, *FLIPS, *WHOLE)
+ATTACKS = (*FROZEN, MISTAKES, *FLIPS, *WHOLE, *BENCHMARK)
 SUBSTITUTES = {"resnet20": ("resnet32", "resnet44")}
 """Networks that transfer attacks are crafted on; for the small networks: two others of them."""
 NOISE = 1 / 255
@@ -156,7 +161,7 @@ def implant(
     """
     made = CRAFTED[attack]
     count = made.poisons or lab.data.sizes.poisons
-    budget = f"{count}-{lab.data.sizes.epsilon:g}-{steps}"
+    budget = f"{count}-{_epsilon(lab, made):g}-{steps}"
     name = f"{lab.data.name}-{lab.architecture}-seed{lab.seed}-{attack}-{budget}-{target}-{taken_for}"
     path = lab.out / "cache" / "crafted" / f"{name}.npz"
     if not path.exists():
@@ -179,6 +184,10 @@ def implant(
             goal_pixels=torch.from_numpy(kept["goal_pixels"]),
             geometry=json.loads(str(kept["geometry"])),
         )
+
+
+def _epsilon(lab: Laboratory, made: Attack) -> float:
+    return lab.data.sizes.epsilon if made.epsilon is None else made.epsilon
 
 
 def _craft_case(
@@ -226,7 +235,7 @@ def _craft(
     clean_head: nn.Linear | None,
     steps: int,
 ) -> Crafted:
-    options: dict[str, Any] = {"epsilon": lab.data.sizes.epsilon, "steps": steps}
+    options: dict[str, Any] = {"epsilon": _epsilon(lab, made), "steps": steps}
     models = _substitutes(lab) if made.transfer else [lab.extractor]
     if made.family == "gradients":
         if made.victim == "head":

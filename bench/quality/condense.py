@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.quality.attacks import FLIPS, MISTAKES
-from bench.quality.metrics import Exceedances, auroc, precision, rate
+from bench.quality.metrics import Exceedances, auroc, average_precision, precision, rate
 
 GRID = [round(float(x), 5) for x in np.geomspace(1e-3, 0.3, 25)]
 """False positive rates of the curves."""
@@ -106,8 +106,8 @@ def _scan(parts: list[Row]) -> Row:
     negatives, poisons = (sum(part[key] for part in parts) for key in ("negatives", "poisons"))
     scores = _scores(parts)
     for name in scores:
-        within = [precision(part["scores"][name], part["negatives"]) for part in parts]
-        scores[name]["precision"] = float(np.mean(within))
+        for key, of_set in (("precision", precision), ("auprc", average_precision)):
+            scores[name][key] = float(np.mean([of_set(part["scores"][name], part["negatives"]) for part in parts]))
     return {
         "scores": scores,
         "flags": {

@@ -38,16 +38,16 @@ def compress(pixels: torch.Tensor, quality: int = QUALITY) -> torch.Tensor:
 def compare_on_head(
     lab: Laboratory,
     case: Implanted,
-    trained: tuple[nn.Module, nn.Module],
-    scanned: clear.ScanResult,
-    probed: clear.ProbeResult,
+    head: nn.Module,
+    others: dict[str, nn.Module],
+    found: tuple[clear.ScanResult, clear.ProbeResult],
     jpeg_clean: np.ndarray,
 ) -> dict[str, Any]:
     """After each defence of a head: is the target still taken for the wrong class, is it right, what did it cost.
 
-    `trained` are the victim, and a head trained without what the scan flags.
+    `head` is the victim, and `others` were trained in its place with a defence.
     """
-    head, again = trained
+    scanned, probed = found
     labels, seed = lab.labels[lab.split.train], lab.seed
     inputs = torch.from_numpy(case.features)
     clean, truth = lab.features[lab.split.clean], lab.labels[lab.split.clean]
@@ -69,8 +69,8 @@ def compare_on_head(
         "relabel from probe": repaired(of_target, "relabel"),
         "relabel from both": repaired([of_target, scanned], "relabel"),
         "drop from scan": repaired(scanned, "drop"),
-        "retrain without flags": again,
         "fine-tune on clean": plain,
+        **others,
     }
     before = _accuracy(head, clean, truth)
     rows = {name: _outcome(model, case, case.goal, clean, truth, before) for name, model in heads.items()}

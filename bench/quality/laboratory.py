@@ -32,6 +32,8 @@ class Recipe:
     learning_rate: float
 
 
+EPOCHS = 60
+"""Of a head."""
 EXTRACTORS = {
     "digits": Recipe(12, 0.05),
     "digit-pairs": Recipe(10, 0.05),
@@ -151,12 +153,24 @@ def probabilities(model: nn.Module, inputs: Any) -> np.ndarray:
     return torch.cat([model(part.to(device)).double().softmax(1).cpu() for part in parts]).numpy()
 
 
-def train_head(features: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> nn.Linear:
-    """A new linear layer on frozen features: Adam .1, 60 epochs."""
+def new_head(width: int, classes: int, seed: int) -> nn.Linear:
     with seeded(seed):
-        head = nn.Linear(features.shape[1], classes)
+        return nn.Linear(width, classes)
+
+
+def train_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    seed: int,
+    *,
+    head: nn.Linear | None = None,
+    epochs: int = EPOCHS,
+) -> nn.Linear:
+    """A linear layer on frozen features, a new one if none is given: Adam .1."""
+    head = head or new_head(features.shape[1], classes, seed)
     inputs = torch.from_numpy(np.ascontiguousarray(features))
-    fit(head, inputs, labels, epochs=60, learning_rate=0.1, seed=seed, optimizer="adam")
+    fit(head, inputs, labels, epochs=epochs, learning_rate=0.1, seed=seed, optimizer="adam")
     return head
 
 

@@ -41,6 +41,19 @@ def precision(found: Exceedances, negatives: int) -> float:
     return inside / (2 * p) if p else float("nan")
 
 
+def average_precision(found: Exceedances, negatives: int) -> float:
+    """Area under the curve of precision and recall, as a sum over the positives; ties count against."""
+    ahead = sorted(strict * negatives for strict, _ in found)
+    return float(np.mean([(i + 1) / (i + 1 + above) for i, above in enumerate(ahead)])) if ahead else float("nan")
+
+
+def matthews(found: int, of: int, false: int, negatives: int) -> float:
+    """Matthews correlation coefficient of flags: `found` of so many positives, and `false` of so many negatives."""
+    flagged = found + false
+    scale = np.sqrt(float(flagged) * (of + negatives - flagged) * of * negatives)
+    return float((found * (negatives - false) - false * (of - found)) / scale) if scale else 0.0
+
+
 def interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper-Pearson interval of a binomial rate; successes may be a sum of shares."""
     if not trials:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.quality.condense import REVIEWS, SCANS, Row, condense
-from bench.quality.metrics import interval
+from bench.quality.metrics import interval, matthews
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "quality.json"
@@ -143,7 +143,8 @@ def _scan_table(rows: list[Row]) -> list[str]:
             cells = []
             for scores in shown.values():
                 got = scores.get(method)
-                cells.append(f"{_triple(got)} {got['precision']:.2f}" if got else "")
+                ends = [f"{got[key]:.2f}" for key in ("precision", "auprc") if key in got] if got else []
+                cells.append(" ".join([_triple(got), *ends]) if got else "")
             lines.append(_line([method, *cells]))
     return lines
 
@@ -158,7 +159,8 @@ def _flag_table(rows: list[Row]) -> list[str]:
         got = row[part]
         name = row["attack"] if part == "scan" else f"{row['attack']}, own features and views"
         cells = [
-            f"{f['found']}/{f['of']} {_range(f['found'] / f['of'], got['trials'])}, {f['false'] / f['negatives']:.4f}"
+            f"{f['found']}/{f['of']} {_range(f['found'] / f['of'], got['trials'])}, {f['false'] / f['negatives']:.4f}, "
+            f"{matthews(**f):.2f}"
             for f in got["flags"].values()
         ]
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(got["verdicts"].items()))
@@ -234,8 +236,8 @@ def _clean_table(rows: list[Row]) -> list[str]:
 
 SECTIONS = {
     "Attacks": _attack_table,
-    "Scan: AUROC, TPR at 1 % and .1 % FPR, precision in the top 2P (at most .5)": _scan_table,
-    "Scan: poisons flagged, share of the others flagged": _flag_table,
+    "Scan: AUROC, TPR at 1 % and .1 % FPR, precision in the top 2P (at most .5), AUPRC where measured": _scan_table,
+    "Scan: poisons flagged, share of the others flagged, Matthews correlation": _flag_table,
     "Probe of the target among clean inputs (scores: AUROC, TPR at 1 % and .1 % FPR)": _probe_table,
     "Review without the training set (mistakes: share of the false flags that the model got wrong)": _review_table,
     "Repair: targets still taken for the wrong class, accuracy in points (and in the worst case)": _repair_table,

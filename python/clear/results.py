@@ -118,7 +118,7 @@ class Scores:
     group: npt.NDArray[np.float64]
     """G: the score supported by the nearest mates' scores, float64 (n,); equal to `score` in a probe."""
     suspicion: npt.NDArray[np.float64]
-    """What a scan ranks by, float64 (n,): the largest of robust standard scores for samples that are wrong alone, in
+    """What a scan ranks by, float64 (n,): the largest of robust standard scores for samples that are wrong, odd too, in
     company, memorised (with views) or in a crowd (`clear.suspicion`); equal to `score` in a probe. nan where none is
     known."""
     distance: npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.bench native lint wheel
 	$(BIN)/python -m pytest -q --benchmark-disable bench
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --benchmark-disable
 
 native: $(VENV)/.test
 	@for preset in default asan tsan; do \

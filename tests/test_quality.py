@@ -252,10 +252,10 @@ def test_absent_data_say_where_they_come_from(tmp_path: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, datasets.Data]:
     """Where the quick profile has been run."""
     pytest.importorskip("cleanlab", reason="the baselines include it")
-    threads, out = torch.get_num_threads(), tmp_path_factory.mktemp("quality")
-    assert main(["--quick", "--out", str(out)]) == 0
-    yield out, datasets.digits()
-    torch.set_num_threads(threads)
+    out = tmp_path_factory.mktemp("quality")
+    with units.one_thread():
+        assert main(["--quick", "--out", str(out)]) == 0
+        yield out, datasets.digits()
 
 
 def run(workplace: tuple[Path, datasets.Data], attack: str, lines: list[str] | None = None) -> dict:

@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bench.quality import datasets
 from bench.quality.attacks import ATTACKS, MANY
 from bench.quality.report import publish, summarise
-from bench.quality.units import Unit, craft_unit, limit_threads, run_unit
+from bench.quality.units import Unit, craft_unit, one_thread, run_unit
 
 QUICK = {"targets": 1, "steps": 30}
 USUAL = {"targets": 20, "steps": 200, "seeds": [1, 2, 3], "device": "cpu", "out": Path("out/quality")}
@@ -98,9 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {options.device}: torch sees no GPU here; --device cpu does the same, in far more time")
-    limit_threads()
-    results = []
-    opened = Opened(options)
+    with one_thread():
+        results = run_all(options)
+    if not options.craft:
+        sys.stdout.write("\n".join(summarise(results)) + "\n")
+    return 0
+
+
+def run_all(options: argparse.Namespace) -> list[Any]:
+    """One unit after the other; those of absent data are skipped."""
+    results, opened = [], Opened(options)
     units, started = plan(options), time.perf_counter()
     for number, unit in enumerate(units, 1):
         try:
@@ -109,9 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         except datasets.Absent as reason:
             say(f"{unit.name}: skipped: {reason}")
         say(f"[{number} of {len(units)}, {time.perf_counter() - started:.0f} s]")
-    if not options.craft:
-        sys.stdout.write("\n".join(summarise(results)) + "\n")
-    return 0
+    return results
 
 
 class Opened:

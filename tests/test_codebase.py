@@ -34,7 +34,7 @@ LAYERS = [
     {"collapse", "architectures", "_batches", "_review_evidence"},
     {"agreement", "pockets", "models", "reach"},
     {"crowd", "pieces"},
-    {"suspicion"},
+    {"suspicion", "kept"},
     {"shards", "incremental", "plan", "verdict"},
     {"ray_engine", "flags"},
     {"probing"},

@@ -36,10 +36,27 @@ def old() -> Features:
 
 
 @pytest.fixture(scope="module")
-def work(old: Features, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("work")
-    clear.scan(old, workdir=folder, piece_rows=PIECE)
-    return folder
+def works(old: Features, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Of two scans: one did not keep its neighbours, one did."""
+    folders = {keep: tmp_path_factory.mktemp("work") for keep in (False, True)}
+    for keep, folder in folders.items():
+        clear.scan(old, workdir=folder, piece_rows=PIECE, keep_neighbors=keep)
+    return folders
+
+
+@pytest.fixture
+def work(works: dict[bool, Path]) -> Path:
+    return works[False]
+
+
+@pytest.fixture
+def kept(works: dict[bool, Path]) -> Path:
+    return works[True]
+
+
+def same(found: object, wanted: object) -> None:
+    for field in dataclasses.fields(wanted):  # type: ignore[arg-type]
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name), err_msg=field.name)
 
 
 def of_all(reference: Reference) -> object:
@@ -69,15 +86,94 @@ def more_samples(kind: str, old: Features) -> tuple[np.ndarray, np.ndarray]:
 KINDS = ["a few", "as many again", "far away", "copies, some with another label", "a pocket's companions"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_joining_gives_what_measuring_everything_gives(kind: str, old: Features, work: Path) -> None:
-    features = join(old, *more_samples(kind, old))
-    joining = join_scan(features, work)
-    wanted = of_all(joining.reference)
-    for field in dataclasses.fields(wanted):
-        np.testing.assert_array_equal(
-            getattr(joining.wrap, field.name), getattr(wanted, field.name), err_msg=field.name
-        )
+def test_joining_gives_what_measuring_everything_gives(
+    kind: str, keep: bool, old: Features, works: dict[bool, Path]
+) -> None:
+    joining = join_scan(join(old, *more_samples(kind, old)), works[keep])
+    same(joining.wrap, of_all(joining.reference))
+
+
+def test_what_is_searched_again_is_asked_only_where_it_was_not_kept(
+    old: Features, works: dict[bool, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    search = Reference.nearest
+    monkeypatch.setattr(
+        Reference, "nearest", lambda self, *args, **also: asked.append(1) or search(self, *args, **also)
+    )
+    for keep in (True, False):
+        join_scan(join(old, *more_samples("a few", old)), works[keep])
+        assert bool(asked) is not keep
+
+
+@pytest.mark.parametrize(
+    "kinds", [("a few", "as many again"), ("a pocket's companions", "a few"), (KINDS[3], KINDS[3])]
+)
+def test_days_that_join_one_after_another_give_what_they_give_together(
+    kinds: tuple[str, str], old: Features, kept: Path, tmp_path: Path
+) -> None:
+    first = join(old, *more_samples(kinds[0], old))
+    both = join(first, *more_samples(kinds[1], old))
+    one = clear.scan(first, previous=kept, workdir=tmp_path / "first")
+    two = clear.scan(both, previous=tmp_path / "first", workdir=tmp_path / "both")
+    together = clear.scan(both, previous=kept, workdir=tmp_path / "together")
+    same(two.scores, together.scores)
+    assert two.flags == together.flags
+    assert two.joined is not None
+    assert two.joined.n_before == len(first)
+    assert f"are those of the first {len(old)};" in two.notes[0]
+    assert [c.row for c in two.joined.changed] == np.flatnonzero(
+        one.scores.level != two.scores.level[: len(first)]
+    ).tolist()
+    pieces = sorted(file.name for file in (tmp_path / "together").glob("*.npz"))
+    assert pieces == sorted(file.name for file in (tmp_path / "both").glob("*.npz"))
+    for name in pieces:  # whatever came between
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "together" / name).read_bytes(), name
+
+
+def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(
+    old: Features, works: dict[bool, Path], tmp_path: Path
+) -> None:
+    features = join(old, *more_samples("a few", old))
+    with pytest.raises(ValueError, match=r"did not keep its neighbours.*keep_neighbors=True \(--keep-neighbors\)"):
+        clear.scan(features, previous=works[False], workdir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=r"the folder of the finished scan: want another one"):
+        clear.scan(features, previous=works[True], workdir=works[True])
+    with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
+        clear.scan(old, keep_neighbors=True)
+    with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
+        clear.scan(old, workdir=tmp_path / "new", keep_neighbors=True, approximate="ivf")
+    clear.scan(features, previous=works[True], workdir=tmp_path / "new")
+    with pytest.raises(ValueError, match=r"begun with other inputs \(features, fitted\)"):  # a scan of its own fits anew
+        clear.scan(features, workdir=tmp_path / "new", piece_rows=PIECE)
+
+
+def test_neighbours_are_kept_when_a_finished_scan_is_asked_for_them_later(old: Features, tmp_path: Path) -> None:
+    clear.scan(old, workdir=tmp_path, piece_rows=PIECE)
+    assert not list(tmp_path.glob("near-*"))
+    clear.scan(old, workdir=tmp_path, piece_rows=PIECE, keep_neighbors=True)
+    features = join(old, *more_samples("a few", old))
+    joining = join_scan(features, tmp_path)
+    same(joining.wrap, of_all(joining.reference))
+    next(tmp_path.glob("near-*")).unlink()
+    same(join_scan(features, tmp_path).wrap, joining.wrap)  # one is missing: searched as if none were there
+
+
+@pytest.mark.parametrize("run_bytes", [1 << 26, 1])
+def test_neighbours_kept_by_classes_are_those_kept_at_once(
+    run_bytes: int, old: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clear.class_index.RUN_BYTES", run_bytes)
+    clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE, keep_neighbors=True)
+    assert any((tmp_path / "work").glob("near-0-1-*")) is (run_bytes == 1)
+    features = join(old, *more_samples("as many again", old))
+    joining = join_scan(features, tmp_path / "work", workdir=tmp_path / "all")
+    same(joining.wrap, of_all(joining.reference))
+    again = join_scan(join(features, old.values[:9] + 1, old.labels[:9]), tmp_path / "all")
+    same(again.wrap, of_all(again.reference))
 
 
 def test_what_the_finished_scan_fitted_stays(old: Features, work: Path) -> None:
@@ -85,9 +181,7 @@ def test_what_the_finished_scan_fitted_stays(old: Features, work: Path) -> None:
     joining = join_scan(join(old, *more_samples("as many again", old)), work)
     np.testing.assert_array_equal(joining.reference.preparation.mean, before.preparation.mean)
     np.testing.assert_array_equal(joining.reference.in_core[: len(old)], before.in_core)
-    wanted = of_all(before)
-    for field in dataclasses.fields(wanted):
-        np.testing.assert_array_equal(getattr(joining.wrap_before, field.name), getattr(wanted, field.name))
+    same(joining.wrap_before, of_all(before))
 
 
 def test_little_is_measured_again_for_a_sample_that_is_near_to_nothing(old: Features, work: Path) -> None:
@@ -140,8 +234,8 @@ def test_what_cannot_be_joined_is_one_line(old: Features, work: Path, tmp_path: 
         clear.scan(join(old, values, labels), previous=work, config=clear.ScanConfig(hull_size=19))
     with pytest.raises(ValueError, match="labels"):
         clear.scan(join(old, values, np.full(5, 7)), previous=work)  # a class that was not there
-    with pytest.raises(ValueError, match="without workdir"):
-        clear.scan(join(old, values, labels), previous=work, workdir=tmp_path)
+    with pytest.raises(ValueError, match="without max_seconds and approximate"):
+        clear.scan(join(old, values, labels), previous=work, approximate="ivf")
     with pytest.raises(FileNotFoundError):
         clear.scan(join(old, values, labels), previous=tmp_path)
 
@@ -166,11 +260,11 @@ def test_joining_does_not_depend_on_the_threads_of_blas(old: Features, work: Pat
     np.testing.assert_array_equal(*margins)
 
 
-@pytest.mark.parametrize("piece", ["core-00001.npz", "hulls-00002.npz", "crowds-00000.npz"])
+@pytest.mark.parametrize("piece", ["core-00001.npz", "hulls-00002.npz", "crowds-00000.npz", "near-00001.npz"])
 def test_a_damaged_piece_of_a_finished_scan_is_named(
-    piece: str, old: Features, work: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    piece: str, old: Features, kept: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    folder = shutil.copytree(work, tmp_path / "work")
+    folder = shutil.copytree(kept, tmp_path / "work")
     whole = (folder / piece).read_bytes()
     (folder / piece).write_bytes(whole[:-40] + bytes(8) + whole[-32:])
     with pytest.raises(UnsafeFile, match=rf"{piece}.*: scan the samples that were scanned again, with workdir="):

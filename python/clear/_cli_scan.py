@@ -78,6 +78,9 @@ def scan(
         Path | None,
         typer.Option(help="The --workdir of a scan of the first samples: the others join it.", show_default=False),
     ] = None,
+    keep_neighbors: Annotated[
+        bool, typer.Option("--keep-neighbors", help="Keep in --workdir what makes it cheap to join the scan.")
+    ] = False,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),
@@ -129,6 +132,7 @@ def scan(
             address=address,
             node_memory=for_set,
             previous=previous,
+            keep_neighbors=keep_neighbors,
             max_seconds=max_seconds,
             max_memory=most,
             approximate=how,

@@ -24,7 +24,7 @@ from clear.class_index import ClassIndex, Run
 from clear.config import Scale
 from clear.hull import HullResult, solve_hulls
 from clear.neighbors import Neighbors
-from clear.prepare import Ints, Rows, room
+from clear.prepare import Ints, Numbers, Rows, room, row_type
 from clear.reference import Reference
 from clear.results import HullEvidence, Role
 
@@ -40,6 +40,7 @@ __all__ = [
     "measure",
     "measure_run",
     "measuring_bytes",
+    "nearest_of_run",
     "nearest_other",
     "prove",
     "reassignment",
@@ -49,7 +50,6 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Nearest = tuple[Floats, Ints, Ints]
 """Distance, label and vertices of a hull of each point."""
-Numbers = npt.NDArray[np.int32 | np.int64]
 
 FLOOR = 1e-6
 """Added to hull distances (of unit rows) before the logarithm."""
@@ -140,12 +140,13 @@ def measure_run(
     *,
     exclude: Ints,
     groups: Ints | None,
+    others: bool = True,
 ) -> Wrap:
     """`measure` against the classes of one index, for points whose groups are known."""
     wrap = empty_wrap(len(points), len(scales), len(reference.rows))
-    for block in _blocks(reference, index.run, points, scales, True):
+    for block in _blocks(reference, index.run, points, scales, others):
         of = None if groups is None else groups[block]
-        _measure_block(reference, index, points[block], labels[block], exclude[block], of, scales, True, wrap, block)
+        _measure_block(reference, index, points[block], labels[block], exclude[block], of, scales, others, wrap, block)
     return wrap
 
 
@@ -166,7 +167,7 @@ def empty_wrap(m: int, scales: int, rows: int, place: Path | None = None) -> Wra
 
     place: a folder for the mates where they are many (`prepare.room`).
     """
-    mates: Numbers = room((m, NEAREST_MATES), np.int32 if rows < 1 << 31 else np.int64, place)
+    mates: Numbers = room((m, NEAREST_MATES), row_type(rows), place)
     mates.fill(-1)
     return Wrap(
         [np.full(m, np.nan) for _ in range(scales)],
@@ -201,7 +202,7 @@ def _measure_block(
             wrap.own[i][at] = distances(reference, rows, own)
             wrap.own_size[i][at] = (own >= 0).sum(axis=1)
     if others:
-        distance, label, _ = _nearest_of_run(reference, index, points, labels, groups)
+        distance, label, _ = nearest_of_run(reference, index, points, labels, groups)
         keep_nearer(wrap, block, distance, label)
 
 
@@ -273,7 +274,7 @@ def nearest_other(reference: Reference, points: Rows, labels: Ints) -> Nearest:
     """Distance (m,), label (m,) and vertices (m, hull_size) of the nearest hull of another label."""
     groups, best = reference.groups(points), None
     for run in reference.runs:
-        best = _nearer(best, _nearest_of_run(reference, reference.index(run), points, labels, groups))
+        best = _nearer(best, nearest_of_run(reference, reference.index(run), points, labels, groups))
     assert best is not None  # noqa: S101 - there is a run at least
     return best
 
@@ -288,7 +289,7 @@ def _nearer(best: Nearest | None, found: Nearest) -> Nearest:
     return best
 
 
-def _nearest_of_run(
+def nearest_of_run(
     reference: Reference, index: ClassIndex, points: Rows, labels: Ints, groups: Ints | None
 ) -> tuple[Floats, Ints, Ints]:
     """`nearest_other` among the labels of the index; infinitely far where it has no other."""
@@ -372,7 +373,7 @@ def evidence(
                 _, ((pocket[mine], own[mine]),) = _own_vertices(
                     reference, index, points[mine], labels[mine], exclude[mine], (scale,)
                 )
-            best = _nearer(best, _nearest_of_run(reference, index, points, labels, groups))
+            best = _nearer(best, nearest_of_run(reference, index, points, labels, groups))
             del index  # before the next one is packed
             advance(run[1] - run[0])
     assert best is not None  # noqa: S101 - there is a run at least

@@ -49,6 +49,7 @@ def scan(
     address: str | None = None,
     node_memory: int | None = None,
     previous: str | os.PathLike[str] | None = None,
+    keep_neighbors: bool = False,
     max_seconds: float | None = None,
     max_memory: int | None = None,
     approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
@@ -85,7 +86,11 @@ def scan(
     previous : path, optional
         The `workdir` of a finished scan of the first rows: the others join it, at the cost of the new rows and of what
         they come near to. Mean, projection and core classifier stay those of that scan; `result.joined` says which of
-        its verdicts changed (docs/scaling.md). Takes the place of `workdir`; local engine only.
+        its verdicts changed (docs/scaling.md). `workdir` then gets what a scan of all rows would keep, for the next
+        rows to join; the previous scan must have kept its neighbours. Local engine only.
+    keep_neighbors : bool
+        Keep the rows that hulls were chosen from in `workdir`, too: rows that join later are then searched alone. Costs
+        4 * (hull_size * (classes + 1) + 40) bytes a sample on the disk; exact neighbours only.
     max_seconds : float, optional
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
@@ -139,10 +144,11 @@ def scan(
         )
     check_engine(engine, address, node_memory)
     if previous is not None:
-        others = (workdir, approximate, max_seconds)
-        if engine != "local" or any(other is not None for other in others):
-            raise ValueError('previous goes with engine="local", and without workdir, max_seconds and approximate')
-        return _scan_joining(features, previous, config, threads, progress, views)
+        if engine != "local" or approximate is not None or max_seconds is not None:
+            raise ValueError('previous goes with engine="local", and without max_seconds and approximate')
+        return _scan_joining(features, previous, config, threads, progress, views, workdir)
+    if keep_neighbors and (workdir is None or approximate is not None):
+        raise ValueError("keep_neighbors goes with a workdir, and without approximate")
     work = _open_work(workdir, piece_rows, max_seconds, views)
     with open_engine(engine, address, as_threads(threads), node_memory) as runner:
         reference = Reference(
@@ -156,7 +162,9 @@ def scan(
         )
         if engine == "local":
             reference.divide()
-        wrap = measure_in_pieces(reference, work=work, engine=runner, piece_rows=piece_rows, progress=progress)
+        wrap = measure_in_pieces(
+            reference, work=work, engine=runner, piece_rows=piece_rows, keep=keep_neighbors, progress=progress
+        )
     wrap = with_far(reference, wrap, work=work, piece_rows=piece_rows, progress=progress)
     reference.divide_for_few()
     approximation = None
@@ -177,9 +185,12 @@ def _scan_joining(
     threads: int | None,
     progress: Progress,
     views: Views | None,
+    workdir: str | os.PathLike[str] | None,
 ) -> ScanResult:
     """A scan whose first rows have been scanned."""
-    joining = join_scan(features, previous, config=config, threads=threads, progress=progress, views=views)
+    joining = join_scan(
+        features, previous, config=config, threads=threads, progress=progress, views=views, workdir=workdir
+    )
     known = len(joining.before.labels)
     scored = _score_training_set(joining.reference, joining.wrap, views, progress)
     result = _judge(features, joining.reference, *scored, None, progress)
@@ -192,7 +203,8 @@ def _scan_joining(
     )
     note = (
         f"incremental: {len(features.labels) - known} samples joined a scan of {known}; mean, projection, core "
-        "classifier and the few rows that stand for a class in the test for crowds are that scan's; of its samples "
+        "classifier and the few rows that stand for a class in the test for crowds are those of the first "
+        f"{joining.fitted}; of the {known} "
         f"{joining.measured_again} were measured again, {len(changed)} have another level"
     )
     joined = Joined(known, joining.measured_again, changed)

@@ -3,7 +3,9 @@
 What is fitted stays that of the finished scan: mean and projection, classes, the classifier that picks the core (of new
 samples: its first fold's), and the few rows that stand for a class in the test for crowds. Measured under these, every
 number is the one that a scan of all samples would give: a new sample changes an old one's hull only where it is nearer
-than the farthest row that the hull was chosen from, and this distance is kept in the pieces (`clear.reach`).
+than the farthest row that the hull was chosen from, and this distance is kept in the pieces (`clear.reach`). A scan
+that kept these rows, too, is joined without searching the old ones again (`clear.kept`), and what joined it can be kept
+as the folder of a finished scan of all, which the next samples join.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +31,19 @@ from clear.crowd import STAGE as CROWDS
 from clear.crowd import far_distances
 from clear.data import Features
 from clear.far_rows import FarRows
+from clear.kept import KeptNeighbors
 from clear.neighbors import NeighborIndex
-from clear.pieces import STAGE, add_piece, cut_pieces, of_run, stored_parts
+from clear.pieces import (
+    NEAR,
+    STAGE,
+    Piece,
+    add_piece,
+    all_classes,
+    cut_pieces,
+    measure_piece,
+    save_piece,
+    stored_parts,
+)
 from clear.prepare import (
     Ints,
     Rows,
@@ -40,22 +53,20 @@ from clear.prepare import (
     fit_preparation,
     thin_classes,
 )
+from clear.reach import KEPT
 from clear.reference import Parts, Reference, scan_inputs
 from clear.results import Views
-from clear.work import MAX_MANIFEST, SCHEMA, Work, hash_array
+from clear.work import MAX_MANIFEST, SCHEMA, Arrays, Work, hash_array
 
 __all__ = ["Joining", "hash_views", "join_scan"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 PAIR_BYTES = 64 << 20
-
-
-class Reach(NamedTuple):
-    """Distances within which a new row changes a hull of an old sample; see `Recorder.reach`."""
-
-    of_core: npt.NDArray[np.float32]
-    of_mates: npt.NDArray[np.float32]
+REACH = ("reach", "own_reach")
+"""Distances within which a new row changes a hull of an old sample; see `Recorder.reach`."""
+FITTED = "fitted"
+"""Of the samples of a folder of work: how many of the first the mean, projection and classifiers were fitted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,57 @@ class Joining:
     wrap_before: Wrap
     measured_again: int
     """Distinct old samples of which a hull was measured again."""
+    fitted: int
+    """Of so many of the first samples is what stays as it was fitted."""
+
+
+class Hulls(Protocol):
+    """Hulls of old samples among all rows. They are asked about by their positions among the distinct ones."""
+
+    def parts(self) -> list[slice]:
+        """Ranges of positions that are best asked about one after another."""
+
+    def own(self, at: Ints) -> Wrap:
+        """Pocket, own hulls and mates."""
+
+    def pairs(self, touched: Mask) -> tuple[Ints, Ints]:
+        """Position and label of what is touched, (m, classes), in the order that suits `members`."""
+
+    def members(self, at: Ints, labels: Ints) -> Ints:
+        """The core rows of a label that are nearest to each sample, (m, k)."""
+
+    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]:
+        """Distance and label of the nearest hull of another label."""
+
+
+class SearchedNeighbors:
+    """`Hulls` where the finished scan kept no neighbours: they are searched again."""
+
+    def __init__(self, reference: Reference, before: Reference) -> None:
+        self._reference, self._units = reference, before.units
+
+    def parts(self) -> list[slice]:
+        return [slice(0, len(self._units))]
+
+    def own(self, at: Ints) -> Wrap:
+        rows, points, labels = self._samples(at)
+        return measure(self._reference, points, labels, (SCAN_SCALE,), exclude=rows, others=False)
+
+    def pairs(self, touched: Mask) -> tuple[Ints, Ints]:
+        label, at = np.nonzero(touched.T)  # one class after another, as they are packed
+        return at, label
+
+    def members(self, at: Ints, labels: Ints) -> Ints:
+        _, points, _ = self._samples(at)
+        return self._reference.nearest(points, labels, self._reference.config.hull_size, core=True)
+
+    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]:
+        _, points, labels = self._samples(at)
+        return nearest_other(self._reference, points, labels)[:2]
+
+    def _samples(self, at: Ints) -> tuple[Ints, Rows, Ints]:
+        rows = self._units[at]
+        return rows, self._reference.rows[rows], self._reference.labels[rows]
 
 
 def join_scan(
@@ -79,32 +141,40 @@ def join_scan(
     threads: int | None = None,
     progress: Progress = False,
     views: Views | None = None,
+    workdir: str | os.PathLike[str] | None = None,
 ) -> Joining:
     """Measure `features`, whose first rows are those of the scan that has its work in the folder `previous`.
 
-    `views` are only compared with those that the finished scan had.
+    `views` are only compared with those that the finished scan had. workdir: a folder for what a scan of all would
+    keep.
     """
     path = Path(previous) / MANIFEST
     with damage_named(path):
         inputs = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
         known, n_classes, piece_rows = (int(inputs[name]) for name in ("samples", "classes", "piece_rows"))
+        fitted = int(inputs.get(FITTED, known))
     n = len(features.labels)
     if known >= n:
         raise ValueError(f"features has {n} samples, the scan in {previous} {known}: want these first, then new ones")
     config = config or ScanConfig()
     values = as_features(features.values, progress=progress)
     labels = as_labels(features.labels, n, classes=n_classes)
-    preparation = fit_preparation(values, config, rows=known, progress=progress)
+    preparation = fit_preparation(values, config, rows=fitted, progress=progress)
     rows = apply_preparation(values, preparation, progress=progress)
     work = Work(previous, piece_rows=piece_rows, finished=True)
-    work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config))
+    since = {} if fitted == known else {FITTED: fitted}
+    work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config) | since)
     _check_views(work, views, known, n)
     first = find_representatives(rows, labels)
     units = np.flatnonzero(first == np.arange(n))
-    old, new = units[units < known], units[units >= known]
-    agrees, margin = _predict_core(rows, labels, old, new, n_classes, config, work)
-    accuracy = float(agrees.mean())
-    thin = thin_classes(labels[old], agrees[: len(old)], np.bincount(labels[old], minlength=n_classes), config)
+    old, new, first_old = units[units < known], units[units >= known], units[units < fitted]
+    neighbors_kept, further = _are_kept(work, len(old)), None
+    if workdir is not None:
+        further = _open_further(workdir, work, views, neighbors_kept)
+        further.begin(scan_inputs(rows, labels, n_classes, config) | {FITTED: fitted})
+    agrees, margin = _predict_core(rows, labels, units, len(first_old), config, work, further)
+    accuracy, sizes = float(agrees.mean()), np.bincount(labels[first_old], minlength=n_classes)
+    thin = thin_classes(labels[first_old], agrees[: len(first_old)], sizes, config)
     in_core = np.zeros(n, np.bool_)
     in_core[units] = agrees | np.isin(labels[units], thin)
     sizes = np.bincount(labels[units], minlength=n_classes).astype(np.int64)
@@ -115,8 +185,8 @@ def join_scan(
     reference.margin[units] = margin
     reference.margin = reference.margin[first]
     reference.divide()
-    core = old[reference.in_core[old]]
-    reference.far = FarRows(rows[:known], labels[:known], core, n_classes, config.hull_size, config.seed)
+    core = first_old[reference.in_core[first_old]]
+    reference.far = FarRows(rows[:fitted], labels[:fitted], core, n_classes, config.hull_size, config.seed)
     old_sizes = np.bincount(labels[old], minlength=n_classes).astype(np.int64)
     before = SimpleNamespace(
         config=config,
@@ -135,13 +205,18 @@ def join_scan(
         place=None,
         far=reference.far,
     )
-    wrap_before, reach = _load_wrap(work, cast("Reference", before), progress)
-    wrap, count = _measure_touched(reference, cast("Reference", before), wrap_before, reach, new, progress)
-    found = measure(
-        reference, rows[new], labels[new], (SCAN_SCALE,), exclude=new, progress=progress, stage="new samples"
-    )
-    found = replace(found, far=far_distances(reference, rows[new], labels[new], new, progress))
-    return Joining(reference, _append(wrap, found), cast("Reference", before), wrap_before, count)
+    stands = cast("Reference", before)
+    wrap_before, reach = _load_wrap(work, stands, progress)
+    joined = NeighborIndex(rows, labels, rows=new, n_classes=n_classes)
+    own, others = _find_touched(reference, stands, reach, joined, progress)
+    kept = KeptNeighbors(reference, stands, work, joined) if neighbors_kept else None
+    hulls: Hulls = kept or SearchedNeighbors(reference, stands)
+    wrap = _measure_touched(reference, wrap_before, hulls, own, others, progress)
+    arrays = _measure_new(reference, wrap, len(old), further is not None, progress)
+    if further is not None and kept is not None:
+        _save(further, reference, wrap, (own, others), kept, reach, arrays, progress)
+    again = int((own | others.any(axis=1)).sum())
+    return Joining(reference, wrap, stands, wrap_before, again, fitted)
 
 
 def hash_views(views: Views | None) -> list[str]:
@@ -171,135 +246,177 @@ def _check_views(work: Work, views: Views | None, known: int, n: int) -> None:
 
 
 def _predict_core(
-    rows: Rows, labels: Ints, old: Ints, new: Ints, n_classes: int, config: ScanConfig, work: Work
+    rows: Rows, labels: Ints, units: Ints, fitted: int, config: ScanConfig, work: Work, further: Work | None
 ) -> tuple[Mask, Floats]:
-    """Whether the finished scan's classifiers agree with labels of the old, and its first one of the new; margins."""
-    predicted, margin = np.empty(len(old) + len(new), np.int64), np.empty(len(old) + len(new))
-    joining = np.arange(len(old), len(old) + len(new))
-    for fold, (_, held_out) in enumerate(split_folds(len(old), config)):
-        arrays = work.load(CORE, fold) or _missing(work, CORE, fold)
+    """Whether the finished scan's classifiers agree with the labels of units, and its first one where these are not
+    among the `fitted` first; margins. further: where the classifiers are kept, too."""
+    predicted, margin = np.empty(len(units), np.int64), np.empty(len(units))
+    joining = np.arange(fitted, len(units))
+    for fold, (_, held_out) in enumerate(split_folds(fitted, config)):
+        arrays = work.load(CORE, fold) or work.missing(CORE, fold)
         parts = [(held_out, arrays)]
         if fold == 0:
-            parts.append((joining, predict(arrays, rows[new], labels[new])))
+            parts.append((joining, predict(arrays, rows[units[joining]], labels[units[joining]])))
         for at, found in parts:
             predicted[at], margin[at] = found["predicted"], found["margin"]
-    return predicted == labels[np.concatenate([old, new])], margin
+        if further is not None:
+            further.save(CORE, fold, arrays)
+    return predicted == labels[units], margin
 
 
-def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap, Reach]:
-    """The finished scan's hulls, and how near a row must be to change them."""
+def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap, Arrays]:
+    """The finished scan's hulls, and how near a row must be to change them (`REACH`)."""
     m, far = len(before.units), np.empty(len(before.units))
-    wrap, reach = (
-        empty_wrap(m, 1, len(before.labels)),
-        Reach(np.empty((m, before.n_classes), np.float32), np.empty(m, np.float32)),
-    )
+    wrap = empty_wrap(m, 1, len(before.labels))
+    reach = {name: np.empty((m, before.n_classes)[: 2 - at], np.float32) for at, name in enumerate(REACH)}
     ranges = cut_pieces(m, work.piece_rows)
     with track(progress, "collect", len(ranges), "pieces") as advance:
         for whole in ranges:
-            for piece, arrays in stored_parts(before, work, whole) or _missing(work, STAGE, whole.number):
+            parts = stored_parts(before, work, whole) or work.missing(STAGE, whole.number)
+            for piece, arrays in parts:
                 add_piece(before, wrap, piece, arrays)
-                run = piece.run or (0, before.n_classes)
-                reach.of_core[piece.start : piece.stop, run[0] : run[1]] = arrays["reach"]
-                mine = of_run(before.labels[before.units[piece.start : piece.stop]], run)
-                reach.of_mates[piece.start + mine] = arrays["own_reach"]
-            stored = work.load(CROWDS, whole.number) or _missing(work, CROWDS, whole.number)
+            for name, values in all_classes(before, parts, REACH).items():
+                reach[name][whole.start : whole.stop] = values
+            stored = work.load(CROWDS, whole.number) or work.missing(CROWDS, whole.number)
             far[whole.start : whole.stop] = stored["far"]
             advance(1)
     return replace(wrap, far=far), reach
 
 
-def _missing(work: Work, stage: str, piece: int) -> NoReturn:
-    raise ValueError(f"{work.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing")
+def _are_kept(work: Work, old: int) -> bool:
+    """Whether the finished scan kept the neighbours of its samples."""
+    return all(work.has(NEAR, piece.number) for piece in cut_pieces(old, work.piece_rows))
+
+
+def _open_further(workdir: str | os.PathLike[str], work: Work, views: Views | None, neighbors_kept: bool) -> Work:
+    """The folder for a scan of all samples."""
+    if not neighbors_kept:
+        raise ValueError(
+            f"the scan in {work.folder} did not keep its neighbours, which a workdir of all samples needs: scan its "
+            "samples with keep_neighbors=True (--keep-neighbors) and the same workdir, or join without workdir"
+        )
+    if Path(workdir).resolve() == work.folder.resolve():
+        raise ValueError(f"workdir is {workdir}, the folder of the finished scan: want another one")
+    return Work(workdir, piece_rows=work.piece_rows, views=hash_views(views))
 
 
 def _measure_touched(
-    reference: Reference, before: Reference, wrap: Wrap, reach: Reach, new: Ints, progress: Progress
-) -> tuple[Wrap, int]:
-    """The old samples' hulls among all rows: those that a new row has changed are measured, the others copied."""
-    own, others = _find_touched(reference, before, reach, new, progress)
-    pocket, own_hull, own_size = wrap.pocket[0].copy(), wrap.own[0].copy(), wrap.own_size[0].copy()
-    other, other_label, mates = wrap.other.copy(), wrap.other_label.copy(), wrap.mates.copy()
-    at = np.flatnonzero(own)
-    rows = before.units[at]
-    points, labels = reference.rows[rows], reference.labels[rows]
-    found = measure(
-        reference, points, labels, (SCAN_SCALE,), exclude=rows, others=False, progress=progress, stage="touched samples"
-    )
-    pocket[at], own_hull[at], own_size[at], mates[at] = found.pocket[0], found.own[0], found.own_size[0], found.mates
-    _measure_others(reference, before.units, others, other, other_label, progress)
-    found = Wrap([pocket], [own_hull], [own_size], other, other_label, mates, wrap.far)
-    return found, int((own | others.any(axis=1)).sum())
+    reference: Reference, before: Wrap, hulls: Hulls, own: Mask, others: Mask, progress: Progress
+) -> Wrap:
+    """Hulls of the old samples among all rows: those that a new row has changed are measured, the others copied. Room
+    for the new samples."""
+    m, wrap = len(own), empty_wrap(len(reference.units), 1, len(reference.rows))
+    for name in ("pocket", "own", "own_size"):
+        getattr(wrap, name)[0][:m] = getattr(before, name)[0]
+    for name in ("other", "other_label", "mates"):
+        getattr(wrap, name)[:m] = getattr(before, name)
+    for part in tracked(hulls.parts(), progress, "touched samples"):
+        at = part.start + np.flatnonzero(own[part])
+        found = hulls.own(at)
+        wrap.pocket[0][at], wrap.own[0][at], wrap.own_size[0][at] = found.pocket[0], found.own[0], found.own_size[0]
+        wrap.mates[at] = found.mates
+        _measure_others(reference, hulls, part, others[part], wrap)
+    assert before.far is not None  # noqa: S101 - as loaded
+    return replace(wrap, far=np.concatenate([before.far, np.empty(len(reference.units) - m)]))
+
+
+def _measure_new(reference: Reference, wrap: Wrap, start: int, keep: bool, progress: Progress) -> Arrays:
+    """Enter the new samples, those from `start` on; `REACH` and `KEPT` of them, where these are kept."""
+    stop, parts = len(reference.units), []
+    if start == stop:  # they are copies
+        return {}
+    runs = [None] if len(reference.runs) == 1 else reference.runs
+    with track(progress, "new samples", (stop - start) * len(runs)) as advance:
+        for run in runs:
+            piece = Piece(0, start, stop, run, keep)
+            arrays = measure_piece(reference, piece)
+            add_piece(reference, wrap, piece, arrays)
+            parts.append((piece, arrays))
+            advance(stop - start)
+    new = reference.units[start:]
+    assert wrap.far is not None  # noqa: S101 - there is room
+    wrap.far[start:] = far_distances(reference, reference.rows[new], reference.labels[new], new, progress)
+    return all_classes(reference, parts, (*REACH, *KEPT)) if keep else {}
+
+
+def _save(
+    work: Work,
+    reference: Reference,
+    wrap: Wrap,
+    touched: tuple[Mask, Mask],
+    kept: KeptNeighbors,
+    reach: Arrays,
+    new: Arrays,
+    progress: Progress,
+) -> None:
+    """Store the pieces of a scan of all samples: what `measure_in_pieces` would store, were it asked."""
+    old, (own, others) = len(touched[0]), touched
+    assert wrap.far is not None  # noqa: S101 - measured
+    pieces = cut_pieces(len(reference.units), work.piece_rows)
+    for both, piece in zip(tracked([slice(p.start, p.stop) for p in pieces], progress, "keep"), pieces, strict=True):
+        first, last = slice(both.start, min(old, both.stop)), slice(max(0, both.start - old), both.stop - old)
+        parts = []
+        if first.start < first.stop:
+            here = {name: values[first] for name, values in reach.items()}
+            parts.append(kept.entered(first.start, first.stop, own[first], others[first], here))
+        if last.start < last.stop:
+            parts.append({name: values[last] for name, values in new.items()})
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        single = {name: getattr(wrap, name)[0][both] for name in ("pocket", "own", "own_size")}
+        whole = {name: getattr(wrap, name)[both] for name in ("other", "other_label", "mates")}
+        save_piece(work, piece, arrays | single | whole)
+        work.save(CROWDS, piece.number, {"far": wrap.far[both]})
 
 
 def _find_touched(
-    reference: Reference, before: Reference, reach: Reach, new: Ints, progress: Progress
+    reference: Reference, before: Reference, reach: Arrays, new: NeighborIndex, progress: Progress
 ) -> tuple[Mask, Mask]:
     """Which old samples see a new row in their own hulls, (m,), and in those of other labels, (m, classes)."""
     old, threads = before.units, reference.threads
-    index = NeighborIndex(reference.rows, reference.labels, rows=new, n_classes=reference.n_classes)
-    core = index.subset(reference.in_core)
+    core = new.subset(reference.in_core)
     own, others = np.empty(len(old), np.bool_), np.empty((len(old), reference.n_classes), np.bool_)
     parts = blocks(len(old), 4 * reference.rows.shape[1] + 16 * reference.n_classes)
     for block in tracked(parts, progress, "near new samples"):
         rows = old[block]
         points, labels = reference.rows[rows], reference.labels[rows]
-        mates = index.search(points, k=1, within=labels, threads=threads).distances[:, 0]
-        nearer = core.search_by_class(points, k=1, threads=threads).distances[:, :, 0] < reach.of_core[block]
+        mates = new.search(points, k=1, within=labels, threads=threads).distances[:, 0]
+        nearer = core.search_by_class(points, k=1, threads=threads).distances[:, :, 0] < reach["reach"][block]
         at = np.arange(len(rows))
         peeled, now = (count_peeled(r.class_sizes, labels, rows, SCAN_SCALE) for r in (before, reference))
-        own[block] = (mates < reach.of_mates[block]) | nearer[at, labels] | (peeled != now)
+        own[block] = (mates < reach["own_reach"][block]) | nearer[at, labels] | (peeled != now)
         nearer[at, labels] = False
         others[block] = nearer
     return own, others
 
 
-def _measure_others(
-    reference: Reference,
-    old: Ints,
-    touched: Mask,
-    other: Floats,
-    other_label: npt.NDArray[np.int32],
-    progress: Progress,
-) -> None:
+def _measure_others(reference: Reference, hulls: Hulls, part: slice, touched: Mask, wrap: Wrap) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
-    at = np.arange(len(old))
-    best, best_label = _nearest_touched(reference, old, touched, other, progress)
+    at, other, other_label = np.arange(len(touched)), wrap.other[part], wrap.other_label[part]
+    best, best_label = _nearest_touched(reference, hulls, part.start, touched, other)
     same = (best == other) & (best_label == other_label)
     moved = touched[at, other_label] & (best >= other) & ~same
     nearer = (best < other) | ((best == other) & (best_label < other_label))
     other[nearer], other_label[nearer] = best[nearer], best_label[nearer]
     again = np.flatnonzero(moved)
     width, size = reference.rows.shape[1], reference.config.hull_size
-    parts = blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES)
-    for block in tracked(parts, progress, "hulls of other labels"):
-        rows = old[again[block]]
-        distance, label, _ = nearest_other(reference, reference.rows[rows], reference.labels[rows])
-        other[again[block]], other_label[again[block]] = distance, label
+    for block in blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES):
+        other[again[block]], other_label[again[block]] = hulls.nearest_other(part.start + again[block])
 
 
 def _nearest_touched(
-    reference: Reference, old: Ints, touched: Mask, other: Floats, progress: Progress
+    reference: Reference, hulls: Hulls, start: int, touched: Mask, other: Floats
 ) -> tuple[Floats, Ints]:
-    """Distance and label of the nearest touched hull of each sample; inf where all, if any, lie beyond `other`."""
-    label, row = np.nonzero(touched.T)  # one class after another, as they are packed
-    apart = np.empty(len(row))
+    """Distance and label of the nearest touched hull of each old sample from `start` on; inf where all, if any, lie
+    beyond `other`."""
+    at, label = hulls.pairs(touched)
+    apart = np.empty(len(at))
     size, width = reference.config.hull_size, reference.rows.shape[1]
-    with track(progress, "touched hulls", len(row), "hulls") as advance:
-        for block in blocks(len(row), 4 * width + 24 * size, budget=PAIR_BYTES):
-            points = reference.rows[old[row[block]]]
-            members = reference.nearest(points, label[block], size, core=True)
-            apart[block] = distances(reference, points, members, beyond=other[row[block]])
-            advance(len(points))
-    best, best_label = np.full(len(old), np.inf), np.full(len(old), reference.n_classes)
-    order = np.lexsort((label, apart, row))
-    first = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
-    best[row[first]], best_label[row[first]] = apart[first], label[first]
+    for block in blocks(len(at), 4 * width + 24 * size, budget=PAIR_BYTES):
+        asked = start + at[block]
+        members = hulls.members(asked, label[block])
+        apart[block] = distances(reference, reference.rows[reference.units[asked]], members, beyond=other[at[block]])
+    best, best_label = np.full(len(touched), np.inf), np.full(len(touched), reference.n_classes)
+    order = np.lexsort((label, apart, at))
+    first = order[np.flatnonzero(np.diff(at[order], prepend=-1))]
+    best[at[first]], best_label[at[first]] = apart[first], label[first]
     return best, best_label
-
-
-def _append(first: Wrap, second: Wrap) -> Wrap:
-    def both(name: str) -> Any:
-        a, b = getattr(first, name), getattr(second, name)
-        return [np.concatenate([a[0], b[0]])] if isinstance(a, list) else np.concatenate([a, b])
-
-    return Wrap(*(both(name) for name in ("pocket", "own", "own_size", "other", "other_label", "mates", "far")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from clear._search import LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile,
 from clear._stored import StoredRows, as_stored
 from clear.approximate import Approximate, ApproximateSearch, as_approximate, share_found
 
-__all__ = ["NeighborIndex", "Neighbors", "find_neighbors"]
+__all__ = ["NeighborIndex", "Neighbors", "find_neighbors", "merge_neighbors"]
 
 Metric = Literal["euclidean", "cosine", "inner_product"]
 MAX_K = 4096
@@ -340,6 +341,18 @@ def find_neighbors(
     admissible = index.n_rows - (exclude is not None)
     as_count(k, "k", high=max(admissible, 0), why=" (the rows that may be returned)")
     return index.search(queries, k=k, exclude=exclude, threads=threads, progress=progress)
+
+
+def merge_neighbors(parts: Sequence[Neighbors]) -> Neighbors:
+    """The nearest of the answers of several bases, as many as the first has.
+
+    The parts come in the order of their row numbers, so that equal distances are ordered by these. Not for inner
+    products.
+    """
+    distances = np.concatenate([part.distances for part in parts], axis=-1)
+    indices = np.concatenate([part.indices for part in parts], axis=-1)
+    order = np.argsort(distances, axis=-1, kind="stable")[..., : parts[0].indices.shape[-1]]
+    return Neighbors(np.take_along_axis(distances, order, axis=-1), np.take_along_axis(indices, order, axis=-1))
 
 
 def _as_mask(rows: Any, n: int) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,24 +13,28 @@ from clear.class_index import Run, class_runs
 from clear.collapse import Wrap, empty_wrap, keep_nearer, measure_run
 from clear.config import SCAN_SCALE
 from clear.prepare import Ints
-from clear.reach import Recorder
+from clear.reach import KEPT, OTHERS, Recorder
 from clear.reference import Reference, positions
 from clear.work import PIECE_ROWS, Arrays, Work, cut
 
 __all__ = [
     "LOCAL_ROWS",
+    "NEAR",
     "Engine",
     "LocalEngine",
     "Piece",
     "add_piece",
+    "all_classes",
     "cut_pieces",
     "measure_in_pieces",
     "measure_piece",
     "of_run",
+    "save_piece",
     "stored_parts",
 ]
 
-STAGE = "hulls"
+STAGE, NEAR = "hulls", "near"
+BY_CLASS = ("reach", OTHERS)
 LOCAL_ROWS = 1 << 14
 """Samples in a piece that is not stored."""
 
@@ -57,6 +61,8 @@ class Piece(NamedTuple):
     stop: int
     run: Run | None = None
     """None for all classes."""
+    keep: bool = False
+    """Whether the rows that the hulls were chosen from are kept, too (`reach.KEPT`)."""
 
 
 def measure_piece(reference: Reference, piece: Piece) -> Arrays:
@@ -67,7 +73,7 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
     units = reference.order[piece.start : piece.stop]
     run = piece.run or (0, reference.n_classes)
     labels, groups = reference.labels[units], reference.order_groups
-    recorder = Recorder(reference.index(run))
+    recorder = Recorder(reference.index(run), len(reference.rows) if piece.keep else None)
     wrap = measure_run(
         reference,
         recorder.as_index(),
@@ -78,7 +84,6 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
         groups=None if groups is None else groups[piece.start : piece.stop].astype(np.int64),
     )
     mine = of_run(labels, run)
-    reach, own_reach = recorder.reach(labels, mine)
     return {
         "pocket": wrap.pocket[0][mine],
         "own": wrap.own[0][mine],
@@ -86,8 +91,8 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
         "other": wrap.other,
         "other_label": wrap.other_label,
         "mates": wrap.mates[mine],
-        "reach": reach,
-        "own_reach": own_reach,
+        **recorder.reach(labels, mine),
+        **recorder.kept(),
     }
 
 
@@ -97,17 +102,19 @@ def measure_in_pieces(
     work: Work | None = None,
     engine: Engine | None = None,
     piece_rows: int = PIECE_ROWS,
+    keep: bool = False,
     progress: Progress = False,
 ) -> Wrap:
     """Measure all distinct samples; with `work` each piece is stored when done, and done ones are not repeated.
 
-    The entries of the result are those of `reference.units`.
+    The entries of the result are those of `reference.units`. keep: store the rows that hulls were chosen from, too.
     """
     count = len(reference.units)
     if work is None and engine is None:
         piece_rows = max(piece_rows, LOCAL_ROWS)  # nothing to gain from small ones
     runs = [None] if len(reference.runs) == 1 else reference.runs
-    pieces = [piece._replace(run=run) for run in runs for piece in cut_pieces(count, piece_rows)]  # one index at a time
+    ranges = cut_pieces(count, piece_rows)
+    pieces = [piece._replace(run=run, keep=keep) for run in runs for piece in ranges]  # one index at a time
     engine = engine or LocalEngine()
     with track(progress, STAGE, count * len(reference.runs)) as advance:
         if work is not None:
@@ -120,7 +127,6 @@ def measure_in_pieces(
                 add_piece(reference, wrap, piece, arrays)
                 advance(piece.stop - piece.start)
         else:
-            ranges = cut_pieces(count, piece_rows)
             with track(progress, "collect", len(ranges), "pieces") as collected:
                 for whole in ranges:
                     stored = stored_parts(reference, work, whole)
@@ -146,7 +152,7 @@ def _store_pieces(
     done = len(pieces) - len(missing)
     _check_time(work, done, len(pieces))
     for piece, arrays in engine.run(reference, missing):
-        work.save(*name_piece(piece), arrays)
+        save_piece(work, piece, arrays)
         advance(piece.stop - piece.start)
         done += 1
         _check_time(work, done, len(pieces))
@@ -159,19 +165,24 @@ def cut_pieces(count: int, piece_rows: int) -> list[Piece]:
 
 def _stored_runs(reference: Reference, work: Work, whole: Piece) -> set[Run | None]:
     """The runs of classes that are stored of a range of samples: None alone where that is all. Each is loaded once."""
-    if work.load(*name_piece(whole)) is not None:
+    if _is_stored(work, whole):
         return {None}
     runs = class_runs(reference.class_sizes, reference.rows.shape[1])
-    found = {run for run in runs if work.load(*name_piece(whole._replace(run=run))) is not None}
+    found = {run for run in runs if _is_stored(work, whole._replace(run=run))}
     return {None} if len(found) == len(runs) else {*found}
 
 
-def stored_parts(reference: Reference, work: Work, whole: Piece) -> list[tuple[Piece, Arrays]]:
+def _is_stored(work: Work, piece: Piece) -> bool:
+    stages = (STAGE, NEAR) if piece.keep else (STAGE,)
+    return all(work.load(*name_piece(piece, stage)) is not None for stage in stages)
+
+
+def stored_parts(reference: Reference, work: Work, whole: Piece, stage: str = STAGE) -> list[tuple[Piece, Arrays]]:
     """What is stored of a range of samples: one piece for all classes, or one for each run; empty if any is missing."""
     for runs in ([None], class_runs(reference.class_sizes, reference.rows.shape[1])):
         parts = []
         for piece in (whole._replace(run=run) for run in runs):
-            arrays = work.load(*name_piece(piece))
+            arrays = work.load(*name_piece(piece, stage))
             if arrays is None:
                 break
             parts.append((piece, arrays))
@@ -180,9 +191,45 @@ def stored_parts(reference: Reference, work: Work, whole: Piece) -> list[tuple[P
     return []
 
 
-def name_piece(piece: Piece) -> tuple[str, int]:
+def all_classes(reference: Reference, parts: list[tuple[Piece, Arrays]], names: Sequence[str]) -> Arrays:
+    """Arrays of a range of samples for all classes, from those of runs: (m, classes, ...) for what a sample has of each
+    class (`BY_CLASS`), else (m, ...)."""
+    if parts[0][0].run is None:
+        return {name: parts[0][1][name] for name in names}
+    first, labels = parts[0][0], reference.labels[reference.order[parts[0][0].start : parts[0][0].stop]]
+    whole: Arrays = {}
+    for piece, arrays in parts:
+        run = piece.run
+        assert run is not None  # noqa: S101 - one for each run
+        for name in names:
+            stored, by_class = arrays[name], name in BY_CLASS
+            mine = of_run(labels, run)
+            if not by_class and not len(mine):
+                continue
+            shape = (
+                first.stop - first.start,
+                *([reference.n_classes] if by_class else []),
+                *stored.shape[1 + by_class :],
+            )
+            into = whole.setdefault(name, np.empty(shape, stored.dtype))
+            if by_class:
+                into[:, run[0] : run[1]] = stored
+            else:
+                into[mine] = stored
+    return whole
+
+
+def save_piece(work: Work, piece: Piece, arrays: Arrays) -> None:
+    """Store a piece; the rows that its hulls were chosen from first, in a file of their own."""
+    near = {name: arrays[name] for name in KEPT if name in arrays}
+    if near:
+        work.save(*name_piece(piece, NEAR), near)
+    work.save(*name_piece(piece), {name: array for name, array in arrays.items() if name not in near})
+
+
+def name_piece(piece: Piece, stage: str = STAGE) -> tuple[str, int]:
     """Stage and number under which a piece is stored."""
-    return (STAGE if piece.run is None else f"{STAGE}-{piece.run[0]}-{piece.run[1]}"), piece.number
+    return (stage if piece.run is None else f"{stage}-{piece.run[0]}-{piece.run[1]}"), piece.number
 
 
 def of_run(labels: Ints, run: Run) -> Ints:

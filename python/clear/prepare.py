@@ -22,6 +22,7 @@ from clear.results import Preparation
 __all__ = [
     "Ints",
     "Number",
+    "Numbers",
     "Rows",
     "apply_preparation",
     "count_classes",
@@ -32,6 +33,7 @@ __all__ = [
     "join_some",
     "put_away",
     "room",
+    "row_type",
     "thin_classes",
 ]
 
@@ -39,6 +41,8 @@ FILED_BYTES = 1 << 26
 """Of an array that lies in a file of the folder of work, where there is one."""
 Rows = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32 | np.int64]
+"""Of rows, as `row_type`."""
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -107,6 +111,11 @@ def room(shape: tuple[int, ...], kind: type[Number], place: Path | None) -> npt.
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}: want room for {size} bytes", str(place)) from error
         return np.memmap(file, dtype, "r+", shape=shape).view(np.ndarray)
+
+
+def row_type(rows: int) -> type[np.int32 | np.int64]:
+    """The smaller type that numbers so many rows."""
+    return np.int32 if rows < 1 << 31 else np.int64
 
 
 def put_away(values: npt.NDArray[Number], place: Path | None) -> npt.NDArray[Number]:

@@ -196,7 +196,7 @@ class _Shared(Keyed):
         self.key, self.parts = key, parts
 
 
-def _measure_remotely(shared: _Shared, piece: tuple[int, int, int]) -> Arrays:
+def _measure_remotely(shared: _Shared, piece: tuple[Any, ...]) -> Arrays:
     return measure_piece(_restore(shared), Piece(*piece))
 
 

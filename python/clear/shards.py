@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from clear.class_index import Run
 from clear.config import SCAN_SCALE, ScanConfig
-from clear.neighbors import NeighborIndex, Neighbors
+from clear.neighbors import NeighborIndex, Neighbors, merge_neighbors
 from clear.pieces import Piece, measure_piece
-from clear.prepare import Ints, Rows
+from clear.prepare import Ints, Rows, row_type
+from clear.reach import KEPT, Found, Replay
 from clear.reference import Reference
 from clear.work import Arrays, hash_array
 
@@ -59,14 +59,7 @@ class Question(NamedTuple):
     numbers: Ints
     class_sizes: Ints
     config: ScanConfig
-
-
-class Found(NamedTuple):
-    """Nearest rows, by their numbers in the whole training set."""
-
-    mates: Neighbors
-    pool: Neighbors
-    others: Neighbors
+    keep: bool
 
 
 class Shards:
@@ -91,9 +84,8 @@ def measure_sharded(shards: Shards, piece: Piece) -> list[Any]:
     tickets, parts = [], []
     for start in range(piece.start, piece.stop, step):
         units = reference.units[start : min(piece.stop, start + step)]
-        question = Question(
-            reference.rows[units], reference.labels[units], units, reference.class_sizes, reference.config
-        )
+        points, labels = reference.rows[units], reference.labels[units]
+        question = Question(points, labels, units, reference.class_sizes, reference.config, piece.keep)
         searched = [shards.search.remote(shard, question) for shard in shards.stored]
         merged = shards.merge.remote(*searched)
         gathered = [shards.gather.remote(shard, merged) for shard in shards.stored]
@@ -105,7 +97,7 @@ def measure_sharded(shards: Shards, piece: Piece) -> list[Any]:
 def search_shard(shard: Shard, question: Question) -> Found:
     """Nearest rows in one shard."""
     every, core = _pack(shard)
-    points, labels, numbers, _, config = question
+    points, labels, numbers, _, config, _ = question
     here = (numbers >= shard.start) & (numbers < shard.start + len(shard.rows))
     own = np.where(here, numbers - shard.start, -1)
     peeled = SCAN_SCALE.mates + config.hull_size
@@ -125,14 +117,7 @@ def _pack(shard: Shard) -> tuple[NeighborIndex, NeighborIndex]:
 
 def merge_found(*found: Found) -> Found:
     """The nearest among those of shards, which come in the order of their rows."""
-    return Found(*(_merge(parts) for parts in zip(*found, strict=True)))
-
-
-def _merge(parts: tuple[Neighbors, ...]) -> Neighbors:
-    distances = np.concatenate([part.distances for part in parts], axis=-1)
-    indices = np.concatenate([part.indices for part in parts], axis=-1)
-    order = np.argsort(distances, axis=-1, kind="stable")[..., : parts[0].indices.shape[-1]]
-    return Neighbors(np.take_along_axis(distances, order, axis=-1), np.take_along_axis(indices, order, axis=-1))
+    return Found(*(merge_neighbors(parts) for parts in zip(*found, strict=True)))
 
 
 def gather_rows(shard: Shard, found: Found) -> tuple[Ints, Rows]:
@@ -147,7 +132,7 @@ def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]
     m, run = len(question.points), (0, len(question.class_sizes))
     numbers = np.concatenate([part for part, _ in gathered])
     found = Found(*(Neighbors(d, np.where(rows >= 0, m + np.searchsorted(numbers, rows), -1)) for d, rows in found))
-    known = _Known(run, found)
+    known = Replay(run, found).as_index()
     reference = SimpleNamespace(
         config=question.config,
         n_classes=run[1],
@@ -159,30 +144,11 @@ def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]
         index=lambda _: known,
         threads=1,
     )
-    arrays = measure_piece(cast("Reference", reference), Piece(0, 0, m))
-    near = arrays["mates"]
-    arrays["mates"] = np.where(near >= 0, numbers[near - m], -1)
+    arrays = measure_piece(cast("Reference", reference), Piece(0, 0, m, keep=question.keep))
+    for name in {"mates", *KEPT} & arrays.keys():
+        near = arrays[name]
+        arrays[name] = np.where(near >= 0, numbers[near - m], -1).astype(row_type(int(numbers.max(initial=0)) + 1))
     return arrays
-
-
-class _Known:
-    """An index whose answers are known: they are given out in the order of the samples that are asked about."""
-
-    def __init__(self, run: Run, found: Found) -> None:
-        self.run, self._found = run, found
-        self._given = [0, 0, 0]
-
-    def own(self, points: Rows, _labels: Ints, _k: int, _exclude: Ints, *, core: bool = False) -> Neighbors:
-        return self._next(1 if core else 0, len(points))
-
-    def others(self, points: Rows, _labels: Ints, _k: int, _groups: Ints | None) -> Neighbors:
-        return self._next(2, len(points))
-
-    def _next(self, which: int, count: int) -> Neighbors:
-        part = slice(self._given[which], self._given[which] + count)
-        self._given[which] = part.stop
-        distances, indices = self._found[which]
-        return Neighbors(distances[part], indices[part])
 
 
 def join_parts(*parts: Arrays) -> Arrays:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ REMEDY = "if this is a folder of work, delete that file (finished pieces are kep
 VIEWS = "views.json"
 VIEWS_SCHEMA = "clear-work-views/1"
 RECORD_AGAIN = (
-    "scan the samples that were scanned again, with workdir= (--workdir) this folder and the same views, if any "
-    "(finished pieces are kept)"
+    "scan the samples that were scanned again, with workdir= (--workdir) this folder and the same previous=, "
+    "keep_neighbors= and views, if any (finished pieces are kept)"
 )
 PIECE_ROWS = 1 << 13
 Arrays = dict[str, npt.NDArray[Any]]
@@ -116,6 +116,10 @@ class Work:
                 f"the same call goes on from {self.folder}"
             )
 
+    def has(self, stage: str, piece: int) -> bool:
+        """Whether there is a piece, sound or not, for all classes or for some."""
+        return self._path(stage, piece).exists() or any(self.folder.glob(f"{stage}-*-{piece:05}.npz"))
+
     def load(self, stage: str, piece: int) -> Arrays | None:
         """Return the arrays of a finished piece; None where there is none, or (with a warning) a damaged one.
 
@@ -135,6 +139,10 @@ class Work:
             warnings.warn(f"{error}; this piece is computed again", RuntimeWarning, stacklevel=2)
             return None
         return arrays
+
+    def missing(self, stage: str, piece: int) -> NoReturn:
+        """Raise the error for a piece that a finished scan should have."""
+        raise ValueError(f"{self.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing")
 
     def save(self, stage: str, piece: int, arrays: Arrays) -> None:
         """Write the arrays of a piece: all of them, or nothing."""

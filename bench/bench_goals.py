@@ -1,7 +1,8 @@
 """The goals of large scans, measured: what pieces, a kill, Ray and node deaths cost; results/cluster.json.
 
 OMP_NUM_THREADS=1 python -m bench.bench_goals pieces ray resume guard join faults    any of them; others stay
-python -m bench.report                                                         the table in docs/scaling.md
+OMP_NUM_THREADS=1 python -m bench.bench_goals join_million                           most of an hour
+python -m bench.report                                                               the table in docs/scaling.md
 """
 
 from __future__ import annotations
@@ -96,25 +97,48 @@ def resume(folder: Path, n: int = 50_000, piece_rows: int = 1024) -> dict[str, A
     return {"samples": n, "pieces": count, "done_at_the_kill": done, "finished_pieces_repeated": again, "begun": 1}
 
 
-def join(folder: Path, n: int = 50_000, new: tuple[int, ...] = (50, 500)) -> dict[str, Any]:
-    """CPU time of letting new samples join a finished scan over that of a scan of all, one thread."""
+def join(folder: Path, n: int = 50_000, new: tuple[int, int] = (50, 500)) -> dict[str, Any]:
+    """CPU time of letting new samples join a finished scan over that of a scan of all, one thread.
+
+    The finished scan kept its neighbours, or its joiners search them again; both give the same scores.
+    """
     whole = training(n + max(new))
     order = np.random.default_rng(0).permutation(n + max(new))
 
     def part(count: int) -> clear.Features:
         return clear.Features.from_arrays(whole.values[order[:count]], whole.labels[order[:count]])
 
+    clear.scan(part(1000), threads=1)  # the first imports
     begun = time.process_time()
-    clear.scan(part(n), threads=1, workdir=folder)
-    scanned, found = time.process_time() - begun, {}
-    for count in new:
-        begun = time.process_time()
-        joined = clear.scan(part(n + count), threads=1, previous=folder).joined
-        taken = time.process_time() - begun
-        changed = len(joined.changed)
-        found[str(count)] = {"over_whole": taken / scanned, "seconds": taken, "changed": changed}
-        found[str(count)]["measured_again"] = joined.measured_again
-    return {"samples": n, "whole_seconds": scanned, "new": found}
+    clear.scan(part(n), threads=1, workdir=folder / "work", keep_neighbors=True)
+    scanned = time.process_time() - begun
+    kept = [*(folder / "work").glob("near-*")]
+    disk = {"pieces": folder_bytes(folder / "work"), "near": sum(file.stat().st_size for file in kept)}
+    scores: dict[int, Any] = {}
+    found: dict[str, Any] = {str(count): {} for count in new}
+    each = {}
+    for how in ("kept", "kept again", "searched"):
+        seconds = []
+        for count in new:
+            where = {"workdir": folder / str(count)} if how == "kept again" else {}
+            begun = time.process_time()
+            result = clear.scan(part(n + count), threads=1, previous=folder / "work", **where)
+            seconds.append(time.process_time() - begun)
+            assert result.joined is not None
+            same = scores.setdefault(count, result.scores.suspicion)
+            if not np.array_equal(same, result.scores.suspicion, equal_nan=True):
+                raise AssertionError("a join whose neighbours were kept differs from one that searched them")
+            found[str(count)] |= {"measured_again": result.joined.measured_again, "changed": len(result.joined.changed)}
+            found[str(count)][how] = {"seconds": seconds[-1], "over_whole": seconds[-1] / scanned}
+        each[how] = (seconds[1] - seconds[0]) / (new[1] - new[0]) / (scanned / n)
+        if how == "kept again":
+            for file in kept:
+                file.unlink()
+    return {"samples": n, "whole_seconds": scanned, "disk_bytes": disk, "new": found, "rows_each": each}
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def guard(folder: Path) -> dict[str, Any]:
@@ -140,7 +164,12 @@ def faults(folder: Path) -> dict[str, Any]:
     return found
 
 
-STEPS = {step.__name__: step for step in (pieces, ray, resume, guard, join, faults)}
+def join_million(folder: Path) -> dict[str, Any]:
+    """The same of a million samples; most of an hour."""
+    return join(folder, 1_000_000, (1_000, 10_000))
+
+
+STEPS = {step.__name__: step for step in (pieces, ray, resume, guard, join, join_million, faults)}
 
 
 def main() -> None:

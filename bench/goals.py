@@ -24,7 +24,14 @@ def block() -> str:
     """Markdown: goal, floor, stretch, measured; rows whose step was not run are left out."""
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = ["| | floor | stretch | measured |", "|---|---|---|---|", *_scans(report_scans.load(SCANS))]
-    for step, describe in (("pieces", _pieces), ("resume", _resume), ("ray", _ray), ("guard", _guard), ("join", _join)):
+    for step, describe in (
+        ("pieces", _pieces),
+        ("resume", _resume),
+        ("ray", _ray),
+        ("guard", _guard),
+        ("join", _join),
+        ("join_million", _join),
+    ):
         if step in found:
             lines += describe(found[step])
     lines += [f"| faults: {_name(what)} | | | {_count(kinds)} |" for what, kinds in _faults(found).items()]
@@ -79,11 +86,17 @@ def _guard(rows: dict[str, Any]) -> list[str]:
 
 
 def _join(rows: dict[str, Any]) -> list[str]:
-    lines = []
+    lines, samples = [], f"{rows['samples']:,} x 64"
     for new, row in rows["new"].items():
-        text = f"{100 * row['over_whole']:.0f} % of CPU time, {row['measured_again']:,} old ones measured again"
-        lines.append(f"| {int(new):,} samples join {rows['samples']:,} x 64, over a whole scan | | | {text} |")
-    return lines
+        shares = [f"{100 * row[how]['over_whole']:.1f} %" for how in ("kept", "kept again", "searched")]
+        text = (
+            f"{shares[0]} of CPU time where the neighbours were kept, {shares[1]} where all are kept again, "
+            f"{shares[2]} where not; {row['measured_again']:,} old ones measured again"
+        )
+        lines.append(f"| {int(new):,} samples join {samples}, over a whole scan | | | {text} |")
+    each = [f"{rows['rows_each'][how]:.1f}" for how in ("kept", "kept again", "searched")]
+    text = f"that of {each[0]} rows of the scan; {each[1]}; {each[2]}"
+    return [*lines, f"| cost of each further sample that joins {samples} | | | {text} |"]
 
 
 def _faults(found: dict[str, Any]) -> dict[str, Any]:

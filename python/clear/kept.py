@@ -23,6 +23,9 @@ from clear.work import Arrays, Work
 
 __all__ = ["KeptNeighbors"]
 
+FEW = 3
+"""New rows that are looked for first: more are seldom near to one sample."""
+
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -117,26 +120,38 @@ class KeptNeighbors:
         return self._read[1]
 
     def _enter_own(self, points: Rows, labels: Ints, mates: Ints, pool: Ints) -> tuple[Neighbors, Neighbors]:
-        threads = self._reference.threads
-        found = self._new.search(points, k=mates.shape[1], within=labels, threads=threads)
-        of_core = self._new_core.search(points, k=pool.shape[1], within=labels, threads=threads)
-        return self._enter(points, mates, found), self._enter(points, pool, of_core)
+        return self._enter(self._new, points, labels, mates), self._enter(self._new_core, points, labels, pool)
 
     def _enter_class(self, points: Rows, labels: Ints, rows: Ints) -> Neighbors:
-        k, threads = rows.shape[1], self._reference.threads
-        return self._enter(points, rows, self._new_core.search(points, k=k, within=labels, threads=threads))
+        return self._enter(self._new_core, points, labels, rows)
 
     def _enter_others(self, points: Rows, labels: Ints, rows: Ints) -> Neighbors:
-        k, threads = rows.shape[2], self._reference.threads
-        found = self._new_core.search_by_class(points, k=k, without=labels, threads=threads)
-        return self._enter(points, rows, found)
+        return self._enter(self._new_core, points, labels, rows)
 
-    def _enter(self, points: Rows, rows: Ints, found: Neighbors) -> Neighbors:
-        """The nearest of rows that were known, (m, ..., k), and of new ones, whose numbers are larger."""
+    def _enter(self, new: NeighborIndex, points: Rows, labels: Ints, rows: Ints) -> Neighbors:
+        """The nearest of rows that were known and of new ones, whose numbers are larger.
+
+        rows: those of the labels, (m, k), or of every class but these, (m, classes, k).
+        """
         flat = np.ascontiguousarray(rows.reshape(len(points), -1), np.int64)
         distances = np.empty(flat.shape)
+        threads = self._reference.threads
         measure = get_backend().measure_candidates
-        measure(points, self._reference.rows, "float32", "euclidean", flat, self._reference.threads, distances)
+        measure(points, self._reference.rows, "float32", "euclidean", flat, threads, distances)
         known = Neighbors(distances.reshape(rows.shape), flat.reshape(rows.shape))
-        nearer = int((found.distances < known.distances[..., -1:]).sum(axis=-1).max(initial=0))
-        return merge_neighbors([known, Neighbors(found.distances[..., :nearer], found.indices[..., :nearer])])
+        found = self._search(new, points, labels, rows, FEW)
+        merged = merge_neighbors([known, found])
+        more = np.flatnonzero(
+            (found.distances[..., -1] < known.distances[..., -1]).reshape(len(points), -1).any(axis=1)
+        )
+        if len(more):  # seldom: more of the new rows are nearer than were asked for
+            found = self._search(new, points[more], labels[more], rows[more], rows.shape[-1])
+            part = merge_neighbors([Neighbors(known.distances[more], known.indices[more]), found])
+            merged.distances[more], merged.indices[more] = part.distances, part.indices
+        return merged
+
+    def _search(self, new: NeighborIndex, points: Rows, labels: Ints, rows: Ints, k: int) -> Neighbors:
+        threads = self._reference.threads
+        if rows.ndim == 2:
+            return new.search(points, k=k, within=labels, threads=threads)
+        return new.search_by_class(points, k=k, without=labels, threads=threads)

@@ -31,7 +31,7 @@ from clear.crowd import STAGE as CROWDS
 from clear.crowd import far_distances
 from clear.data import Features
 from clear.far_rows import FarRows
-from clear.kept import KeptNeighbors
+from clear.kept import KeptPart, kept_parts
 from clear.neighbors import NeighborIndex
 from clear.pieces import (
     NEAR,
@@ -84,33 +84,23 @@ class Joining:
     """Of so many of the first samples is what stays as it was fitted."""
 
 
-class Hulls(Protocol):
-    """Hulls of old samples among all rows. They are asked about by their positions among the distinct ones."""
+class Part(Protocol):
+    """Hulls of some old samples among all rows, asked about by their positions in the part; see `KeptPart`."""
 
-    def parts(self) -> list[slice]:
-        """Ranges of positions that are best asked about one after another."""
+    place: slice
+    """Of the distinct samples."""
 
-    def own(self, at: Ints) -> Wrap:
-        """Pocket, own hulls and mates."""
-
-    def pairs(self, touched: Mask) -> tuple[Ints, Ints]:
-        """Position and label of what is touched, (m, classes), in the order that suits `members`."""
-
-    def members(self, at: Ints, labels: Ints) -> Ints:
-        """The core rows of a label that are nearest to each sample, (m, k)."""
-
-    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]:
-        """Distance and label of the nearest hull of another label."""
+    def own(self, at: Ints) -> Wrap: ...
+    def pairs(self, touched: Mask) -> tuple[Ints, Ints]: ...
+    def members(self, at: Ints, labels: Ints) -> Ints: ...
+    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]: ...
 
 
-class SearchedNeighbors:
-    """`Hulls` where the finished scan kept no neighbours: they are searched again."""
+class SearchedPart:
+    """All old samples of a scan that kept no neighbours: they are searched again."""
 
     def __init__(self, reference: Reference, before: Reference) -> None:
-        self._reference, self._units = reference, before.units
-
-    def parts(self) -> list[slice]:
-        return [slice(0, len(self._units))]
+        self.place, self._reference, self._units = slice(0, len(before.units)), reference, before.units
 
     def own(self, at: Ints) -> Wrap:
         rows, points, labels = self._samples(at)
@@ -131,6 +121,36 @@ class SearchedNeighbors:
     def _samples(self, at: Ints) -> tuple[Ints, Rows, Ints]:
         rows = self._units[at]
         return rows, self._reference.rows[rows], self._reference.labels[rows]
+
+
+class FurtherPieces:
+    """Stores the pieces of a scan of all samples, as what they want beside hulls comes in, in their order."""
+
+    def __init__(self, work: Work, reference: Reference, wrap: Wrap) -> None:
+        self._work, self._wrap = work, wrap
+        self._pieces = iter(cut_pieces(len(reference.units), work.piece_rows))
+        self._next = next(self._pieces)
+        self._held: Arrays = {}
+
+    def add(self, arrays: Arrays) -> None:
+        """`REACH` and `KEPT` of the next samples, whose hulls are measured."""
+        held = {name: np.concatenate([self._held[name], new]) if self._held else new for name, new in arrays.items()}
+        while (count := self._next.stop - self._next.start) <= len(held["own_reach"]):
+            self._save(self._next, {name: values[:count] for name, values in held.items()})
+            held = {name: values[count:] for name, values in held.items()}
+            following = next(self._pieces, None)
+            if following is None:
+                return
+            self._next = following
+        self._held = held
+
+    def _save(self, piece: Piece, arrays: Arrays) -> None:
+        part, wrap = slice(piece.start, piece.stop), self._wrap
+        assert wrap.far is not None  # noqa: S101 - measured
+        single = {name: getattr(wrap, name)[0][part] for name in ("pocket", "own", "own_size")}
+        whole = {name: getattr(wrap, name)[part] for name in ("other", "other_label", "mates")}
+        save_piece(self._work, piece, arrays | single | whole)
+        self._work.save(CROWDS, piece.number, {"far": wrap.far[part]})
 
 
 def join_scan(
@@ -168,9 +188,9 @@ def join_scan(
     first = find_representatives(rows, labels)
     units = np.flatnonzero(first == np.arange(n))
     old, new, first_old = units[units < known], units[units >= known], units[units < fitted]
-    neighbors_kept, further = _are_kept(work, len(old)), None
+    kept, further = _are_kept(work, len(old)), None
     if workdir is not None:
-        further = _open_further(workdir, work, views, neighbors_kept)
+        further = _open_further(workdir, work, views, kept)
         further.begin(scan_inputs(rows, labels, n_classes, config) | {FITTED: fitted})
     agrees, margin = _predict_core(rows, labels, units, len(first_old), config, work, further)
     accuracy, sizes = float(agrees.mean()), np.bincount(labels[first_old], minlength=n_classes)
@@ -209,12 +229,19 @@ def join_scan(
     wrap_before, reach = _load_wrap(work, stands, progress)
     joined = NeighborIndex(rows, labels, rows=new, n_classes=n_classes)
     own, others = _find_touched(reference, stands, reach, joined, progress)
-    kept = KeptNeighbors(reference, stands, work, joined) if neighbors_kept else None
-    hulls: Hulls = kept or SearchedNeighbors(reference, stands)
-    wrap = _measure_touched(reference, wrap_before, hulls, own, others, progress)
-    arrays = _measure_new(reference, wrap, len(old), further is not None, progress)
-    if further is not None and kept is not None:
-        _save(further, reference, wrap, (own, others), kept, reach, arrays, progress)
+    wrap = _with_room(wrap_before, len(units), n)
+    pieces = None if further is None else FurtherPieces(further, reference, wrap)
+    parts = kept_parts(reference, stands, work, joined, reach) if kept else [SearchedPart(reference, stands)]
+    with track(progress, "touched samples", len(old)) as advance:
+        for part in parts:
+            _measure_part(reference, part, own[part.place], others[part.place], wrap)
+            if pieces is not None and isinstance(part, KeptPart):
+                pieces.add(part.kept)
+            advance(part.place.stop - part.place.start)
+    if len(new):  # not copies alone
+        arrays = _measure_new(reference, wrap, len(old), pieces is not None, progress)
+        if pieces is not None:
+            pieces.add(arrays)
     again = int((own | others.any(axis=1)).sum())
     return Joining(reference, wrap, stands, wrap_before, again, fitted)
 
@@ -288,9 +315,9 @@ def _are_kept(work: Work, old: int) -> bool:
     return all(work.has(NEAR, piece.number) for piece in cut_pieces(old, work.piece_rows))
 
 
-def _open_further(workdir: str | os.PathLike[str], work: Work, views: Views | None, neighbors_kept: bool) -> Work:
+def _open_further(workdir: str | os.PathLike[str], work: Work, views: Views | None, kept: bool) -> Work:
     """The folder for a scan of all samples."""
-    if not neighbors_kept:
+    if not kept:
         raise ValueError(
             f"the scan in {work.folder} did not keep its neighbours, which a workdir of all samples needs: scan its "
             "samples with keep_neighbors=True (--keep-neighbors) and the same workdir, or join without workdir"
@@ -300,31 +327,31 @@ def _open_further(workdir: str | os.PathLike[str], work: Work, views: Views | No
     return Work(workdir, piece_rows=work.piece_rows, views=hash_views(views))
 
 
-def _measure_touched(
-    reference: Reference, before: Wrap, hulls: Hulls, own: Mask, others: Mask, progress: Progress
-) -> Wrap:
-    """Hulls of the old samples among all rows: those that a new row has changed are measured, the others copied. Room
-    for the new samples."""
-    m, wrap = len(own), empty_wrap(len(reference.units), 1, len(reference.rows))
+def _with_room(before: Wrap, count: int, rows: int) -> Wrap:
+    """The hulls of the old samples, with room for those of `count` among so many rows."""
+    wrap, old = empty_wrap(count, 1, rows), len(before.other)
     for name in ("pocket", "own", "own_size"):
-        getattr(wrap, name)[0][:m] = getattr(before, name)[0]
+        getattr(wrap, name)[0][:old] = getattr(before, name)[0]
     for name in ("other", "other_label", "mates"):
-        getattr(wrap, name)[:m] = getattr(before, name)
-    for part in tracked(hulls.parts(), progress, "touched samples"):
-        at = part.start + np.flatnonzero(own[part])
-        found = hulls.own(at)
-        wrap.pocket[0][at], wrap.own[0][at], wrap.own_size[0][at] = found.pocket[0], found.own[0], found.own_size[0]
-        wrap.mates[at] = found.mates
-        _measure_others(reference, hulls, part, others[part], wrap)
+        getattr(wrap, name)[:old] = getattr(before, name)
     assert before.far is not None  # noqa: S101 - as loaded
-    return replace(wrap, far=np.concatenate([before.far, np.empty(len(reference.units) - m)]))
+    return replace(wrap, far=np.concatenate([before.far, np.empty(count - old)]))
+
+
+def _measure_part(reference: Reference, part: Part, own: Mask, others: Mask, wrap: Wrap) -> None:
+    """Measure the hulls of old samples among all rows that a new row has changed: where `own` (m,), of their label;
+    where `others` (m, classes), of another one."""
+    at = np.flatnonzero(own)
+    if len(at):
+        found, to = part.own(at), part.place.start + at
+        wrap.pocket[0][to], wrap.own[0][to], wrap.own_size[0][to] = found.pocket[0], found.own[0], found.own_size[0]
+        wrap.mates[to] = found.mates
+    _measure_others(reference, part, others, wrap.other[part.place], wrap.other_label[part.place])
 
 
 def _measure_new(reference: Reference, wrap: Wrap, start: int, keep: bool, progress: Progress) -> Arrays:
     """Enter the new samples, those from `start` on; `REACH` and `KEPT` of them, where these are kept."""
     stop, parts = len(reference.units), []
-    if start == stop:  # they are copies
-        return {}
     runs = [None] if len(reference.runs) == 1 else reference.runs
     with track(progress, "new samples", (stop - start) * len(runs)) as advance:
         for run in runs:
@@ -337,35 +364,6 @@ def _measure_new(reference: Reference, wrap: Wrap, start: int, keep: bool, progr
     assert wrap.far is not None  # noqa: S101 - there is room
     wrap.far[start:] = far_distances(reference, reference.rows[new], reference.labels[new], new, progress)
     return all_classes(reference, parts, (*REACH, *KEPT)) if keep else {}
-
-
-def _save(
-    work: Work,
-    reference: Reference,
-    wrap: Wrap,
-    touched: tuple[Mask, Mask],
-    kept: KeptNeighbors,
-    reach: Arrays,
-    new: Arrays,
-    progress: Progress,
-) -> None:
-    """Store the pieces of a scan of all samples: what `measure_in_pieces` would store, were it asked."""
-    old, (own, others) = len(touched[0]), touched
-    assert wrap.far is not None  # noqa: S101 - measured
-    pieces = cut_pieces(len(reference.units), work.piece_rows)
-    for both, piece in zip(tracked([slice(p.start, p.stop) for p in pieces], progress, "keep"), pieces, strict=True):
-        first, last = slice(both.start, min(old, both.stop)), slice(max(0, both.start - old), both.stop - old)
-        parts = []
-        if first.start < first.stop:
-            here = {name: values[first] for name, values in reach.items()}
-            parts.append(kept.entered(first.start, first.stop, own[first], others[first], here))
-        if last.start < last.stop:
-            parts.append({name: values[last] for name, values in new.items()})
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        single = {name: getattr(wrap, name)[0][both] for name in ("pocket", "own", "own_size")}
-        whole = {name: getattr(wrap, name)[both] for name in ("other", "other_label", "mates")}
-        save_piece(work, piece, arrays | single | whole)
-        work.save(CROWDS, piece.number, {"far": wrap.far[both]})
 
 
 def _find_touched(
@@ -389,10 +387,12 @@ def _find_touched(
     return own, others
 
 
-def _measure_others(reference: Reference, hulls: Hulls, part: slice, touched: Mask, wrap: Wrap) -> None:
+def _measure_others(
+    reference: Reference, part: Part, touched: Mask, other: Floats, other_label: npt.NDArray[np.int32]
+) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
-    at, other, other_label = np.arange(len(touched)), wrap.other[part], wrap.other_label[part]
-    best, best_label = _nearest_touched(reference, hulls, part.start, touched, other)
+    at = np.arange(len(touched))
+    best, best_label = _nearest_touched(reference, part, touched, other)
     same = (best == other) & (best_label == other_label)
     moved = touched[at, other_label] & (best >= other) & ~same
     nearer = (best < other) | ((best == other) & (best_label < other_label))
@@ -400,21 +400,17 @@ def _measure_others(reference: Reference, hulls: Hulls, part: slice, touched: Ma
     again = np.flatnonzero(moved)
     width, size = reference.rows.shape[1], reference.config.hull_size
     for block in blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES):
-        other[again[block]], other_label[again[block]] = hulls.nearest_other(part.start + again[block])
+        other[again[block]], other_label[again[block]] = part.nearest_other(again[block])
 
 
-def _nearest_touched(
-    reference: Reference, hulls: Hulls, start: int, touched: Mask, other: Floats
-) -> tuple[Floats, Ints]:
-    """Distance and label of the nearest touched hull of each old sample from `start` on; inf where all, if any, lie
-    beyond `other`."""
-    at, label = hulls.pairs(touched)
-    apart = np.empty(len(at))
+def _nearest_touched(reference: Reference, part: Part, touched: Mask, other: Floats) -> tuple[Floats, Ints]:
+    """Distance and label of the nearest touched hull of each sample; inf where all, if any, lie beyond `other`."""
+    at, label = part.pairs(touched)
+    apart, units = np.empty(len(at)), reference.units[part.place]
     size, width = reference.config.hull_size, reference.rows.shape[1]
     for block in blocks(len(at), 4 * width + 24 * size, budget=PAIR_BYTES):
-        asked = start + at[block]
-        members = hulls.members(asked, label[block])
-        apart[block] = distances(reference, reference.rows[reference.units[asked]], members, beyond=other[at[block]])
+        members, points = part.members(at[block], label[block]), reference.rows[units[at[block]]]
+        apart[block] = distances(reference, points, members, beyond=other[at[block]])
     best, best_label = np.full(len(touched), np.inf), np.full(len(touched), reference.n_classes)
     order = np.lexsort((label, apart, at))
     first = order[np.flatnonzero(np.diff(at[order], prepend=-1))]

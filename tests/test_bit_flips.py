@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("written")
     clear.save_features(FEATURES, place / "store")
     clear.Guard.fit(FEATURES).save(place / "guard")
-    found = clear.scan(FEATURES, workdir=place / "work", piece_rows=64)
+    found = clear.scan(FEATURES, workdir=place / "work", piece_rows=64, keep_neighbors=True)
     clear.write_report(found, place / "report")
     clear.export_scores(found, place / "export")
     return place
@@ -36,7 +36,7 @@ def open_all(folder: Path) -> None:
 
 
 def scan_again(folder: Path) -> None:
-    clear.scan(FEATURES, workdir=folder / "work", piece_rows=64)
+    clear.scan(FEATURES, workdir=folder / "work", piece_rows=64, keep_neighbors=True)
 
 
 def join(folder: Path) -> None:
@@ -63,6 +63,7 @@ KINDS: list[tuple[str, Callable[[Path], Any]]] = [
     ("work/core-00001.npz", scan_again),
     ("work/hulls-00001.npz", scan_again),
     ("work/crowds-00001.npz", scan_again),
+    ("work/near-00001.npz", scan_again),
 ]
 
 

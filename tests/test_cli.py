@@ -243,7 +243,7 @@ def test_every_setting_that_a_command_uses_is_an_option_and_no_other(command: st
     own = {
         "features", "labels", "out", "images", "threads", "json", "config", "inputs", "reference", "predictions",
         "reference_images", "workdir", "piece_rows", "parquet", "engine", "address", "max_seconds", "max_memory",
-        "node_memory", "previous", "approximate", "probes", "fpr",
+        "node_memory", "previous", "keep_neighbors", "approximate", "probes", "fpr",
     }  # fmt: skip
     assert names_of(command) - own == settings
 
@@ -274,7 +274,8 @@ def test_plan_estimates_a_scan(
 
     monkeypatch.setattr(clear.plan, "plan_scan", plan_scan)
     assert main(["plan", "train.npz", "--threads", "2"]) == 0
-    assert seen == [((180, 10, 3), {"config": ScanConfig(), "threads": 2, "approximate": None})]
+    wanted = {"config": ScanConfig(), "threads": 2, "approximate": None, "keep_neighbors": False}
+    assert seen == [((180, 10, 3), wanted)]
     table = capsys.readouterr().out
     assert "hulls              2.0         3 MiB       5.0 MiB" in table
     assert "prepare          < 0.5         1 MiB       0.0 MiB" in table

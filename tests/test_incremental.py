@@ -59,6 +59,13 @@ def same(found: object, wanted: object) -> None:
         np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name), err_msg=field.name)
 
 
+def same_files(found: Path, wanted: Path) -> None:
+    names = sorted(file.name for file in wanted.iterdir())
+    assert sorted(file.name for file in found.iterdir()) == names
+    for name in names:
+        assert (found / name).read_bytes() == (wanted / name).read_bytes(), name
+
+
 def of_all(reference: Reference) -> object:
     """Hull distances of every sample among all rows, measured in one pass: what joining must give."""
     whole = Reference.restore(reference.parts())
@@ -127,10 +134,24 @@ def test_days_that_join_one_after_another_give_what_they_give_together(
     assert [c.row for c in two.joined.changed] == np.flatnonzero(
         one.scores.level != two.scores.level[: len(first)]
     ).tolist()
-    pieces = sorted(file.name for file in (tmp_path / "together").glob("*.npz"))
-    assert pieces == sorted(file.name for file in (tmp_path / "both").glob("*.npz"))
-    for name in pieces:  # whatever came between
-        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "together" / name).read_bytes(), name
+    same_files(tmp_path / "both", tmp_path / "together")
+
+
+@pytest.mark.parametrize("stage", ["touched samples", "new samples"])
+def test_a_join_that_was_interrupted_is_done_again(stage: str, old: Features, kept: Path, tmp_path: Path) -> None:
+    def stop(now: str, done: int, total: int) -> None:
+        if now == stage and done > 2 * PIECE:
+            raise KeyboardInterrupt
+
+    features = join(old, *more_samples("as many again", old))
+    with pytest.raises(KeyboardInterrupt):
+        clear.scan(features, previous=kept, workdir=tmp_path / "all", progress=stop)
+    more = join(features, old.values[:1] + 1, old.labels[:1])
+    with pytest.raises(ValueError, match="not that of a finished scan"):
+        clear.scan(more, previous=tmp_path / "all")
+    clear.scan(features, previous=kept, workdir=tmp_path / "all")
+    clear.scan(features, previous=kept, workdir=tmp_path / "whole")
+    same_files(tmp_path / "all", tmp_path / "whole")
 
 
 def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(
@@ -147,7 +168,9 @@ def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(
     with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
         clear.scan(old, workdir=tmp_path / "new", keep_neighbors=True, approximate="ivf")
     clear.scan(features, previous=works[True], workdir=tmp_path / "new")
-    with pytest.raises(ValueError, match=r"begun with other inputs \(features, fitted\)"):  # a scan of its own fits anew
+    with pytest.raises(
+        ValueError, match=r"begun with other inputs \(features, fitted\)"
+    ):  # a scan of its own fits anew
         clear.scan(features, workdir=tmp_path / "new", piece_rows=PIECE)
 
 

@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faults
 import numpy as np
@@ -134,11 +135,15 @@ def test_lists_are_searched_on_nodes_that_hold_the_whole_set(cluster: object) ->
 @pytest.mark.filterwarnings("ignore")
 def test_its_folder_of_work_is_that_of_one_process(tmp_path: Path, cluster: object) -> None:
     found = []
-    for engine in ("local", "ray"):
-        clear.scan(FEATURES, workdir=tmp_path / engine, piece_rows=100, engine=engine)  # type: ignore[arg-type]
-        found.append({path.name: path.read_bytes() for path in (tmp_path / engine).iterdir()})
-    assert found[0] == found[1]
-    assert {name.partition("-")[0] for name in found[0]} == {"core", "hulls", "crowds", "manifest.json", "views.json"}
+    shards = {"engine": "ray", "node_memory": 20_000}
+    options: list[dict[str, Any]] = [{}, {"engine": "ray"}, shards]
+    for number, option in enumerate(options):
+        work = tmp_path / str(number)
+        clear.scan(FEATURES, workdir=work, piece_rows=100, keep_neighbors=True, **option)
+        found.append({path.name: path.read_bytes() for path in work.iterdir()})
+    assert found[0] == found[1] == found[2]
+    files = {"core", "hulls", "near", "crowds", "manifest.json", "views.json"}
+    assert {name.partition("-")[0] for name in found[0]} == files
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -41,6 +41,7 @@ __all__ = [
     "EngineOption",
     "FeaturesArgument",
     "JsonOption",
+    "KeepOption",
     "LabelsOption",
     "Method",
     "PredictionsOption",
@@ -114,6 +115,9 @@ ApproximateOption = Annotated[
 ]
 ProbesOption = Annotated[
     int | None, typer.Option(min=1, help="Lists searched in each class, with --approximate ivf.", show_default=False)
+]
+KeepOption = Annotated[
+    bool, typer.Option("--keep-neighbors", help="Keep in --workdir what makes it cheap to join the scan.")
 ]
 
 

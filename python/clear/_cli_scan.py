@@ -16,6 +16,7 @@ from clear._cli_common import (
     EngineOption,
     FeaturesArgument,
     JsonOption,
+    KeepOption,
     LabelsOption,
     PredictionsOption,
     ProbesOption,
@@ -78,9 +79,7 @@ def scan(
         Path | None,
         typer.Option(help="The --workdir of a scan of the first samples: the others join it.", show_default=False),
     ] = None,
-    keep_neighbors: Annotated[
-        bool, typer.Option("--keep-neighbors", help="Keep in --workdir what makes it cheap to join the scan.")
-    ] = False,
+    keep_neighbors: KeepOption = False,
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many seconds (exit code 4); needs --workdir.", show_default=False),

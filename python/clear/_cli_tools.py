@@ -18,6 +18,7 @@ from clear._cli_common import (
     ApproximateOption,
     FeaturesArgument,
     JsonOption,
+    KeepOption,
     LabelsOption,
     PredictionsOption,
     ProbesOption,
@@ -88,6 +89,7 @@ def plan(
     threads: ThreadsOption = None,
     approximate: ApproximateOption = None,
     probes: ProbesOption = None,
+    keep_neighbors: KeepOption = False,
     json: JsonOption = False,
     config: ScanConfig,
 ) -> None:
@@ -102,7 +104,10 @@ def plan(
     how = as_method(approximate, probes)
     opened = open_features(features, labels=labels)
     n, width = opened.values.shape
-    estimate = plan_scan(n, width, count_classes(opened), config=config, threads=threads, approximate=how)
+    classes = count_classes(opened)
+    estimate = plan_scan(
+        n, width, classes, config=config, threads=threads, approximate=how, keep_neighbors=keep_neighbors
+    )
     if json:
         print_json(estimate.to_dict())
         return

@@ -25,7 +25,7 @@ from clear.data import Features
 from clear.hull import solve_hulls
 from clear.neighbors import NeighborIndex
 from clear.pieces import LOCAL_ROWS
-from clear.prepare import FILED_BYTES, apply_preparation, count_classes, find_representatives, fit_preparation
+from clear.prepare import FILED_BYTES, apply_preparation, count_classes, find_representatives, fit_preparation, row_type
 from clear.reference import library_versions
 from clear.work import hash_array
 
@@ -143,11 +143,12 @@ def plan_scan(
     config: ScanConfig | None = None,
     threads: int | None = None,
     approximate: Approximate | Literal["ivf", "hnsw"] | None = None,
+    keep_neighbors: bool = False,
 ) -> Plan:
     """Estimate what `scan` costs for (n_samples, n_features) float features of n_classes balanced classes.
 
     Takes about a second: it times each stage on a few thousand synthetic rows and scales the result up. Memory is
-    that of this process, with what is in it.
+    that of this process, with what is in it. Options as in `scan`.
 
     Examples
     --------
@@ -186,10 +187,11 @@ def plan_scan(
     of_folds = 16 * n + 4 * config.folds * (width + 1) * classes
     of_hulls = (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     filed = _filed(n, width)
+    near = np.dtype(row_type(n)).itemsize * (2 * SCAN_SCALE.mates + config.hull_size * (classes + 1)) * n
     stages = (
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], filed["prepare"]),
         Stage("core", float(fitted * config.folds), core_seconds, peak["core"], of_folds),
-        Stage("neighbours", operations, searching, peak["hulls"], 0),
+        Stage("neighbours", operations, searching, peak["hulls"], near if keep_neighbors else 0),
         Stage("hulls", float(hulls), HULLS_PROVEN * hulls * rates["hulls"], peak["hulls"], of_hulls + filed["hulls"]),
         Stage("flags", float(n), n * after + again, peak["flags"], CROWD_BYTES * n + filed["flags"]),
     )

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,13 +49,14 @@ from clear.prepare import (
     Rows,
     apply_preparation,
     describe_samples,
+    distinct_rows,
     find_representatives,
     fit_preparation,
     thin_classes,
 )
 from clear.reach import KEPT
 from clear.reference import Parts, Reference, scan_inputs
-from clear.results import Views
+from clear.results import Preparation, Views
 from clear.work import MAX_MANIFEST, SCHEMA, Arrays, Work, hash_array
 
 __all__ = ["Joining", "hash_views", "join_scan"]
@@ -82,6 +83,30 @@ class Joining:
     """Distinct old samples of which a hull was measured again."""
     fitted: int
     """Of so many of the first samples is what stays as it was fitted."""
+
+
+class Finished(NamedTuple):
+    """What the manifest of a finished scan says."""
+
+    samples: int
+    fitted: int
+    classes: int
+    piece_rows: int
+
+    def inputs(self, rows: Rows, labels: Ints, config: ScanConfig) -> dict[str, Any]:
+        """What the pieces of a scan of these rows depend on, of which the first were fitted to."""
+        fitted = {} if self.fitted == self.samples else {FITTED: self.fitted}
+        return scan_inputs(rows, labels, self.classes, config) | fitted
+
+
+class Prepared(NamedTuple):
+    """All samples, as the finished scan prepared its own."""
+
+    preparation: Preparation
+    rows: Rows
+    labels: Ints
+    representative: Ints
+    units: Ints
 
 
 class Part(Protocol):
@@ -168,82 +193,111 @@ def join_scan(
     `views` are only compared with those that the finished scan had. workdir: a folder for what a scan of all would
     keep.
     """
-    path = Path(previous) / MANIFEST
-    with damage_named(path):
-        inputs = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
-        known, n_classes, piece_rows = (int(inputs[name]) for name in ("samples", "classes", "piece_rows"))
-        fitted = int(inputs.get(FITTED, known))
-    n = len(features.labels)
+    config, finished = config or ScanConfig(), _read_finished(previous)
+    n, known = len(features.labels), finished.samples
     if known >= n:
         raise ValueError(f"features has {n} samples, the scan in {previous} {known}: want these first, then new ones")
-    config = config or ScanConfig()
-    values = as_features(features.values, progress=progress)
-    labels = as_labels(features.labels, n, classes=n_classes)
-    preparation = fit_preparation(values, config, rows=fitted, progress=progress)
-    rows = apply_preparation(values, preparation, progress=progress)
-    work = Work(previous, piece_rows=piece_rows, finished=True)
-    since = {} if fitted == known else {FITTED: fitted}
-    work.begin(scan_inputs(rows[:known], labels[:known], n_classes, config) | since)
+    prepared = _prepare(features, finished, config, progress)
+    rows, labels, units = prepared.rows, prepared.labels, prepared.units
+    work = Work(previous, piece_rows=finished.piece_rows, finished=True)
+    work.begin(finished.inputs(rows[:known], labels[:known], config))
     _check_views(work, views, known, n)
-    first = find_representatives(rows, labels)
-    units = np.flatnonzero(first == np.arange(n))
-    old, new, first_old = units[units < known], units[units >= known], units[units < fitted]
-    kept, further = _are_kept(work, len(old)), None
+    old = int(np.searchsorted(units, known))
+    kept, further = _are_kept(work, old), None
     if workdir is not None:
         further = _open_further(workdir, work, views, kept)
-        further.begin(scan_inputs(rows, labels, n_classes, config) | {FITTED: fitted})
-    agrees, margin = _predict_core(rows, labels, units, len(first_old), config, work, further)
-    accuracy, sizes = float(agrees.mean()), np.bincount(labels[first_old], minlength=n_classes)
-    thin = thin_classes(labels[first_old], agrees[: len(first_old)], sizes, config)
-    in_core = np.zeros(n, np.bool_)
-    in_core[units] = agrees | np.isin(labels[units], thin)
-    sizes = np.bincount(labels[units], minlength=n_classes).astype(np.int64)
-    notes = tuple(describe_samples(n, units, sizes))
-    facts = (n_classes, features.class_names, features.source, preparation, config, notes)
-    reference = Reference.restore(Parts(rows, labels, first, in_core[first], accuracy, *facts), threads=threads)
-    reference.features = features
-    reference.margin[units] = margin
-    reference.margin = reference.margin[first]
-    reference.divide()
-    core = first_old[reference.in_core[first_old]]
-    reference.far = FarRows(rows[:fitted], labels[:fitted], core, n_classes, config.hull_size, config.seed)
-    old_sizes = np.bincount(labels[old], minlength=n_classes).astype(np.int64)
-    before = SimpleNamespace(
-        config=config,
-        features=SimpleNamespace(values=values[:known]),
-        margin=reference.margin[:known],
-        n_classes=n_classes,
-        labels=labels[:known],
-        units=old,
-        order=old,
-        representative=first[:known],
-        in_core=reference.in_core[:known],
-        core_accuracy=float(agrees[: len(old)].mean()),
-        class_sizes=old_sizes,
-        rows=rows[:known],
-        threads=reference.threads,
-        place=None,
-        far=reference.far,
-    )
-    stands = cast("Reference", before)
-    wrap_before, reach = _load_wrap(work, stands, progress)
-    joined = NeighborIndex(rows, labels, rows=new, n_classes=n_classes)
-    own, others = _find_touched(reference, stands, reach, joined, progress)
+        further.begin(finished._replace(samples=n).inputs(rows, labels, config))
+    agrees, margin = _predict_core(prepared, finished, config, work, further)
+    reference = _make_reference(features, prepared, finished, config, agrees, margin, threads)
+    before = _stand_in(reference, known, float(agrees[:old].mean()))
+    wrap_before, reach = _load_wrap(work, before, progress)
+    new = NeighborIndex(rows, labels, rows=units[old:], n_classes=finished.classes)
+    own, others = _find_touched(reference, before, reach, new, progress)
     wrap = _with_room(wrap_before, len(units), n)
     pieces = None if further is None else FurtherPieces(further, reference, wrap)
-    parts = kept_parts(reference, stands, work, joined, reach) if kept else [SearchedPart(reference, stands)]
-    with track(progress, "touched samples", len(old)) as advance:
+    parts = kept_parts(reference, before, work, new, reach) if kept else [SearchedPart(reference, before)]
+    with track(progress, "touched samples", old) as advance:
         for part in parts:
             _measure_part(reference, part, own[part.place], others[part.place], wrap)
             if pieces is not None and isinstance(part, KeptPart):
                 pieces.add(part.kept)
             advance(part.place.stop - part.place.start)
-    if len(new):  # not copies alone
-        arrays = _measure_new(reference, wrap, len(old), pieces is not None, progress)
+    if old < len(units):  # not copies alone
+        arrays = _measure_new(reference, wrap, old, pieces is not None, progress)
         if pieces is not None:
             pieces.add(arrays)
     again = int((own | others.any(axis=1)).sum())
-    return Joining(reference, wrap, stands, wrap_before, again, fitted)
+    return Joining(reference, wrap, before, wrap_before, again, finished.fitted)
+
+
+def _read_finished(previous: str | os.PathLike[str]) -> Finished:
+    path = Path(previous) / MANIFEST
+    with damage_named(path):
+        inputs = read_document(path, SCHEMA, what="folder of work", limit=MAX_MANIFEST)["inputs"]
+        samples, classes, piece_rows = (int(inputs[name]) for name in ("samples", "classes", "piece_rows"))
+        return Finished(samples, int(inputs.get(FITTED, samples)), classes, piece_rows)
+
+
+def _prepare(features: Features, finished: Finished, config: ScanConfig, progress: Progress) -> Prepared:
+    values = as_features(features.values, progress=progress)
+    labels = as_labels(features.labels, len(values), classes=finished.classes)
+    preparation = fit_preparation(values, config, rows=finished.fitted, progress=progress)
+    rows = apply_preparation(values, preparation, progress=progress)
+    first = find_representatives(rows, labels)
+    return Prepared(preparation, rows, labels, first, distinct_rows(first))
+
+
+def _make_reference(
+    features: Features,
+    prepared: Prepared,
+    finished: Finished,
+    config: ScanConfig,
+    agrees: Mask,
+    margin: Floats,
+    threads: int | None,
+) -> Reference:
+    """All samples, under what the finished scan has fitted; agrees, margin: of the distinct ones."""
+    preparation, rows, labels, first, units = prepared
+    classes, n = finished.classes, len(rows)
+    count = int(np.searchsorted(units, finished.fitted))
+    fitted, sizes = labels[units[:count]], np.bincount(labels[units[:count]], minlength=classes)
+    in_core = np.zeros(n, np.bool_)
+    in_core[units] = agrees | np.isin(labels[units], thin_classes(fitted, agrees[:count], sizes, config))
+    notes = tuple(describe_samples(n, units, np.bincount(labels[units], minlength=classes).astype(np.int64)))
+    facts = (classes, features.class_names, features.source, preparation, config, notes)
+    parts = Parts(rows, labels, first, in_core[first], float(agrees.mean()), *facts)
+    reference = Reference.restore(parts, threads=threads)
+    reference.features = features
+    reference.margin[units] = margin
+    reference.margin = reference.margin[first]
+    reference.divide()
+    core, known = units[:count][in_core[units[:count]]], slice(0, finished.fitted)
+    reference.far = FarRows(rows[known], labels[known], core, classes, config.hull_size, config.seed)
+    return reference
+
+
+def _stand_in(reference: Reference, known: int, core_accuracy: float) -> Reference:
+    """What stands in for the finished scan's reference."""
+    old = reference.units[: np.searchsorted(reference.units, known)]
+    sizes = np.bincount(reference.labels[old], minlength=reference.n_classes)
+    before = SimpleNamespace(
+        config=reference.config,
+        features=SimpleNamespace(values=reference.features.values[:known]),
+        margin=reference.margin[:known],
+        n_classes=reference.n_classes,
+        labels=reference.labels[:known],
+        units=old,
+        order=old,
+        representative=reference.representative[:known],
+        in_core=reference.in_core[:known],
+        core_accuracy=core_accuracy,
+        class_sizes=sizes.astype(np.int64),
+        rows=reference.rows[:known],
+        threads=reference.threads,
+        place=None,
+        far=reference.far,
+    )
+    return cast("Reference", before)
 
 
 def hash_views(views: Views | None) -> list[str]:
@@ -273,10 +327,12 @@ def _check_views(work: Work, views: Views | None, known: int, n: int) -> None:
 
 
 def _predict_core(
-    rows: Rows, labels: Ints, units: Ints, fitted: int, config: ScanConfig, work: Work, further: Work | None
+    prepared: Prepared, finished: Finished, config: ScanConfig, work: Work, further: Work | None
 ) -> tuple[Mask, Floats]:
-    """Whether the finished scan's classifiers agree with the labels of units, and its first one where these are not
-    among the `fitted` first; margins. further: where the classifiers are kept, too."""
+    """Whether the finished scan's classifiers agree with the labels of the distinct samples, and its first one where
+    they were not fitted to these; margins. further: where the classifiers are kept, too."""
+    rows, labels, units = prepared.rows, prepared.labels, prepared.units
+    fitted = int(np.searchsorted(units, finished.fitted))
     predicted, margin = np.empty(len(units), np.int64), np.empty(len(units))
     joining = np.arange(fitted, len(units))
     for fold, (_, held_out) in enumerate(split_folds(fitted, config)):

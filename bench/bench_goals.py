@@ -30,7 +30,7 @@ from bench.goals import RESULTS  # noqa: E402
 from bench.report import condense, version  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-FAULTS = {"scan": 20, "features": 20, "ray": 3, "ray-shards": 3, "ray-features": 3}
+FAULTS = {"scan": 20, "join": 20, "features": 20, "ray": 3, "ray-shards": 3, "ray-features": 3}
 RAY_PIECE = 2048
 
 

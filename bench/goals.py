@@ -13,6 +13,7 @@ RESULTS = Path(__file__).parent / "results" / "cluster.json"
 SCANS = RESULTS.with_name("large-scans.json")
 NAMES = {
     "scan": "kills (-9) of scans",
+    "join": "kills (-9) of joins",
     "features": "kills (-9) of extractions",
     "ray": "node deaths in scans under Ray",
     "ray-shards": "node deaths, training set in shards",

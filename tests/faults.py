@@ -1,6 +1,7 @@
 """Kill scans and extractions again and again; the end must be that of an undisturbed run, to the last byte.
 
 python tests/faults.py scan --count 20
+python tests/faults.py join --count 20
 python tests/faults.py features --count 20
 RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray --count 3
 RAY_USAGE_STATS_ENABLED=0 python tests/faults.py ray-shards --count 3
@@ -82,6 +83,32 @@ def kill_scan(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
         run_here(folder, *SCAN, "--workdir", work.name, "--out", "out")
         same_bytes(folder / "whole", folder / "out", REPORT)
     return {"kills": killed, "scans": runs, "pieces kept": kept}
+
+
+def kill_join(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
+    """Kill joins of new samples, whose own folder of work the next samples join, until `count` were killed."""
+    values, labels = make_classes(seed, classes=6, per_class=600, d=24)
+    known = len(labels) - 100
+    for name, part in (("old", slice(known)), ("train", slice(None))):
+        np.save(folder / f"{name}.npy", values[part])
+        np.save(folder / f"{name}.labels.npy", labels[part])
+    run_here(folder, "scan", "old.npy", *SCAN[2:], "--workdir", "old", "--keep-neighbors")
+    join = [*SCAN[:4], "--previous", "old"]
+    run_here(folder, *join, "--workdir", "whole work", "--out", "whole")
+    names = [path.name for path in (folder / "whole work").iterdir()]
+    rng, killed, runs = random.Random(seed), 0, 0
+    while killed < count:
+        runs += 1
+        work = folder / f"work{runs}"
+        while killed < count:
+            if kill_at_random([*join, "--workdir", work.name], folder, work, "*.npz", rng) is None:
+                break
+            killed += 1
+        run_here(folder, *join, "--workdir", work.name, "--out", "out")
+        same_bytes(folder / "whole", folder / "out", REPORT)
+        same_bytes(folder / "whole work", work, names)
+        assert {path.name for path in work.iterdir() if ".partial" not in path.name} == {*names}
+    return {"kills": killed, "joins": runs}
 
 
 def kill_extraction(folder: Path, count: int, seed: int = 0) -> dict[str, int]:
@@ -207,6 +234,7 @@ def kill_shards(folder: Path, count: int, seed: int = 0, *, cluster: Any = None)
 
 RUNS = {
     "scan": kill_scan,
+    "join": kill_join,
     "features": kill_extraction,
     "ray": kill_nodes,
     "ray-shards": kill_shards,

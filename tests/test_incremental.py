@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 from samples import make_classes, make_pocket
@@ -152,6 +153,12 @@ def test_a_join_that_was_interrupted_is_done_again(stage: str, old: Features, ke
     clear.scan(features, previous=kept, workdir=tmp_path / "all")
     clear.scan(features, previous=kept, workdir=tmp_path / "whole")
     same_files(tmp_path / "all", tmp_path / "whole")
+
+
+def test_a_join_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    """More of them: python tests/faults.py join --count 20"""
+    pytest.importorskip("pyarrow", reason="the report extra is not installed")
+    assert faults.kill_join(tmp_path, 2)["kills"] == 2
 
 
 def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(

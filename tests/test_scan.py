@@ -346,11 +346,15 @@ def test_progress_reports_every_stage_of_a_probe() -> None:
 def test_progress_reports_every_stage_of_joining(tmp_path: Path) -> None:
     planted = make_pocket(3)
     n = len(planted.labels)
-    clear.scan(clear.Features.from_arrays(planted.values[:-5], planted.labels[:-5]), workdir=tmp_path)
-    seen, _ = reported(previous=tmp_path)
-    joining = ["collect", "near new samples", "touched samples", "touched hulls", "hulls of other labels"]
-    assert list(seen)[: len(PREPARING) + 6] == [*PREPARING, *joining, "new samples"]
-    assert seen["near new samples"] == (n - 5, n - 5)
+    old = clear.Features.from_arrays(planted.values[:-5], planted.labels[:-5])
+    again = ["touched hulls", "hulls of other labels"]
+    for keep in (False, True):
+        clear.scan(old, workdir=tmp_path, keep_neighbors=keep)
+        seen, _ = reported(previous=tmp_path)
+        joining = ["collect", "near new samples", "touched samples", *([] if keep else again), "new samples"]
+        assert list(seen)[: len(PREPARING) + len(joining)] == [*PREPARING, *joining]
+        assert seen["near new samples"] == (n - 5, n - 5)
+    assert seen["touched samples"] == (n - 5, n - 5)
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

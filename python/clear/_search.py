@@ -91,6 +91,9 @@ def call_slices(work: Floats, most: int | None = None) -> Iterator[slice]:
     """Yield consecutive slices of equal work, about CALL_WORK each, and of at most `most` queries."""
     done = np.cumsum(work)
     total = float(done[-1]) if len(work) else 0.0
+    if total <= CALL_WORK and (most is None or len(work) <= most):  # the usual case
+        yield slice(0, len(work))
+        return
     calls = max(1, min(len(work), math.ceil(total / CALL_WORK)))
     cuts = np.searchsorted(done, total / calls * np.arange(1, calls), side="right")
     edges = [0, *np.unique(cuts[(cuts > 0) & (cuts < len(work))]).tolist(), len(work)]

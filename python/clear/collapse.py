@@ -197,9 +197,9 @@ def _measure_block(
         rows, at = points[mine], block.start + mine
         mates, hulls = _own_vertices(reference, index, rows, labels[mine], exclude[mine], scales)
         wrap.mates[at] = mates[:, :NEAREST_MATES]
-        for i, (pocket, own) in enumerate(hulls):
-            wrap.pocket[i][at] = distances(reference, rows, pocket)
-            wrap.own[i][at] = distances(reference, rows, own)
+        apart = _distances_at_once(reference, rows, [members for pair in hulls for members in pair])
+        for i, (_, own) in enumerate(hulls):
+            wrap.pocket[i][at], wrap.own[i][at] = apart[2 * i], apart[2 * i + 1]
             wrap.own_size[i][at] = (own >= 0).sum(axis=1)
     if others:
         distance, label, _ = nearest_of_run(reference, index, points, labels, groups)
@@ -331,6 +331,18 @@ def distances(
     found = np.full(len(members), np.inf)
     found[left] = distances(reference, points, members[left], owner[left])
     return found
+
+
+def _distances_at_once(reference: Reference, points: Rows, hulls: list[Ints]) -> list[Floats]:
+    """`distances` of the points to several hulls each; of few points in one call, which would take most of the time."""
+    if len(points) >= FEW:
+        return [distances(reference, points, members) for members in hulls]
+    members = np.full((len(hulls), len(points), max(hull.shape[1] for hull in hulls)), -1)
+    for i, hull in enumerate(hulls):
+        members[i, :, : hull.shape[1]] = hull
+    owner = np.tile(np.arange(len(points)), len(hulls))
+    apart = distances(reference, points, members.reshape(len(owner), -1), owner)
+    return list(apart.reshape(len(hulls), -1))
 
 
 def _solve(

@@ -45,10 +45,10 @@ class FarRows:
         itself = np.where(self._drawn[at] == exclude, at, -1)
         k = FAR_ROWS // 2 + self.size
         for block in blocks(len(points), 24 * k):
-            near = self._index.search(
+            near = np.full((block.stop - block.start, k + FAR_ROWS), -1)
+            near[:, :k] = self._index.search(
                 points[block], k=k, within=labels[block], exclude=itself[block], threads=threads
             ).indices
-            near = np.pad(near, ((0, 0), (0, FAR_ROWS)), constant_values=-1)
             columns = self.peeled[labels[block], None] + np.arange(self.size)
             found[block] = np.take_along_axis(near, columns, axis=1)
         return self._rows(found)

@@ -87,7 +87,7 @@ class Guard:
     def __call__(self, features: Any, predictions: Any) -> Answers:
         """Judge inputs: features (m, d) of the same model and layer as the training set, predictions int (m,)."""
         values, labels = check_inputs(self.reference, features, predictions)
-        judged = judge(self.reference, self._centers, values, labels)
+        judged = judge(self.reference, self._centers, values, labels, others=False)
         flagged = judged.scores.level > Level.NONE
         support: list[tuple[int, ...]] = [()] * len(labels)
         if flagged.any():

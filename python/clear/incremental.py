@@ -31,7 +31,7 @@ from clear.crowd import STAGE as CROWDS
 from clear.crowd import far_distances
 from clear.data import Features
 from clear.far_rows import FarRows
-from clear.kept import KeptPart, kept_parts
+from clear.kept import kept_parts
 from clear.neighbors import NeighborIndex
 from clear.pieces import (
     NEAR,
@@ -66,6 +66,7 @@ Mask = npt.NDArray[np.bool_]
 PAIR_BYTES = 64 << 20
 REACH = ("reach", "own_reach")
 """Distances within which a new row changes a hull of an old sample; see `Recorder.reach`."""
+TOUCHED = "touched samples"
 FITTED = "fitted"
 """Of the samples of a folder of work: how many of the first the mean, projection and classifiers were fitted to."""
 
@@ -124,12 +125,14 @@ class Part(Protocol):
 class SearchedPart:
     """All old samples of a scan that kept no neighbours: they are searched again."""
 
-    def __init__(self, reference: Reference, before: Reference) -> None:
+    def __init__(self, reference: Reference, before: Reference, progress: Progress) -> None:
         self.place, self._reference, self._units = slice(0, len(before.units)), reference, before.units
+        self._progress = progress
 
     def own(self, at: Ints) -> Wrap:
         rows, points, labels = self._samples(at)
-        return measure(self._reference, points, labels, (SCAN_SCALE,), exclude=rows, others=False)
+        options: dict[str, Any] = {"exclude": rows, "others": False, "progress": self._progress, "stage": TOUCHED}
+        return measure(self._reference, points, labels, (SCAN_SCALE,), **options)
 
     def pairs(self, touched: Mask) -> tuple[Ints, Ints]:
         label, at = np.nonzero(touched.T)  # one class after another, as they are packed
@@ -215,13 +218,15 @@ def join_scan(
     own, others = _find_touched(reference, before, reach, new, progress)
     wrap = _with_room(wrap_before, len(units), n)
     pieces = None if further is None else FurtherPieces(further, reference, wrap)
-    parts = kept_parts(reference, before, work, new, reach) if kept else [SearchedPart(reference, before)]
-    with track(progress, "touched samples", old) as advance:
-        for part in parts:
-            _measure_part(reference, part, own[part.place], others[part.place], wrap)
-            if pieces is not None and isinstance(part, KeptPart):
-                pieces.add(part.kept)
-            advance(part.place.stop - part.place.start)
+    if kept:
+        with track(progress, TOUCHED, old) as advance:
+            for part in kept_parts(reference, before, work, new, reach):
+                _measure_part(reference, part, own[part.place], others[part.place], wrap)
+                if pieces is not None:
+                    pieces.add(part.kept)
+                advance(part.place.stop - part.place.start)
+    else:
+        _measure_part(reference, SearchedPart(reference, before, progress), own, others, wrap, progress)
     if old < len(units):  # not copies alone
         arrays = _measure_new(reference, wrap, old, pieces is not None, progress)
         if pieces is not None:
@@ -394,7 +399,9 @@ def _with_room(before: Wrap, count: int, rows: int) -> Wrap:
     return replace(wrap, far=np.concatenate([before.far, np.empty(count - old)]))
 
 
-def _measure_part(reference: Reference, part: Part, own: Mask, others: Mask, wrap: Wrap) -> None:
+def _measure_part(
+    reference: Reference, part: Part, own: Mask, others: Mask, wrap: Wrap, progress: Progress = False
+) -> None:
     """Measure the hulls of old samples among all rows that a new row has changed: where `own` (m,), of their label;
     where `others` (m, classes), of another one."""
     at = np.flatnonzero(own)
@@ -402,7 +409,7 @@ def _measure_part(reference: Reference, part: Part, own: Mask, others: Mask, wra
         found, to = part.own(at), part.place.start + at
         wrap.pocket[0][to], wrap.own[0][to], wrap.own_size[0][to] = found.pocket[0], found.own[0], found.own_size[0]
         wrap.mates[to] = found.mates
-    _measure_others(reference, part, others, wrap.other[part.place], wrap.other_label[part.place])
+    _measure_others(reference, part, others, wrap.other[part.place], wrap.other_label[part.place], progress)
 
 
 def _measure_new(reference: Reference, wrap: Wrap, start: int, keep: bool, progress: Progress) -> Arrays:
@@ -444,27 +451,35 @@ def _find_touched(
 
 
 def _measure_others(
-    reference: Reference, part: Part, touched: Mask, other: Floats, other_label: npt.NDArray[np.int32]
+    reference: Reference,
+    part: Part,
+    touched: Mask,
+    other: Floats,
+    other_label: npt.NDArray[np.int32],
+    progress: Progress,
 ) -> None:
     """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
     at = np.arange(len(touched))
-    best, best_label = _nearest_touched(reference, part, touched, other)
+    best, best_label = _nearest_touched(reference, part, touched, other, progress)
     same = (best == other) & (best_label == other_label)
     moved = touched[at, other_label] & (best >= other) & ~same
     nearer = (best < other) | ((best == other) & (best_label < other_label))
     other[nearer], other_label[nearer] = best[nearer], best_label[nearer]
     again = np.flatnonzero(moved)
     width, size = reference.rows.shape[1], reference.config.hull_size
-    for block in blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES):
+    parts = blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES)
+    for block in tracked(parts, progress, "hulls of other labels"):
         other[again[block]], other_label[again[block]] = part.nearest_other(again[block])
 
 
-def _nearest_touched(reference: Reference, part: Part, touched: Mask, other: Floats) -> tuple[Floats, Ints]:
+def _nearest_touched(
+    reference: Reference, part: Part, touched: Mask, other: Floats, progress: Progress
+) -> tuple[Floats, Ints]:
     """Distance and label of the nearest touched hull of each sample; inf where all, if any, lie beyond `other`."""
     at, label = part.pairs(touched)
     apart, units = np.empty(len(at)), reference.units[part.place]
     size, width = reference.config.hull_size, reference.rows.shape[1]
-    for block in blocks(len(at), 4 * width + 24 * size, budget=PAIR_BYTES):
+    for block in tracked(blocks(len(at), 4 * width + 24 * size, budget=PAIR_BYTES), progress, "touched hulls"):
         members, points = part.members(at[block], label[block]), reference.rows[units[at[block]]]
         apart[block] = distances(reference, points, members, beyond=other[at[block]])
     best, best_label = np.full(len(touched), np.inf), np.full(len(touched), reference.n_classes)

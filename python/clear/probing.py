@@ -12,7 +12,7 @@ from clear._arrays import FloatArray, as_features, as_labels, blocks
 from clear._progress import Progress, tracked
 from clear.agreement import compare, draw
 from clear.approximate import Approximate
-from clear.collapse import collapse, log_ratio, measure, reassignment
+from clear.collapse import collapse, log_ratio, measure, nearest_other, reassignment
 from clear.config import PROBE_SCALES, ScanConfig
 from clear.crowd import far_distances, nearest_far
 from clear.data import Features
@@ -156,12 +156,24 @@ class Judged:
 
 
 def judge(
-    reference: Reference, centers: list[Center], values: FloatArray, labels: Ints, *, progress: Progress = False
+    reference: Reference,
+    centers: list[Center],
+    values: FloatArray,
+    labels: Ints,
+    *,
+    others: bool = True,
+    progress: Progress = False,
 ) -> Judged:
-    """Hold the collapse of checked inputs against that of the training set (`training_collapse`)."""
+    """Hold the collapse of checked inputs against that of the training set (`training_collapse`).
+
+    others: whether inputs that are not flagged get a reassignment and a suggested label, too, which takes most of the
+    time; without, no input gets a reassignment.
+    """
     points = apply_preparation(values, reference.preparation, progress=progress)
     exclude = _equal_training_rows(reference, points, labels, progress)
-    wrap = measure(reference, points, labels, PROBE_SCALES, exclude=exclude, progress=progress, stage="probe")
+    wrap = measure(
+        reference, points, labels, PROBE_SCALES, exclude=exclude, others=others, progress=progress, stage="probe"
+    )
     far = far_distances(reference, points, labels, exclude, progress)
     k = np.stack([*(collapse(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.pocket[-1])])
     r = np.stack([*(reassignment(wrap, i) for i in range(len(PROBE_SCALES))), log_ratio(far, wrap.other)])
@@ -173,6 +185,8 @@ def judge(
     decided = z[best, at]
     certain = np.nan_to_num(decided, nan=-np.inf) > reference.config.probe_spreads
     suggested, crowded = wrap.other_label.astype(np.int64), best == len(PROBE_SCALES)
+    if not others and (asked := np.flatnonzero(certain & ~crowded)).size:
+        _, suggested[asked], _ = nearest_other(reference, points[asked], labels[asked])
     shown = np.flatnonzero(crowded & certain)
     if len(shown):
         distance, suggested[shown], _ = nearest_far(reference, points[shown], labels[shown])

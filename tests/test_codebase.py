@@ -35,6 +35,7 @@ LAYERS = [
     {"agreement", "pockets", "models", "reach"},
     {"crowd", "pieces"},
     {"suspicion", "kept"},
+    {"touched"},
     {"shards", "incremental", "plan", "verdict"},
     {"ray_engine", "flags"},
     {"probing"},

@@ -138,10 +138,12 @@ def test_days_that_join_one_after_another_give_what_they_give_together(
     same_files(tmp_path / "both", tmp_path / "together")
 
 
-@pytest.mark.parametrize("stage", ["touched samples", "new samples"])
-def test_a_join_that_was_interrupted_is_done_again(stage: str, old: Features, kept: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "least"), [("near new samples", 1), ("touched samples", 2 * PIECE)])
+def test_a_join_that_was_interrupted_is_done_again(
+    stage: str, least: int, old: Features, kept: Path, tmp_path: Path
+) -> None:
     def stop(now: str, done: int, total: int) -> None:
-        if now == stage and done > 2 * PIECE:
+        if now == stage and done >= least:
             raise KeyboardInterrupt
 
     features = join(old, *more_samples("as many again", old))
@@ -149,7 +151,8 @@ def test_a_join_that_was_interrupted_is_done_again(stage: str, old: Features, ke
         clear.scan(features, previous=kept, workdir=tmp_path / "all", progress=stop)
     more = join(features, old.values[:1] + 1, old.labels[:1])
     with pytest.raises(ValueError, match="not that of a finished scan"):
-        clear.scan(more, previous=tmp_path / "all")
+        clear.scan(more, previous=tmp_path / "all", workdir=tmp_path / "more")
+    assert not (tmp_path / "more").exists()
     clear.scan(features, previous=kept, workdir=tmp_path / "all")
     clear.scan(features, previous=kept, workdir=tmp_path / "whole")
     same_files(tmp_path / "all", tmp_path / "whole")
@@ -165,13 +168,14 @@ def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(
     old: Features, works: dict[bool, Path], tmp_path: Path
 ) -> None:
     features = join(old, *more_samples("a few", old))
-    with pytest.raises(ValueError, match=r"did not keep its neighbours.*keep_neighbors=True \(--keep-neighbors\)"):
+    with pytest.raises(ValueError, match=r"did not keep the neighbours.*keep_neighbors=True \(--keep-neighbors\)"):
         clear.scan(features, previous=works[False], workdir=tmp_path / "new")
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match=r"the folder of the finished scan: want another one"):
         clear.scan(features, previous=works[True], workdir=works[True])
-    with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
-        clear.scan(old, keep_neighbors=True)
+    for previous in (None, works[True]):
+        with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
+            clear.scan(features, previous=previous, keep_neighbors=True)
     with pytest.raises(ValueError, match="keep_neighbors goes with a workdir, and without approximate"):
         clear.scan(old, workdir=tmp_path / "new", keep_neighbors=True, approximate="ivf")
     clear.scan(features, previous=works[True], workdir=tmp_path / "new")
@@ -181,6 +185,32 @@ def test_a_folder_of_all_samples_wants_neighbours_that_were_kept(
         clear.scan(features, workdir=tmp_path / "new", piece_rows=PIECE)
 
 
+@pytest.mark.parametrize("run_bytes", [1 << 26, 1])
+def test_a_scan_whose_neighbours_are_kept_in_part_is_joined_as_if_none_were(
+    run_bytes: int, old: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clear.class_index.RUN_BYTES", run_bytes)
+    clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "hulls" and done > len(old):
+            raise KeyboardInterrupt
+
+    if run_bytes == 1:  # all pieces of some classes
+        with pytest.raises(KeyboardInterrupt):
+            clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE, keep_neighbors=True, progress=stop)
+        assert any((tmp_path / "work").glob("near-*"))
+    else:
+        clear.scan(old, workdir=tmp_path / "work", piece_rows=PIECE, keep_neighbors=True)
+        next((tmp_path / "work").glob("near-*")).unlink()
+    features = join(old, *more_samples("a few", old))
+    joining = join_scan(features, tmp_path / "work")
+    same(joining.wrap, of_all(joining.reference))
+    with pytest.raises(ValueError, match="did not keep the neighbours of all its samples"):
+        join_scan(features, tmp_path / "work", workdir=tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
 def test_neighbours_are_kept_when_a_finished_scan_is_asked_for_them_later(old: Features, tmp_path: Path) -> None:
     clear.scan(old, workdir=tmp_path, piece_rows=PIECE)
     assert not list(tmp_path.glob("near-*"))
@@ -188,8 +218,6 @@ def test_neighbours_are_kept_when_a_finished_scan_is_asked_for_them_later(old: F
     features = join(old, *more_samples("a few", old))
     joining = join_scan(features, tmp_path)
     same(joining.wrap, of_all(joining.reference))
-    next(tmp_path.glob("near-*")).unlink()
-    same(join_scan(features, tmp_path).wrap, joining.wrap)  # one is missing: searched as if none were there
 
 
 @pytest.mark.parametrize("run_bytes", [1 << 26, 1])

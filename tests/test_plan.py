@@ -35,6 +35,16 @@ def test_a_plan_counts_the_process_and_grows_with_the_samples() -> None:
 
 
 @pytest.mark.usefixtures("any_rates")
+def test_a_plan_counts_neighbours_that_are_kept() -> None:
+    plain, kept = (clear.plan_scan(20_000, 16, 200, keep_neighbors=keep) for keep in (False, True))
+    row = 4 * (20 * 201 + 40)
+    assert kept.disk_bytes - plain.disk_bytes == 20_000 * row
+    assert kept.peak_bytes > plain.peak_bytes + 8192 * row // 2  # of a piece; the core wants more without
+    with pytest.raises(ValueError, match="without approximate"):
+        clear.plan_scan(20_000, 16, 200, keep_neighbors=True, approximate="ivf")
+
+
+@pytest.mark.usefixtures("any_rates")
 def test_a_plan_counts_the_projection_of_wide_features() -> None:
     narrow, wide = (clear.plan_scan(10_000, width, 5, threads=1).stages[0] for width in (256, 1024))
     assert narrow.operations == 10.0 * 10_000 * 256

@@ -134,14 +134,17 @@ def test_lists_are_searched_on_nodes_that_hold_the_whole_set(cluster: object) ->
 
 @pytest.mark.filterwarnings("ignore")
 def test_its_folder_of_work_is_that_of_one_process(tmp_path: Path, cluster: object) -> None:
-    found = []
+    few = np.flatnonzero((FEATURES.labels != 2) | (np.cumsum(FEATURES.labels == 2) <= 6))
+    features = clear.Features.from_arrays(FEATURES.values[few], FEATURES.labels[few])
     shards = {"engine": "ray", "node_memory": 20_000}
     options: list[dict[str, Any]] = [{}, {"engine": "ray"}, shards]
-    for number, option in enumerate(options):
-        work = tmp_path / str(number)
-        clear.scan(FEATURES, workdir=work, piece_rows=100, keep_neighbors=True, **option)
-        found.append({path.name: path.read_bytes() for path in work.iterdir()})
-    assert found[0] == found[1] == found[2]
+    for piece_rows in (100, 1000):  # of some samples, and of all
+        found = []
+        for number, option in enumerate(options):
+            work = tmp_path / f"{number} {piece_rows}"
+            clear.scan(features, workdir=work, piece_rows=piece_rows, keep_neighbors=True, **option)
+            found.append({path.name: path.read_bytes() for path in work.iterdir()})
+        assert found[0] == found[1] == found[2]
     files = {"core", "hulls", "near", "crowds", "manifest.json", "views.json"}
     assert {name.partition("-")[0] for name in found[0]} == files
 

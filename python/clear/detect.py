@@ -21,7 +21,7 @@ from clear.data import Features
 from clear.flags import make_flags
 from clear.incremental import hash_views, join_scan
 from clear.pieces import measure_in_pieces
-from clear.plan import require_memory
+from clear.plan import KEEPS_EXACTLY, require_memory
 from clear.pockets import find_pockets
 from clear.probing import probe
 from clear.ray_engine import check_engine, open_engine
@@ -86,8 +86,9 @@ def scan(
     previous : path, optional
         The `workdir` of a finished scan of the first rows: the others join it, at the cost of the new rows and of what
         they come near to. Mean, projection and core classifier stay those of that scan; `result.joined` says which of
-        its verdicts changed (docs/scaling.md). `workdir` then gets what a scan of all rows would keep, for the next
-        rows to join; the previous scan must have kept its neighbours. Local engine only.
+        its verdicts changed (docs/scaling.md). `workdir` then gets what a scan of all rows would keep, neighbours
+        included and in pieces of the same size, for the next rows to join; the previous scan must have kept its
+        neighbours, too. Local engine only.
     keep_neighbors : bool
         Keep the rows that hulls were chosen from in `workdir`, too: rows that join later are then searched alone. Costs
         4 * (hull_size * (classes + 1) + 40) bytes a sample on the disk; exact neighbours only.
@@ -95,7 +96,7 @@ def scan(
         Time after which no further piece is begun; needs `workdir`.
     max_memory : int, optional
         Bytes that the process may need, libraries and features in memory included (`plan_scan` says how many; with a
-        `workdir` large arrays lie in files there, and do not count).
+        `workdir` large arrays lie in files there, and do not count, unless samples join a scan).
     approximate : {"ivf", "hnsw"} or Approximate, optional
         Find the neighbours that span the hulls by inverted lists, or by a graph (needs faiss), in each class: some may
         be missed. Hulls and distances remain exact for those found, and the result says how many were found on a
@@ -140,15 +141,17 @@ def scan(
             max_memory,
             threads,
             approximate=approximate,
-            files=workdir is not None,
+            files=workdir is not None and previous is None,
+            keep=keep_neighbors or (previous is not None and workdir is not None),
+            joins=previous is not None,
         )
     check_engine(engine, address, node_memory)
+    if keep_neighbors and (workdir is None or approximate is not None):
+        raise ValueError(KEEPS_EXACTLY)
     if previous is not None:
         if engine != "local" or approximate is not None or max_seconds is not None:
             raise ValueError('previous goes with engine="local", and without max_seconds and approximate')
         return _scan_joining(features, previous, config, threads, progress, views, workdir)
-    if keep_neighbors and (workdir is None or approximate is not None):
-        raise ValueError("keep_neighbors goes with a workdir, and without approximate")
     work = _open_work(workdir, piece_rows, max_seconds, views)
     with open_engine(engine, address, as_threads(threads), node_memory) as runner:
         reference = Reference(

@@ -14,24 +14,25 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from clear._arrays import as_features, as_labels, blocks
+from clear._arrays import as_features, as_labels
 from clear._documents import damage_named, read_document
 from clear._files import MANIFEST
-from clear._progress import Progress, track, tracked
-from clear.collapse import Wrap, count_peeled, distances, empty_wrap, measure, nearest_other
-from clear.config import SCAN_SCALE, ScanConfig
+from clear._progress import Progress, track
+from clear.class_index import class_runs
+from clear.collapse import Wrap, empty_wrap
+from clear.config import ScanConfig
 from clear.cross_validation import STAGE as CORE
 from clear.cross_validation import predict, split_folds
 from clear.crowd import STAGE as CROWDS
 from clear.crowd import far_distances
 from clear.data import Features
 from clear.far_rows import FarRows
-from clear.kept import kept_parts
+from clear.kept import FurtherPieces, New, kept_parts
 from clear.neighbors import NeighborIndex
 from clear.pieces import (
     NEAR,
@@ -40,8 +41,8 @@ from clear.pieces import (
     add_piece,
     all_classes,
     cut_pieces,
+    has_parts,
     measure_piece,
-    save_piece,
     stored_parts,
 )
 from clear.prepare import (
@@ -57,16 +58,15 @@ from clear.prepare import (
 from clear.reach import KEPT
 from clear.reference import Parts, Reference, scan_inputs
 from clear.results import Preparation, Views
-from clear.work import MAX_MANIFEST, SCHEMA, Arrays, Work, hash_array
+from clear.touched import TOUCHED, SearchedPart, find_touched, measure_part
+from clear.work import MAX_MANIFEST, PIECE_ROWS, SCHEMA, Arrays, Work, cut, hash_array
 
 __all__ = ["Joining", "hash_views", "join_scan"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-PAIR_BYTES = 64 << 20
 REACH = ("reach", "own_reach")
 """Distances within which a new row changes a hull of an old sample; see `Recorder.reach`."""
-TOUCHED = "touched samples"
 FITTED = "fitted"
 """Of the samples of a folder of work: how many of the first the mean, projection and classifiers were fitted to."""
 
@@ -110,77 +110,6 @@ class Prepared(NamedTuple):
     units: Ints
 
 
-class Part(Protocol):
-    """Hulls of some old samples among all rows, asked about by their positions in the part; see `KeptPart`."""
-
-    place: slice
-    """Of the distinct samples."""
-
-    def own(self, at: Ints) -> Wrap: ...
-    def pairs(self, touched: Mask) -> tuple[Ints, Ints]: ...
-    def members(self, at: Ints, labels: Ints) -> Ints: ...
-    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]: ...
-
-
-class SearchedPart:
-    """All old samples of a scan that kept no neighbours: they are searched again."""
-
-    def __init__(self, reference: Reference, before: Reference, progress: Progress) -> None:
-        self.place, self._reference, self._units = slice(0, len(before.units)), reference, before.units
-        self._progress = progress
-
-    def own(self, at: Ints) -> Wrap:
-        rows, points, labels = self._samples(at)
-        options: dict[str, Any] = {"exclude": rows, "others": False, "progress": self._progress, "stage": TOUCHED}
-        return measure(self._reference, points, labels, (SCAN_SCALE,), **options)
-
-    def pairs(self, touched: Mask) -> tuple[Ints, Ints]:
-        label, at = np.nonzero(touched.T)  # one class after another, as they are packed
-        return at, label
-
-    def members(self, at: Ints, labels: Ints) -> Ints:
-        _, points, _ = self._samples(at)
-        return self._reference.nearest(points, labels, self._reference.config.hull_size, core=True)
-
-    def nearest_other(self, at: Ints) -> tuple[Floats, Ints]:
-        _, points, labels = self._samples(at)
-        return nearest_other(self._reference, points, labels)[:2]
-
-    def _samples(self, at: Ints) -> tuple[Ints, Rows, Ints]:
-        rows = self._units[at]
-        return rows, self._reference.rows[rows], self._reference.labels[rows]
-
-
-class FurtherPieces:
-    """Stores the pieces of a scan of all samples, as what they want beside hulls comes in, in their order."""
-
-    def __init__(self, work: Work, reference: Reference, wrap: Wrap) -> None:
-        self._work, self._wrap = work, wrap
-        self._pieces = iter(cut_pieces(len(reference.units), work.piece_rows))
-        self._next = next(self._pieces)
-        self._held: Arrays = {}
-
-    def add(self, arrays: Arrays) -> None:
-        """`REACH` and `KEPT` of the next samples, whose hulls are measured."""
-        held = {name: np.concatenate([self._held[name], new]) if self._held else new for name, new in arrays.items()}
-        while (count := self._next.stop - self._next.start) <= len(held["own_reach"]):
-            self._save(self._next, {name: values[:count] for name, values in held.items()})
-            held = {name: values[count:] for name, values in held.items()}
-            following = next(self._pieces, None)
-            if following is None:
-                return
-            self._next = following
-        self._held = held
-
-    def _save(self, piece: Piece, arrays: Arrays) -> None:
-        part, wrap = slice(piece.start, piece.stop), self._wrap
-        assert wrap.far is not None  # noqa: S101 - measured
-        single = {name: getattr(wrap, name)[0][part] for name in ("pocket", "own", "own_size")}
-        whole = {name: getattr(wrap, name)[part] for name in ("other", "other_label", "mates")}
-        save_piece(self._work, piece, arrays | single | whole)
-        self._work.save(CROWDS, piece.number, {"far": wrap.far[part]})
-
-
 def join_scan(
     features: Features,
     previous: str | os.PathLike[str],
@@ -197,6 +126,8 @@ def join_scan(
     keep.
     """
     config, finished = config or ScanConfig(), _read_finished(previous)
+    if workdir is not None:
+        _check_workdir(workdir, previous)
     n, known = len(features.labels), finished.samples
     if known >= n:
         raise ValueError(f"features has {n} samples, the scan in {previous} {known}: want these first, then new ones")
@@ -206,31 +137,32 @@ def join_scan(
     work.begin(finished.inputs(rows[:known], labels[:known], config))
     _check_views(work, views, known, n)
     old = int(np.searchsorted(units, known))
-    kept, further = _are_kept(work, old), None
+    kept, further = _are_kept(work, labels[units[:old]], rows.shape[1], finished.classes), None
     if workdir is not None:
-        further = _open_further(workdir, work, views, kept)
+        if not kept:
+            raise _not_kept(previous)
+        further = Work(workdir, piece_rows=work.piece_rows, views=hash_views(views))
         further.begin(finished._replace(samples=n).inputs(rows, labels, config))
     agrees, margin = _predict_core(prepared, finished, config, work, further)
     reference = _make_reference(features, prepared, finished, config, agrees, margin, threads)
     before = _stand_in(reference, known, float(agrees[:old].mean()))
     wrap_before, reach = _load_wrap(work, before, progress)
-    new = NeighborIndex(rows, labels, rows=units[old:], n_classes=finished.classes)
-    own, others = _find_touched(reference, before, reach, new, progress)
+    every = NeighborIndex(rows, labels, rows=units[old:], n_classes=finished.classes)
+    new = New(every, every.subset(reference.in_core))
+    own, others = find_touched(reference, before, reach, new, progress)
     wrap = _with_room(wrap_before, len(units), n)
     pieces = None if further is None else FurtherPieces(further, reference, wrap)
     if kept:
         with track(progress, TOUCHED, old) as advance:
             for part in kept_parts(reference, before, work, new, reach):
-                _measure_part(reference, part, own[part.place], others[part.place], wrap)
+                measure_part(reference, part, own[part.place], others[part.place], wrap)
                 if pieces is not None:
                     pieces.add(part.kept)
                 advance(part.place.stop - part.place.start)
+                del part  # before the next is read
     else:
-        _measure_part(reference, SearchedPart(reference, before, progress), own, others, wrap, progress)
-    if old < len(units):  # not copies alone
-        arrays = _measure_new(reference, wrap, old, pieces is not None, progress)
-        if pieces is not None:
-            pieces.add(arrays)
+        measure_part(reference, SearchedPart(reference, before, progress), own, others, wrap, progress)
+    _measure_new(reference, wrap, old, pieces, progress)
     again = int((own | others.any(axis=1)).sum())
     return Joining(reference, wrap, before, wrap_before, again, finished.fitted)
 
@@ -371,21 +303,32 @@ def _load_wrap(work: Work, before: Reference, progress: Progress) -> tuple[Wrap,
     return replace(wrap, far=far), reach
 
 
-def _are_kept(work: Work, old: int) -> bool:
-    """Whether the finished scan kept the neighbours of its samples."""
-    return all(work.has(NEAR, piece.number) for piece in cut_pieces(old, work.piece_rows))
-
-
-def _open_further(workdir: str | os.PathLike[str], work: Work, views: Views | None, kept: bool) -> Work:
-    """The folder for a scan of all samples."""
-    if not kept:
-        raise ValueError(
-            f"the scan in {work.folder} did not keep its neighbours, which a workdir of all samples needs: scan its "
-            "samples with keep_neighbors=True (--keep-neighbors) and the same workdir, or join without workdir"
-        )
-    if Path(workdir).resolve() == work.folder.resolve():
+def _check_workdir(workdir: str | os.PathLike[str], previous: str | os.PathLike[str]) -> None:
+    """Refuse what cannot be, before anything is read."""
+    if Path(workdir).resolve() == Path(previous).resolve():
         raise ValueError(f"workdir is {workdir}, the folder of the finished scan: want another one")
-    return Work(workdir, piece_rows=work.piece_rows, views=hash_views(views))
+    if not any(Path(previous).glob(f"{NEAR}-*")):
+        raise _not_kept(previous)
+
+
+def _not_kept(previous: str | os.PathLike[str]) -> ValueError:
+    return ValueError(
+        f"the scan in {previous} did not keep the neighbours of all its samples, which a workdir of all samples needs: "
+        "give it again with keep_neighbors=True (--keep-neighbors), the same workdir and, if it had one, the same "
+        "previous; or join without workdir"
+    )
+
+
+def _are_kept(work: Work, labels: Ints, width: int, classes: int) -> bool:
+    """Whether the scan kept the neighbours of its distinct samples; ValueError where it is not finished."""
+    runs = class_runs(np.bincount(labels, minlength=classes), width)
+    pieces = cut_pieces(len(labels), work.piece_rows)
+    for piece in pieces:
+        if not has_parts(work, piece, runs):
+            work.missing(STAGE, piece.number)
+        if not work.has(CROWDS, piece.number):
+            work.missing(CROWDS, piece.number)
+    return all(has_parts(work, piece, runs, NEAR) for piece in pieces)
 
 
 def _with_room(before: Wrap, count: int, rows: int) -> Wrap:
@@ -399,91 +342,23 @@ def _with_room(before: Wrap, count: int, rows: int) -> Wrap:
     return replace(wrap, far=np.concatenate([before.far, np.empty(count - old)]))
 
 
-def _measure_part(
-    reference: Reference, part: Part, own: Mask, others: Mask, wrap: Wrap, progress: Progress = False
-) -> None:
-    """Measure the hulls of old samples among all rows that a new row has changed: where `own` (m,), of their label;
-    where `others` (m, classes), of another one."""
-    at = np.flatnonzero(own)
-    if len(at):
-        found, to = part.own(at), part.place.start + at
-        wrap.pocket[0][to], wrap.own[0][to], wrap.own_size[0][to] = found.pocket[0], found.own[0], found.own_size[0]
-        wrap.mates[to] = found.mates
-    _measure_others(reference, part, others, wrap.other[part.place], wrap.other_label[part.place], progress)
-
-
-def _measure_new(reference: Reference, wrap: Wrap, start: int, keep: bool, progress: Progress) -> Arrays:
-    """Enter the new samples, those from `start` on; `REACH` and `KEPT` of them, where these are kept."""
-    stop, parts = len(reference.units), []
+def _measure_new(reference: Reference, wrap: Wrap, old: int, pieces: FurtherPieces | None, progress: Progress) -> None:
+    """Enter the new samples, those behind the old ones."""
+    count = len(reference.units)
     runs = [None] if len(reference.runs) == 1 else reference.runs
-    with track(progress, "new samples", (stop - start) * len(runs)) as advance:
-        for run in runs:
-            piece = Piece(0, start, stop, run, keep)
-            arrays = measure_piece(reference, piece)
-            add_piece(reference, wrap, piece, arrays)
-            parts.append((piece, arrays))
-            advance(stop - start)
-    new = reference.units[start:]
     assert wrap.far is not None  # noqa: S101 - there is room
-    wrap.far[start:] = far_distances(reference, reference.rows[new], reference.labels[new], new, progress)
-    return all_classes(reference, parts, (*REACH, *KEPT)) if keep else {}
-
-
-def _find_touched(
-    reference: Reference, before: Reference, reach: Arrays, new: NeighborIndex, progress: Progress
-) -> tuple[Mask, Mask]:
-    """Which old samples see a new row in their own hulls, (m,), and in those of other labels, (m, classes)."""
-    old, threads = before.units, reference.threads
-    core = new.subset(reference.in_core)
-    own, others = np.empty(len(old), np.bool_), np.empty((len(old), reference.n_classes), np.bool_)
-    parts = blocks(len(old), 4 * reference.rows.shape[1] + 16 * reference.n_classes)
-    for block in tracked(parts, progress, "near new samples"):
-        rows = old[block]
-        points, labels = reference.rows[rows], reference.labels[rows]
-        mates = new.search(points, k=1, within=labels, threads=threads).distances[:, 0]
-        nearer = core.search_by_class(points, k=1, threads=threads).distances[:, :, 0] < reach["reach"][block]
-        at = np.arange(len(rows))
-        peeled, now = (count_peeled(r.class_sizes, labels, rows, SCAN_SCALE) for r in (before, reference))
-        own[block] = (mates < reach["own_reach"][block]) | nearer[at, labels] | (peeled != now)
-        nearer[at, labels] = False
-        others[block] = nearer
-    return own, others
-
-
-def _measure_others(
-    reference: Reference,
-    part: Part,
-    touched: Mask,
-    other: Floats,
-    other_label: npt.NDArray[np.int32],
-    progress: Progress,
-) -> None:
-    """Measure the touched hulls of other labels; where the nearest one has got farther, those of all labels."""
-    at = np.arange(len(touched))
-    best, best_label = _nearest_touched(reference, part, touched, other, progress)
-    same = (best == other) & (best_label == other_label)
-    moved = touched[at, other_label] & (best >= other) & ~same
-    nearer = (best < other) | ((best == other) & (best_label < other_label))
-    other[nearer], other_label[nearer] = best[nearer], best_label[nearer]
-    again = np.flatnonzero(moved)
-    width, size = reference.rows.shape[1], reference.config.hull_size
-    parts = blocks(len(again), 4 * width + 24 * size * reference.n_classes, budget=PAIR_BYTES)
-    for block in tracked(parts, progress, "hulls of other labels"):
-        other[again[block]], other_label[again[block]] = part.nearest_other(again[block])
-
-
-def _nearest_touched(
-    reference: Reference, part: Part, touched: Mask, other: Floats, progress: Progress
-) -> tuple[Floats, Ints]:
-    """Distance and label of the nearest touched hull of each sample; inf where all, if any, lie beyond `other`."""
-    at, label = part.pairs(touched)
-    apart, units = np.empty(len(at)), reference.units[part.place]
-    size, width = reference.config.hull_size, reference.rows.shape[1]
-    for block in tracked(blocks(len(at), 4 * width + 24 * size, budget=PAIR_BYTES), progress, "touched hulls"):
-        members, points = part.members(at[block], label[block]), reference.rows[units[at[block]]]
-        apart[block] = distances(reference, points, members, beyond=other[at[block]])
-    best, best_label = np.full(len(touched), np.inf), np.full(len(touched), reference.n_classes)
-    order = np.lexsort((label, apart, at))
-    first = order[np.flatnonzero(np.diff(at[order], prepend=-1))]
-    best[at[first]], best_label[at[first]] = apart[first], label[first]
-    return best, best_label
+    with track(progress, "new samples", count - old) as advance:
+        for part in cut(count - old, PIECE_ROWS):
+            whole = Piece(0, old + part.start, old + part.stop, keep=pieces is not None)
+            parts = []
+            for run in runs:
+                piece = whole._replace(run=run)
+                parts.append((piece, measure_piece(reference, piece)))
+                add_piece(reference, wrap, *parts[-1])
+            rows = reference.units[whole.start : whole.stop]
+            wrap.far[whole.start : whole.stop] = far_distances(
+                reference, reference.rows[rows], reference.labels[rows], rows
+            )
+            if pieces is not None:
+                pieces.add(all_classes(reference, parts, (*REACH, *KEPT)))
+            advance(len(part))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from clear._arrays import forget
 from clear._progress import Progress, track
@@ -26,6 +27,7 @@ __all__ = [
     "add_piece",
     "all_classes",
     "cut_pieces",
+    "has_parts",
     "measure_in_pieces",
     "measure_piece",
     "of_run",
@@ -73,7 +75,7 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
     units = reference.order[piece.start : piece.stop]
     run = piece.run or (0, reference.n_classes)
     labels, groups = reference.labels[units], reference.order_groups
-    recorder = Recorder(reference.index(run), len(reference.rows) if piece.keep else None)
+    recorder = Recorder(reference.index(run), labels, len(reference.rows) if piece.keep else None)
     wrap = measure_run(
         reference,
         recorder.as_index(),
@@ -91,7 +93,7 @@ def measure_piece(reference: Reference, piece: Piece) -> Arrays:
         "other": wrap.other,
         "other_label": wrap.other_label,
         "mates": wrap.mates[mine],
-        **recorder.reach(labels, mine),
+        **recorder.reach(),
         **recorder.kept(),
     }
 
@@ -153,6 +155,7 @@ def _store_pieces(
     _check_time(work, done, len(pieces))
     for piece, arrays in engine.run(reference, missing):
         save_piece(work, piece, arrays)
+        del arrays  # before the next are made
         advance(piece.stop - piece.start)
         done += 1
         _check_time(work, done, len(pieces))
@@ -192,31 +195,30 @@ def stored_parts(reference: Reference, work: Work, whole: Piece, stage: str = ST
 
 
 def all_classes(reference: Reference, parts: list[tuple[Piece, Arrays]], names: Sequence[str]) -> Arrays:
-    """Arrays of a range of samples for all classes, from those of runs: (m, classes, ...) for what a sample has of each
-    class (`BY_CLASS`), else (m, ...)."""
-    if parts[0][0].run is None:
-        return {name: parts[0][1][name] for name in names}
-    first, labels = parts[0][0], reference.labels[reference.order[parts[0][0].start : parts[0][0].stop]]
-    whole: Arrays = {}
-    for piece, arrays in parts:
-        run = piece.run
-        assert run is not None  # noqa: S101 - one for each run
-        for name in names:
-            stored, by_class = arrays[name], name in BY_CLASS
-            mine = of_run(labels, run)
-            if not by_class and not len(mine):
-                continue
-            shape = (
-                first.stop - first.start,
-                *([reference.n_classes] if by_class else []),
-                *stored.shape[1 + by_class :],
-            )
-            into = whole.setdefault(name, np.empty(shape, stored.dtype))
-            if by_class:
-                into[:, run[0] : run[1]] = stored
-            else:
-                into[mine] = stored
+    """Arrays of a range of samples for all classes: those of one piece, or put together from pieces of runs."""
+    whole, arrays = parts[0]
+    if whole.run is None:
+        return {name: arrays[name] for name in names}
+    labels = reference.labels[reference.order[whole.start : whole.stop]]
+    return {name: _of_runs(labels, reference.n_classes, parts, name) for name in names}
+
+
+def _of_runs(labels: Ints, classes: int, parts: list[tuple[Piece, Arrays]], name: str) -> npt.NDArray[Any]:
+    """An array with an entry for every sample, (m, ...), or, if it is one of `BY_CLASS`, for every class of it, too."""
+    of_runs = [(piece.run or (0, classes), arrays[name]) for piece, arrays in parts]
+    if name in BY_CLASS:
+        return np.concatenate([array for _, array in of_runs], axis=1)  # runs come in the order of the classes
+    mine = np.concatenate([of_run(labels, run) for run, _ in of_runs])
+    stored = np.concatenate([array for _, array in of_runs if len(array)])
+    whole = np.empty_like(stored)
+    whole[mine] = stored
     return whole
+
+
+def has_parts(work: Work, whole: Piece, runs: list[Run], stage: str = STAGE) -> bool:
+    """Whether there are files of a range of samples, sound or not: one for all classes, or one for each run."""
+    parts = [whole._replace(run=run) for run in runs]
+    return work.has(*name_piece(whole, stage)) or all(work.has(*name_piece(part, stage)) for part in parts)
 
 
 def save_piece(work: Work, piece: Piece, arrays: Arrays) -> None:

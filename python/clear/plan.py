@@ -27,7 +27,8 @@ from clear.neighbors import NeighborIndex
 from clear.pieces import LOCAL_ROWS
 from clear.prepare import FILED_BYTES, apply_preparation, count_classes, find_representatives, fit_preparation, row_type
 from clear.reference import library_versions
-from clear.work import hash_array
+from clear.touched import PAIR_BYTES
+from clear.work import PIECE_ROWS, hash_array
 
 __all__ = ["SHORTEST_STAGE", "Plan", "Stage", "plan_scan", "require_memory"]
 
@@ -80,6 +81,9 @@ HULLS_PROVEN = 0.9
 HULLS_OF_SCORE, HULLS_OF_COMPARISON = 4.0, 3.5
 """Of a sample, after its hulls, in the seconds of a hull: its scores; the comparison with exact neighbours."""
 PRODUCT_SIDE = 384
+
+
+KEEPS_EXACTLY = "keep_neighbors goes with a workdir, and without approximate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,8 @@ def plan_scan(
     workers = as_threads(threads)
     width = d if d <= config.pca_above else config.pca_width
     how = as_approximate(approximate)
+    if keep_neighbors and how is not None:
+        raise ValueError(KEEPS_EXACTLY)
     rates = _measure_rates(width, min(classes, 100), config, workers, how)
     hulls = selected = n * (classes - 1) + 2 * n
     again = 0.0
@@ -183,15 +189,15 @@ def plan_scan(
     prepare_seconds = rates["opening"] + n * d * rates["prepare"] * FILES_SLOWER + products * rates["products"]
     core_seconds = rates["imports"] + (fitted * config.folds + n * PREDICTED) * rates["core"]
     after = rates["hulls"] * (HULLS_OF_SCORE + (0 if how is None else HULLS_OF_COMPARISON))
-    kept, peak = _memory(n, d, classes, config, workers, how)
+    kept, peak = _memory(n, d, classes, config, workers, how, keep=keep_neighbors)
     of_folds = 16 * n + 4 * config.folds * (width + 1) * classes
     of_hulls = (58 + 4 * (classes + 1)) * n + PIECE_BYTES * n * _runs(n, width, classes)
     filed = _filed(n, width)
-    near = np.dtype(row_type(n)).itemsize * (2 * SCAN_SCALE.mates + config.hull_size * (classes + 1)) * n
+    near = n * _near_bytes(n, classes, config) if keep_neighbors else 0
     stages = (
         Stage("prepare", 10.0 * n * d + products, prepare_seconds, peak["prepare"], filed["prepare"]),
         Stage("core", float(fitted * config.folds), core_seconds, peak["core"], of_folds),
-        Stage("neighbours", operations, searching, peak["hulls"], near if keep_neighbors else 0),
+        Stage("neighbours", operations, searching, peak["hulls"], near),
         Stage("hulls", float(hulls), HULLS_PROVEN * hulls * rates["hulls"], peak["hulls"], of_hulls + filed["hulls"]),
         Stage("flags", float(n), n * after + again, peak["flags"], CROWD_BYTES * n + filed["flags"]),
     )
@@ -207,15 +213,19 @@ def require_memory(
     *,
     approximate: Approximate | str | None = None,
     files: bool = False,
+    keep: bool = False,
+    joins: bool = False,
 ) -> None:
     """Raise MemoryError when the process would need more than `limit` bytes, features that are in memory included.
 
     files: large arrays lie in files of a folder of work, whose pages the system writes out when it wants memory.
+    keep: neighbours are kept; joins: most samples have been scanned.
     """
     limit = as_count(limit, "max_memory")
     n, d = features.values.shape
     classes = count_classes(features)
-    kept, peak = _memory(n, d, classes, config, as_threads(threads), as_approximate(approximate), files=files)
+    how, options = as_approximate(approximate), {"files": files, "keep": keep, "joins": joins}
+    kept, peak = _memory(n, d, classes, config, as_threads(threads), how, **options)
     loaded = resident_bytes() if "sklearn" in sys.modules else max(resident_bytes() + SKLEARN_BYTES, LIBRARY_BYTES)
     needed = loaded + kept + max(peak.values())
     if needed > limit:
@@ -264,6 +274,11 @@ def _runs(n: int, width: int, classes: int, parts: int = 1) -> int:
     return -(-classes // max(1, RUN_BYTES // of_class))
 
 
+def _near_bytes(n: int, classes: int, config: ScanConfig) -> int:
+    """Of a sample, where its neighbours are kept (`reach.KEPT`)."""
+    return np.dtype(row_type(n)).itemsize * (2 * SCAN_SCALE.mates + config.hull_size * (classes + 1))
+
+
 def _filed(n: int, width: int) -> dict[str, int]:
     """Bytes of large arrays that lie in files of a folder of work (`prepare.room`), by the stage that makes them."""
     arrays = {"prepare": 4 * width * n, "hulls": 4 * NEAREST_MATES * n, "flags": 8 * n}
@@ -272,9 +287,18 @@ def _filed(n: int, width: int) -> dict[str, int]:
 
 
 def _memory(
-    n: int, d: int, classes: int, config: ScanConfig, threads: int, how: Approximate | None, *, files: bool = False
+    n: int,
+    d: int,
+    classes: int,
+    config: ScanConfig,
+    threads: int,
+    how: Approximate | None,
+    *,
+    files: bool = False,
+    keep: bool = False,
+    joins: bool = False,
 ) -> tuple[int, dict[str, int]]:
-    """Bytes kept to the end, and those of each stage beside them; classes are balanced. files: as `require_memory`."""
+    """Bytes kept to the end, and those of each stage beside them; classes are balanced. Options as `require_memory`."""
     width = d if d <= config.pca_above else config.pca_width
     filed = _filed(n, width) if files else {"prepare": 0, "hulls": 0}
     row = 4 * width
@@ -289,10 +313,14 @@ def _memory(
     compared = 0 if how is None else COMPARED_BYTES * n
     shown = NUMBERS_BYTES * n + few * packing + FLAG_BYTES * round(n * config.review_rate)
     wrap = WRAP_BYTES * n - filed["hulls"]
+    near = min(n, PIECE_ROWS) * _near_bytes(n, classes if joins else -(-classes // runs), config) if keep else 0
+    if joins:  # what was before, and how near a row must be to change it
+        compared = WRAP_BYTES * n
+        near = 2 * (near + PAIR_BYTES) + compared + 4 * (classes + 1) * n
     return n * (row + KEPT_BYTES) - filed["prepare"], {
         "prepare": 2 * min(16 << 20, 8 * n * d) + SORT_BYTES * n + (0 if width == d else 4 * 8 * d * d),
         "core": FOLD_BYTES * n + fits * fitted * 4 * (width + 4 * classes),
-        "hulls": wrap + NUMBERS_BYTES * n + packed * packing + min(BLOCK_BYTES, at_once),
+        "hulls": wrap + NUMBERS_BYTES * n + packed * packing + min(BLOCK_BYTES, at_once) + near,
         "flags": SCORE_BYTES * n + max(wrap + compared, shown) + FREED_BYTES,
     }
 

@@ -5,6 +5,7 @@ Always how near a row must be, for every class; on demand the rows themselves th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from clear.class_index import ClassIndex, Run
 from clear.neighbors import Neighbors
-from clear.prepare import Ints, Numbers, Rows, row_type
+from clear.prepare import Ints, Rows, row_type
 from clear.work import Arrays
 
 __all__ = ["KEPT", "MATES", "OTHERS", "POOL", "Found", "Recorder", "Replay", "farthest"]
@@ -37,71 +38,81 @@ class Found(NamedTuple):
 class Recorder:
     """An index that notes the farthest row of each answer, in the order of the samples asked about.
 
-    rows: how many rows the training set has; given, the answers' rows are noted, too.
+    labels (m,): those of the samples; rows: how many the training set has; given, the answers' rows are noted, too.
     """
 
-    def __init__(self, index: ClassIndex, rows: int | None = None) -> None:
+    def __init__(self, index: ClassIndex, labels: Ints, rows: int | None = None) -> None:
         self._index, self.run = index, index.run
-        self._rows = rows
-        self._reach: dict[str, list[Reach]] = {name: [] for name in KEPT}
-        self._kept: dict[str, list[Numbers]] = {name: [] for name in KEPT}
+        self._rows, self._labels = rows, labels
+        self._mine = np.flatnonzero((labels >= self.run[0]) & (labels < self.run[1]))
+        self._done = dict.fromkeys(KEPT, 0)
+        self._reach: Arrays = {}
+        self._kept: Arrays = {}
 
     def own(self, points: Rows, labels: Ints, k: int, exclude: Ints | None, *, core: bool = False) -> Neighbors:
         found = self._index.own(points, labels, k, exclude, core=core)
-        return self._note(POOL if core else MATES, found)
+        return self._note(POOL if core else MATES, found, len(self._mine))
 
     def others(self, points: Rows, labels: Ints, k: int, groups: Ints | None) -> Neighbors:
-        return self._note(OTHERS, self._index.others(points, labels, k, groups))
+        return self._note(OTHERS, self._index.others(points, labels, k, groups), len(self._labels))
 
     def as_index(self) -> ClassIndex:
         """Itself, for who asks an index."""
         return cast("ClassIndex", self)
 
-    def reach(self, labels: Ints, mine: Ints) -> Arrays:
+    def reach(self) -> Arrays:
         """Of the core rows of each class of the run, (m, classes of the run), and of all rows of the label (mine,).
 
-        labels (m,): those of the samples asked about; mine: which of them are of the run. Under their own label stand
-        the core rows that may be left when mates are peeled off.
+        Under their own label stand the core rows that may be left when mates are peeled off.
         """
-        of_core = np.concatenate(self._reach[OTHERS])
+        mine, of_core = self._mine, self._reach[OTHERS]
         if len(mine):
-            of_core[mine, labels[mine] - self.run[0]] = np.concatenate(self._reach[POOL])
-        return {"reach": of_core, "own_reach": np.concatenate([np.empty(0, np.float32), *self._reach[MATES]])}
+            of_core[mine, self._labels[mine] - self.run[0]] = self._reach[POOL]
+        return {"reach": of_core, "own_reach": self._reach.get(MATES, np.empty(0, np.float32))}
 
     def kept(self) -> Arrays:
         """`KEPT`, where they are noted: (mine, k), (mine, k) and (m, classes of the run, k)."""
         if self._rows is None:
             return {}
-        return {name: np.concatenate(parts or [np.empty((0, 0), np.int32)]) for name, parts in self._kept.items()}
+        return {name: self._kept.get(name, np.empty((0, 0), row_type(self._rows))) for name in KEPT}
 
-    def _note(self, name: str, found: Neighbors) -> Neighbors:
-        self._reach[name].append(farthest(found))
+    def _note(self, name: str, found: Neighbors, count: int) -> Neighbors:
+        """Enter an answer, one of several about `count` samples, behind those before."""
+        part = slice(self._done[name], self._done[name] + len(found.indices))
+        self._done[name] = part.stop
+        shape = found.indices.shape[1:]
+        if name not in self._reach:
+            self._reach[name] = np.empty((count, *shape[:-1]), np.float32)
+        self._reach[name][part] = farthest(found)
         if self._rows is not None:
-            self._kept[name].append(found.indices.astype(row_type(self._rows)))
+            if name not in self._kept:
+                self._kept[name] = np.empty((count, *shape), row_type(self._rows))
+            self._kept[name][part] = found.indices
         return found
 
 
 class Replay:
     """An index whose answers are known: they are given out in the order of the samples that are asked about."""
 
-    def __init__(self, run: Run, found: Found) -> None:
+    def __init__(self, run: Run, found: Mapping[str, Neighbors]) -> None:
+        """found: by the names of `KEPT`; what is not there is not asked for."""
         self.run, self._found = run, found
-        self._given = [0, 0, 0]
+        self._given = dict.fromkeys(found, 0)
 
     def own(self, points: Rows, _labels: Ints, _k: int, _exclude: Ints, *, core: bool = False) -> Neighbors:
-        return self._next(1 if core else 0, len(points))
+        return self._next(POOL if core else MATES, len(points))
 
     def others(self, points: Rows, _labels: Ints, _k: int, _groups: Ints | None) -> Neighbors:
-        return self._next(2, len(points))
+        return self._next(OTHERS, len(points))
 
     def as_index(self) -> ClassIndex:
         """Itself, for who asks an index."""
         return cast("ClassIndex", self)
 
-    def _next(self, which: int, count: int) -> Neighbors:
-        part = slice(self._given[which], self._given[which] + count)
-        self._given[which] = part.stop
-        distances, indices = self._found[which]
+    def _next(self, name: str, count: int) -> Neighbors:
+        part = slice(self._given[name], self._given[name] + count)
+        self._given[name] = part.stop
+        distances, indices = self._found[name]
         return Neighbors(distances[part], indices[part])
 
 

@@ -59,6 +59,7 @@ class Question(NamedTuple):
     numbers: Ints
     class_sizes: Ints
     config: ScanConfig
+    rows: int
     keep: bool
 
 
@@ -85,7 +86,9 @@ def measure_sharded(shards: Shards, piece: Piece) -> list[Any]:
     for start in range(piece.start, piece.stop, step):
         units = reference.units[start : min(piece.stop, start + step)]
         points, labels = reference.rows[units], reference.labels[units]
-        question = Question(points, labels, units, reference.class_sizes, reference.config, piece.keep)
+        question = Question(
+            points, labels, units, reference.class_sizes, reference.config, len(reference.rows), piece.keep
+        )
         searched = [shards.search.remote(shard, question) for shard in shards.stored]
         merged = shards.merge.remote(*searched)
         gathered = [shards.gather.remote(shard, merged) for shard in shards.stored]
@@ -97,7 +100,7 @@ def measure_sharded(shards: Shards, piece: Piece) -> list[Any]:
 def search_shard(shard: Shard, question: Question) -> Found:
     """Nearest rows in one shard."""
     every, core = _pack(shard)
-    points, labels, numbers, _, config, _ = question
+    points, labels, numbers, config = question.points, question.labels, question.numbers, question.config
     here = (numbers >= shard.start) & (numbers < shard.start + len(shard.rows))
     own = np.where(here, numbers - shard.start, -1)
     peeled = SCAN_SCALE.mates + config.hull_size
@@ -132,7 +135,7 @@ def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]
     m, run = len(question.points), (0, len(question.class_sizes))
     numbers = np.concatenate([part for part, _ in gathered])
     found = Found(*(Neighbors(d, np.where(rows >= 0, m + np.searchsorted(numbers, rows), -1)) for d, rows in found))
-    known = Replay(run, found).as_index()
+    known = Replay(run, dict(zip(KEPT, found, strict=True))).as_index()
     reference = SimpleNamespace(
         config=question.config,
         n_classes=run[1],
@@ -147,7 +150,8 @@ def measure_found(question: Question, found: Found, *gathered: tuple[Ints, Rows]
     arrays = measure_piece(cast("Reference", reference), Piece(0, 0, m, keep=question.keep))
     for name in {"mates", *KEPT} & arrays.keys():
         near = arrays[name]
-        arrays[name] = np.where(near >= 0, numbers[near - m], -1).astype(row_type(int(numbers.max(initial=0)) + 1))
+        arrays[name] = np.full(near.shape, -1, row_type(question.rows))
+        arrays[name][near >= 0] = numbers[near[near >= 0] - m]
     return arrays
 
 

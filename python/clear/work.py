@@ -4,6 +4,7 @@ manifest.json         what the work depends on (hashes of the inputs, settings, 
 views.json            hashes of the views that the scan has, which no piece depends on; written before any piece
 core-00000.npz        one file for each finished piece of a stage: its arrays, and a digest of these, the piece's
 hulls-00000.npz       name and the manifest; it appears under this name only when it is complete
+near-00000.npz
 crowds-00000.npz
 """
 
@@ -35,7 +36,7 @@ VIEWS = "views.json"
 VIEWS_SCHEMA = "clear-work-views/1"
 RECORD_AGAIN = (
     "scan the samples that were scanned again, with workdir= (--workdir) this folder and the same previous=, "
-    "keep_neighbors= and views, if any (finished pieces are kept)"
+    "keep_neighbors= and views, if any (pieces that a scan has finished are kept)"
 )
 PIECE_ROWS = 1 << 13
 Arrays = dict[str, npt.NDArray[Any]]
@@ -117,8 +118,8 @@ class Work:
             )
 
     def has(self, stage: str, piece: int) -> bool:
-        """Whether there is a piece, sound or not, for all classes or for some."""
-        return self._path(stage, piece).exists() or any(self.folder.glob(f"{stage}-*-{piece:05}.npz"))
+        """Whether there is the file of a piece, sound or not."""
+        return self._path(stage, piece).exists()
 
     def load(self, stage: str, piece: int) -> Arrays | None:
         """Return the arrays of a finished piece; None where there is none, or (with a warning) a damaged one.
@@ -142,7 +143,9 @@ class Work:
 
     def missing(self, stage: str, piece: int) -> NoReturn:
         """Raise the error for a piece that a finished scan should have."""
-        raise ValueError(f"{self.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing")
+        raise ValueError(
+            f"{self.folder} is not that of a finished scan: piece {piece} of stage {stage!r} is missing; {RECORD_AGAIN}"
+        )
 
     def save(self, stage: str, piece: int, arrays: Arrays) -> None:
         """Write the arrays of a piece: all of them, or nothing."""

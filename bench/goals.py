@@ -95,9 +95,17 @@ def _join(rows: dict[str, Any]) -> list[str]:
             f"{shares[2]} where not; {row['measured_again']:,} old ones measured again"
         )
         lines.append(f"| {int(new):,} samples join {samples}, over a whole scan | | | {text} |")
-    each = [f"{rows['rows_each'][how]:.1f}" for how in ("kept", "kept again", "searched")]
-    text = f"that of {each[0]} rows of the scan; {each[1]}; {each[2]}"
-    return [*lines, f"| cost of each further sample that joins {samples} | | | {text} |"]
+    few, scanned = min(map(int, rows["new"])), rows["whole_seconds"] / rows["samples"]
+    each, old = [], []
+    for how in ("kept", "kept again", "searched"):
+        share = rows["rows_each"][how]
+        each.append(f"{share:.1f}")
+        of_new = few * share * scanned
+        old.append(f"{(rows['new'][str(few)][how]['seconds'] - of_new) / rows['samples'] * 1e6:.0f}")
+    lines.append(
+        f"| each further sample that joins {samples} | | | that of {each[0]} rows of the scan; {each[1]}; {each[2]} |"
+    )
+    return [*lines, f"| each old sample that is joined, {samples} | | | {old[0]} µs of CPU time; {old[1]}; {old[2]} |"]
 
 
 def _faults(found: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from clear._backend import Floats, Index, Ints, get_backend, release_memory
 from clear._progress import Progress, track
 from clear._stored import StoredRows
 
-__all__ = ["Base", "Tile", "call_slices", "search_tiles"]
+__all__ = ["CALL_WORK", "Base", "Tile", "call_slices", "search_tiles"]
 
 CALL_WORK = 1.5e10  # multiply-adds of a native call, per thread: a third of a second, so that Ctrl-C is heard
 PACKING_BYTES = 160  # of a row while it is packed, beside its numbers

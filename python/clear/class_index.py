@@ -73,11 +73,9 @@ class ClassIndex:
 
     def own(self, points: Rows, labels: Ints, k: int, exclude: Ints | None, *, core: bool = False) -> Neighbors:
         """The nearest k rows, or core rows, of each point's label, one of the run."""
-        within = labels - self.run[0]
+        within, skip = labels - self.run[0], np.full(len(points), -1) if exclude is None else exclude
         if self.lists is None:
-            index = self.core if core else self.all
-            return index.search(points, k=k, within=within, exclude=exclude, threads=self.threads)
-        skip = np.full(len(points), -1) if exclude is None else exclude
+            return (self.core if core else self.all).search_prepared(points, k, within, skip, self.threads)
         lists = self.core_lists if core else self.lists
         return Neighbors(*lists.search(StoredRows(points, False), k, skip, within, self.threads))
 

@@ -46,9 +46,7 @@ class FarRows:
         k = FAR_ROWS // 2 + self.size
         for block in blocks(len(points), 24 * k):
             near = np.full((block.stop - block.start, k + FAR_ROWS), -1)
-            near[:, :k] = self._index.search(
-                points[block], k=k, within=labels[block], exclude=itself[block], threads=threads
-            ).indices
+            near[:, :k] = self._index.search_prepared(points[block], k, labels[block], itself[block], threads).indices
             columns = self.peeled[labels[block], None] + np.arange(self.size)
             found[block] = np.take_along_axis(near, columns, axis=1)
         return self._rows(found)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clear._arrays import as_count, as_ids, as_labels, as_threads
 from clear._progress import Progress
-from clear._search import LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile, search_tiles
+from clear._search import CALL_WORK, LEAST_MEMORY, WORKING_BYTES, Base, NativeSearch, Tile, search_tiles
 from clear._stored import StoredRows, as_stored
 from clear.approximate import Approximate, ApproximateSearch, as_approximate, share_found
 
@@ -199,7 +199,24 @@ class NeighborIndex:
         classes = np.full(len(rows), -1, np.int64)
         if within is not None:
             classes = as_ids(within, len(rows), "within", rows=self.n_classes, optional=True)
-        cores = as_threads(threads)
+        return self._search(rows, k, skip, classes, as_threads(threads), progress)
+
+    def search_prepared(
+        self, points: npt.NDArray[np.float32], k: int, within: Ints, exclude: Ints, threads: int
+    ) -> Neighbors:
+        """`search` for float32 rows in C order that are finite, and numbers that are in range: nothing is checked.
+
+        Checks take longer than the search for one point, as a guard is asked about.
+        """
+        width = points.shape[1]
+        if self._tile is None or len(points) * self.n_rows * width > CALL_WORK * threads:
+            return self._search(StoredRows(points, False), k, exclude, within, threads, False)
+        shape = (len(points), k)
+        found = Neighbors(np.empty(shape), np.empty(shape, np.int64))
+        self._tile.packed.search(points, exclude, within, threads, *found)
+        return found
+
+    def _search(self, rows: StoredRows, k: int, skip: Ints, classes: Ints, cores: int, progress: Progress) -> Neighbors:
         if self._approximate is not None:
             return Neighbors(*self._approximate.search(rows, k, skip, classes, cores, progress))
 

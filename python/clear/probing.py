@@ -276,6 +276,7 @@ def _raised(k: npt.NDArray[np.float64], labels: Ints, n_classes: int) -> tuple[f
 def _equal_training_rows(reference: Reference, points: Rows, labels: Ints, progress: Progress) -> Ints:
     found, index = np.empty(len(points), np.int64), reference.all_index
     for block in tracked(blocks(len(points), 4 * points.shape[1]), progress, "equal samples"):
-        nearest = index.search(points[block], k=1, within=labels[block], threads=reference.threads)
+        nobody = np.full(block.stop - block.start, -1)
+        nearest = index.search_prepared(points[block], 1, labels[block], nobody, reference.threads)
         found[block] = np.where(nearest.distances[:, 0] == 0, nearest.indices[:, 0], -1)
     return found
